@@ -1,0 +1,2 @@
+//! Guest-side virtio drivers.
+#![no_std]
