@@ -1,0 +1,38 @@
+# Two commands on a fresh machine: `make run` and `make test`. Everything else is below.
+
+# What `make run` takes from its caller goes to the run wrapper by the environment.
+export MACHINE MEM SMP DISK PORT SCRIPT CMDLINE ARGS TIMEOUT
+
+.PHONY: help setup guest run test clean
+
+help:
+	@echo 'make setup             install what is missing (Rust for the guest, QEMU >= 8.2); quick when nothing is'
+	@echo 'make guest             build target/guest.elf, the file for `qemu-system-x86_64 -kernel`'
+	@echo 'make run               boot it with a disk, a network and the serial console here; Ctrl-A X ends it'
+	@echo '                       without a terminal: a tour of everything, then power-off; the exit status tells'
+	@echo '  MACHINE=q35|pc|microvm|microvm,pcie=on    MEM=256M    SMP=1'
+	@echo '  DISK=file            your own raw or qcow2 image; it is never created over or truncated'
+	@echo '  PORT=8080            the host port that leads to the guest'"'"'s web page'
+	@echo '  SCRIPT="commands"    shell commands to run after boot, separated by ;'
+	@echo '  CMDLINE="options"    the guest'"'"'s command line, such as log=debug'
+	@echo '  ARGS="arguments"     more QEMU arguments'
+	@echo 'make test              host unit tests and all QEMU cells, each judged from outside the guest'
+	@echo 'make test CELL=name    only the cells whose name contains it'
+	@echo 'make clean             remove what was built'
+
+setup:
+	@scripts/setup.sh
+
+guest: setup
+	@scripts/guest.sh
+
+run: guest
+	@cargo run --quiet -p vringlet-tests --bin vringlet-run
+
+test:
+	@scripts/setup.sh tests
+	@scripts/guest.sh
+	@scripts/test.sh '$(CELL)'
+
+clean:
+	cargo clean

@@ -1,0 +1,164 @@
+#!/bin/sh
+# Installs what Vringlet needs and this machine lacks, saying what it does; quick and quiet when nothing is missing.
+#
+#   scripts/setup.sh         what building and running the guest needs
+#   scripts/setup.sh tests   and what the tests need besides
+#
+# It uses rustup (unless RUSTUP_AUTO_INSTALL=0) and apt. Where it can't install it names what is needed, and fails.
+set -eu
+cd "$(dirname "$0")/.."
+qemu_oldest=8.2
+rust_oldest=1.91
+
+say() { echo "setup: $*"; }
+have() { command -v "$1" >/dev/null 2>&1; }
+at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
+have_host_cargo() { have cargo && version=$(rustc --version 2>/dev/null | cut -d' ' -f2) && at_least "$version" $rust_oldest; }
+have_guest_toolchain() { [ "$(scripts/guest-cargo.sh --which)" != none ]; }
+have_qemu() {
+    have qemu-system-x86_64 || return 1
+    at_least "$(qemu-system-x86_64 --version | sed -n 's/.*version \([0-9.]*\).*/\1/p;q')" $qemu_oldest
+}
+
+# What is missing, by the names used below and in the error message.
+missing() {
+    have_host_cargo || echo "rust"
+    have_guest_toolchain || echo "guest-rust"
+    have cc || echo "cc"
+    have ld || echo "ld"
+    have_qemu || echo "qemu"
+    have curl || echo "curl"
+    [ "$1" != tests ] || { have ip && have ping && have nsenter; } || echo "network-tools"
+}
+
+explain() {
+    case $1 in
+    rust) echo "Rust >= $rust_oldest for this machine: cargo and rustc (https://rustup.rs, or Debian's rustc-web and cargo-web)" ;;
+    guest-rust) echo "Rust >= $rust_oldest for x86_64-unknown-none: \`rustup target add x86_64-unknown-none\`, or Debian's rustc-web cargo-web rust-web-src" ;;
+    cc) echo "a C compiler as linker for host programs: Debian's gcc and libc6-dev" ;;
+    ld) echo "GNU ld: Debian's binutils" ;;
+    qemu) echo "qemu-system-x86_64 >= $qemu_oldest: Debian's qemu-system-x86 (on bookworm from bookworm-backports)" ;;
+    curl) echo "curl" ;;
+    network-tools) echo "ip, ping and nsenter: Debian's iproute2, iputils-ping and util-linux" ;;
+    esac
+}
+
+give_up() {
+    say "could not install: $1" >&2
+    for need in $(missing "$scope"); do say "needed: $(explain "$need")" >&2; done
+    exit 1
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+candidate() { apt-cache policy "$1" 2>/dev/null | sed -n 's/^  Candidate: \([0-9]*:\)\{0,1\}\([0-9][^ ]*\)/\2/p'; }
+
+# apt's package lists are refreshed once, and only when something must be installed.
+refreshed=no
+refresh() {
+    [ $refreshed = no ] || return 0
+    say "refreshing apt's package lists"
+    as_root apt-get -qq update || give_up "apt-get update failed"
+    refreshed=yes
+}
+
+install() {
+    say "installing $*"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "$@" >/dev/null </dev/null \
+        || give_up "apt-get install $* failed"
+}
+
+# Adds the backports suite of this release from the mirror, and with the key, that apt already uses for the release.
+add_backports() {
+    release=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
+    file=/etc/apt/sources.list.d/vringlet-backports.sources
+    [ -n "$release" ] || give_up "/etc/os-release names no release"
+    if apt-cache policy | grep -q "n=$release-backports"; then return 0; fi
+    stanza=$(for source in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
+        [ -r "$source" ] || continue
+        case $source in
+        *.sources) awk -v release="$release" -v RS= -v FS='\n' '{
+                mine = 0
+                for (i = 1; i <= NF; i++) if ($i ~ /^Suites:/ && ($i " ") ~ ("[ \t]" release "[ \t]")) mine = 1
+                for (i = 1; i <= NF; i++) if ($i ~ /^Enabled:[ \t]*no/) mine = 0
+                if (!mine) next
+                for (i = 1; i <= NF; i++) print ($i ~ /^Suites:/) ? "Suites: " release "-backports" : $i
+                exit
+            }' "$source" ;;
+        *) sed -n "s/^deb \(\[[^]]*\]\)\{0,1\} *\([^ ]*\) $release .*/\1 \2/p" "$source" | head -n 1 \
+            | while read -r options; do
+                echo "Types: deb"
+                echo "URIs: ${options##* }"
+                echo "Suites: $release-backports"
+                echo "Components: main"
+                key=$(echo "$options" | sed -n 's/.*signed-by=\([^] ]*\).*/\1/p')
+                [ -z "$key" ] || echo "Signed-By: $key"
+            done ;;
+        esac
+    done | awk -v RS= 'NR == 1')
+    [ -n "$stanza" ] || give_up "no apt source for $release to take the mirror from"
+    say "adding $release-backports in $file"
+    echo "$stanza" | as_root tee "$file" >/dev/null || give_up "$file can't be written"
+    refreshed=no
+    refresh
+}
+
+install_qemu() {
+    version=$(candidate qemu-system-x86)
+    if [ -n "$version" ] && at_least "$version" $qemu_oldest; then
+        install qemu-system-x86
+    else
+        add_backports
+        install -t "$(. /etc/os-release && echo "$VERSION_CODENAME")-backports" qemu-system-x86
+    fi
+}
+
+# The distribution's Rust: Debian's `-web` packages are the newer ones where both are.
+install_rust() {
+    for packages in "rustc-web cargo-web $1" "rustc cargo ${1:+rust-src}"; do
+        version=$(candidate "${packages%% *}")
+        if [ -n "$version" ] && at_least "$version" $rust_oldest; then
+            # shellcheck disable=SC2086
+            install $packages
+            return
+        fi
+    done
+    give_up "no rustc >= $rust_oldest among apt's packages"
+}
+
+scope=${1-run}
+needs=$(missing "$scope")
+if [ -z "$needs" ]; then
+    say "nothing is missing"
+    exit 0
+fi
+
+case " $(echo $needs) " in *" guest-rust "*)
+    # rustup may add the target by itself wherever it is allowed to download.
+    if have rustup && [ "${RUSTUP_AUTO_INSTALL-1}" != 0 ]; then
+        say "adding the target x86_64-unknown-none to rustup's toolchain"
+        rustup target add x86_64-unknown-none || say "rustup could not: trying the distribution's Rust"
+        needs=$(missing "$scope")
+    fi ;;
+esac
+[ -n "$needs" ] || exit 0
+
+have apt-get || give_up "this machine has no apt"
+as_root true 2>/dev/null || give_up "neither root nor passwordless sudo"
+refresh
+for need in $needs; do
+    case $need in
+    rust) install_rust "" ;;
+    guest-rust) install_rust rust-web-src ;;
+    cc) install gcc libc6-dev ;;
+    ld) install binutils ;;
+    qemu) install_qemu ;;
+    curl) install curl ca-certificates ;;
+    network-tools) install iproute2 iputils-ping util-linux ;;
+    esac
+done
+[ -z "$(missing "$scope")" ] || give_up "installed, and still not there"
+say "done"
