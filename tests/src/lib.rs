@@ -1,1 +1,39 @@
-//! Host side of the tests.
+//! The host side: starts the guest under QEMU and judges it from outside.
+//!
+//! The guest's word is not enough. Disk images are compared byte for byte, frames are read back from pcap files, pages
+//! are fetched over the network, the exit status is checked, and QEMU's own log of guest errors must be empty.
+//!
+//! | module      | what it knows                                                            |
+//! |-------------|--------------------------------------------------------------------------|
+//! | [`qemu`]    | the QEMU command line: the one place that knows how the guest is started |
+//! | [`guest`]   | a running guest: its console, its end, what the end means                |
+//! | [`console`] | the serial port: captured with times, waited for with a bound            |
+//! | [`qmp`]     | QEMU's control socket: commands and events                               |
+//! | [`gdb`]     | QEMU's debugger socket, as far as spoiling a register needs              |
+//! | [`disk`]    | the test pattern, disk images and what they must contain                 |
+//! | [`net`]     | the host's end of the wire: curl, echo clients, pcap files, raw frames   |
+//! | [`cell`]    | one named test and what is kept of it when it fails                      |
+//!
+//! `vringlet-run` (`make run`) starts the guest through the same modules.
+
+pub mod cell;
+pub mod console;
+pub mod disk;
+pub mod gdb;
+pub mod guest;
+pub mod net;
+pub mod qemu;
+pub mod qmp;
+
+use std::path::PathBuf;
+
+/// The top of the source tree.
+pub fn project_root() -> PathBuf {
+    // Cargo and nextest set the variable when they run a program; the tree may have moved since it was built.
+    let tests = std::env::var("CARGO_MANIFEST_DIR")
+        .unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").to_string());
+    PathBuf::from(tests)
+        .join("..")
+        .canonicalize()
+        .unwrap_or_else(|_| PathBuf::from("."))
+}

@@ -1,0 +1,204 @@
+//! `make run`: boots the guest with a disk, a network and the serial console on this terminal.
+//!
+//! Everything comes by environment variables, an empty one counting as unset:
+//! `MACHINE`, `MEM`, `SMP`, `DISK`, `PORT`, `SCRIPT`, `CMDLINE`, `ARGS` (see `make help`) and `TIMEOUT` (seconds).
+//!
+//! When standard input is no terminal the guest runs the script (`selftest` unless given) strictly and powers off, and
+//! the exit status tells whether all of it went well.
+
+use std::fs::{File, OpenOptions};
+use std::io::{IsTerminal, Read};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use vringlet_tests::disk::SECTOR;
+use vringlet_tests::guest::{End, Guest, Process};
+use vringlet_tests::project_root;
+use vringlet_tests::qemu::{Format, Forward, Image, Machine, Qemu};
+
+const DEFAULT_DISK_BYTES: u64 = 64 << 20;
+const DEFAULT_PORT: u16 = 8080;
+const WEB: u16 = 80;
+/// How long the tour may take; a guest without a terminal must not run for ever.
+const DEFAULT_TIMEOUT: u64 = 300;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok((End::PowerOff | End::Quit, _)) => ExitCode::SUCCESS,
+        Ok((end, reason)) => {
+            eprintln!("run: {end}{reason}");
+            match end {
+                End::DebugExit(value) => ExitCode::from(value),
+                _ => ExitCode::FAILURE,
+            }
+        }
+        Err(error) => {
+            eprintln!("run: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the guest to its end; says how it ended and what it said about that.
+fn run() -> Result<(End, String)> {
+    let kernel = project_root().join("target/guest.elf");
+    if !kernel.is_file() {
+        bail!("target/guest.elf is missing: `make guest` builds it");
+    }
+    let machine: Machine = setting("MACHINE").as_deref().unwrap_or("q35").parse()?;
+    let mut qemu = Qemu::new(&machine, &kernel)?;
+    qemu.arg("-m", setting("MEM").as_deref().unwrap_or("256M"));
+    qemu.arg("-smp", setting("SMP").as_deref().unwrap_or("1"));
+    qemu.cmdline(&setting("CMDLINE").unwrap_or_default());
+
+    let (disk, image) = disk()?;
+    qemu.drive("disk0", &disk, image)?;
+    qemu.virtio("blk", "blk0", "drive=disk0");
+
+    let wanted = match setting("PORT") {
+        Some(text) => text
+            .parse()
+            .with_context(|| format!("PORT={text} is no port number"))?,
+        None => DEFAULT_PORT,
+    };
+    let port = if is_free(wanted) { wanted } else { 0 };
+    qemu.user_net(
+        "net0",
+        &[Forward {
+            protocol: "tcp",
+            host: port,
+            guest: WEB,
+        }],
+    );
+    qemu.virtio("net", "nic0", "netdev=net0");
+
+    let script = setting("SCRIPT");
+    let on_terminal = std::io::stdin().is_terminal();
+    qemu.script(&match (script, on_terminal) {
+        (script, true) => script.unwrap_or_default(),
+        (script, false) => format!(
+            "strict; {}; poweroff",
+            script.as_deref().unwrap_or("selftest")
+        ),
+    });
+    let more = setting("ARGS").unwrap_or_default();
+    let more =
+        shlex::split(&more).with_context(|| format!("ARGS={more}: a quote is not closed"))?;
+
+    if on_terminal {
+        qemu.args(more);
+        qemu.serial_on_terminal();
+        let mut process =
+            Process::start(&qemu, Stdio::inherit(), Stdio::inherit(), Stdio::inherit())?;
+        announce(&mut process, wanted)?;
+        eprintln!("run: Ctrl-A X ends the guest");
+        process.go()?;
+        Ok((process.wait(None)?, String::new()))
+    } else {
+        let timeout = match setting("TIMEOUT") {
+            Some(text) => text
+                .parse()
+                .with_context(|| format!("TIMEOUT={text} is no number of seconds"))?,
+            None => DEFAULT_TIMEOUT,
+        };
+        qemu.args(more);
+        let mut guest = Guest::start(qemu, std::io::stdout())?;
+        announce(&mut guest.process, wanted)?;
+        guest.process.go()?;
+        let end = guest.process.wait(Some(Duration::from_secs(timeout)))?;
+        guest.console.wait_closed(Duration::from_secs(5));
+        let lines = guest.console.lines();
+        let error = lines
+            .iter()
+            .rev()
+            .find(|line| line.text.starts_with("error: "));
+        Ok((
+            end,
+            error
+                .map(|line| format!(": {}", line.text))
+                .unwrap_or_default(),
+        ))
+    }
+}
+
+/// An environment variable that says something.
+fn setting(name: &str) -> Option<String> {
+    std::env::var(name)
+        .ok()
+        .filter(|value| !value.trim().is_empty())
+}
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+/// Prints where the guest's page will be.
+fn announce(process: &mut Process, wanted: u16) -> Result<()> {
+    let port = process.qmp.forwarded_port("tcp", WEB)?;
+    if port != wanted {
+        eprintln!("run: port {wanted} is busy, using {port}");
+    }
+    eprintln!("run: http://127.0.0.1:{port}/ is the guest's page");
+    Ok(())
+}
+
+/// The disk to attach, and how. The default one is made when it is missing; the user's own is taken as it is.
+fn disk() -> Result<(PathBuf, Image)> {
+    let Some(path) = std::env::var_os("DISK")
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
+    else {
+        let path = project_root().join("target/disk.img");
+        if !path.exists() {
+            let file =
+                File::create_new(&path).with_context(|| format!("making {}", path.display()))?;
+            file.set_len(DEFAULT_DISK_BYTES)
+                .with_context(|| format!("making {}", path.display()))?;
+        }
+        return Ok((path, Image::RAW));
+    };
+    let name = path.display();
+    let image = inspect(&path).with_context(|| format!("DISK={name}"))?;
+    if image.read_only {
+        eprintln!("run: DISK={name} is read-only here, so it is for the guest");
+    }
+    // An absolute path: the name is never taken for an option.
+    Ok((
+        path.canonicalize()
+            .with_context(|| format!("DISK={name}"))?,
+        image,
+    ))
+}
+
+/// Finds out how the user's file can be attached, without changing it.
+fn inspect(path: &Path) -> Result<Image> {
+    let metadata = path.metadata()?;
+    if !metadata.is_file() && !metadata.file_type().is_block_device() {
+        bail!("is neither a file nor a block device");
+    }
+    let mut magic = [0; 4];
+    let mut file = File::open(path)?;
+    if metadata.is_file() && metadata.len() < SECTOR as u64 {
+        bail!("has {} bytes, not even one sector", metadata.len());
+    }
+    file.read_exact(&mut magic)?;
+    let format = if &magic == b"QFI\xfb" {
+        Format::Qcow2
+    } else {
+        Format::Raw
+    };
+    if metadata.is_file() && format == Format::Raw && metadata.len() % SECTOR as u64 != 0 {
+        bail!(
+            "has {} bytes, not a whole number of sectors",
+            metadata.len()
+        );
+    }
+    // Root may write to a file whose owner said that nobody shall.
+    let read_only =
+        metadata.permissions().readonly() || OpenOptions::new().write(true).open(path).is_err();
+    Ok(Image { format, read_only })
+}

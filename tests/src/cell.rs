@@ -1,0 +1,1 @@
+//! One named test, and what is kept of it when it fails.
