@@ -1,2 +1,43 @@
-//! Guest-side virtio drivers.
-#![no_std]
+//! Guest-side virtio drivers for any kernel: `no_std`, safe against the device.
+//!
+//! Three layers, each of which knows only the one before:
+//!
+//! 1. [`transport`]: how to reach the registers of a device: PCI, or any transport of the `virtio-drivers` crate.
+//! 2. [`queue`]: the virtqueue. It owns what a request lends to the device and checks what the device says.
+//! 3. A folder for each device type.
+//!
+//! What a kernel brings is [`virtio_drivers::Hal`] for memory, and for PCI
+//! [`virtio_drivers::transport::pci::bus::ConfigurationAccess`].
+//!
+//! # Trust
+//!
+//! Nothing that a device writes can make this crate panic, wait for ever, or access memory that is not its own: lengths,
+//! ids, indices, configuration and capabilities are allegations until checked. What can't be prevented without an IOMMU
+//! is that a device writes to memory which it was never lent.
+//!
+//! `unsafe` is confined to [`dma`], [`mmio`], [`buffer`] and the loans of [`queue`] (`queue/chain.rs`); there is none in a device driver.
+
+#![cfg_attr(not(test), no_std)]
+#![deny(unsafe_code)]
+
+extern crate alloc;
+
+#[expect(unsafe_code, reason = "raw ownership of lent bytes")]
+pub mod buffer;
+pub mod device;
+#[expect(unsafe_code, reason = "memory shared with a device")]
+pub mod dma;
+pub mod error;
+pub mod features;
+pub mod init;
+#[expect(unsafe_code, reason = "device registers")]
+pub mod mmio;
+pub mod queue;
+pub mod transport;
+
+pub use buffer::Buffer;
+pub use device::{DeviceId, DeviceName, Location};
+pub use error::{Cause, Error, Result};
+pub use queue::{Queue, QueueOptions, QueueStats, Token};
+pub use transport::{PciTransport, Transport};
+pub use virtio_drivers::Hal;

@@ -1,0 +1,241 @@
+//! Memory that driver and device share: [`Dma`], allocated for the purpose (rings, headers), and [`Lent`], a caller's
+//! buffer for the time of one request. Both come from [`virtio_drivers::Hal`]; bouncing and IOMMU mapping happen behind
+//! it and nowhere else.
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE};
+
+use crate::error::Cause;
+
+/// A physically contiguous, zeroed run of memory that a device can reach for as long as the value lives.
+///
+/// The device may change it at any time, so no reference to the bytes is ever given out: every access is one atomic load
+/// or store of the width named, checked against the length. An access that lies outside or is not aligned is a bug of
+/// the caller: a load gives 0, a store is dropped, and debug builds stop.
+#[derive(Debug)]
+pub struct Dma<H: Hal> {
+    /// As the device addresses it.
+    address: u64,
+    start: NonNull<u8>,
+    len: usize,
+    pages: usize,
+    _hal: PhantomData<H>,
+}
+
+// SAFETY: the memory is owned and only reached by atomic accesses.
+unsafe impl<H: Hal> Send for Dma<H> {}
+// SAFETY: as for `Send`.
+unsafe impl<H: Hal> Sync for Dma<H> {}
+
+impl<H: Hal> Dma<H> {
+    /// Allocates at least `len` bytes, aligned to a page.
+    pub fn new(len: usize, direction: BufferDirection) -> Result<Self, Cause> {
+        let pages = len.div_ceil(PAGE_SIZE).max(1);
+        let (address, start) = H::dma_alloc(pages, direction);
+        if address == 0 {
+            return Err(Cause::NoMemory);
+        }
+        Ok(Self {
+            address,
+            start,
+            len: pages * PAGE_SIZE,
+            pages,
+            _hal: PhantomData,
+        })
+    }
+
+    /// Where the device finds the byte at `offset`.
+    #[inline]
+    pub fn address(&self, offset: usize) -> u64 {
+        debug_assert!(offset < self.len);
+        self.address + offset as u64
+    }
+
+    /// Length in bytes, a multiple of the page size.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Gives the memory up without freeing it: a device that could not be stopped may still write there.
+    pub fn leak(&mut self) {
+        self.pages = 0;
+    }
+
+    /// Never true: there is at least a page.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    #[inline]
+    fn at<T>(&self, offset: usize) -> Option<NonNull<T>> {
+        let inside = offset
+            .checked_add(size_of::<T>())
+            .is_some_and(|end| end <= self.len)
+            && offset.is_multiple_of(size_of::<T>());
+        debug_assert!(inside, "DMA access at {offset} of {}", self.len);
+        if !inside {
+            return None;
+        }
+        // SAFETY: the offset lies inside the allocation.
+        Some(unsafe { self.start.add(offset) }.cast())
+    }
+
+    /// Loads two little-endian bytes.
+    #[inline]
+    pub fn load_u16(&self, offset: usize) -> u16 {
+        let Some(at) = self.at::<u16>(offset) else {
+            return 0;
+        };
+        // SAFETY: inside the allocation, which is page-aligned, so `at` is aligned; all accesses to it are atomic.
+        u16::from_le(unsafe { AtomicU16::from_ptr(at.as_ptr()) }.load(Ordering::Relaxed))
+    }
+
+    /// Stores two bytes, little-endian.
+    #[inline]
+    pub fn store_u16(&self, offset: usize, value: u16) {
+        if let Some(at) = self.at::<u16>(offset) {
+            // SAFETY: as for `load_u16`.
+            unsafe { AtomicU16::from_ptr(at.as_ptr()) }.store(value.to_le(), Ordering::Relaxed);
+        }
+    }
+
+    /// Loads four little-endian bytes.
+    #[inline]
+    pub fn load_u32(&self, offset: usize) -> u32 {
+        let Some(at) = self.at::<u32>(offset) else {
+            return 0;
+        };
+        // SAFETY: as for `load_u16`.
+        u32::from_le(unsafe { AtomicU32::from_ptr(at.as_ptr()) }.load(Ordering::Relaxed))
+    }
+
+    /// Loads eight little-endian bytes.
+    #[inline]
+    pub fn load_u64(&self, offset: usize) -> u64 {
+        let Some(at) = self.at::<u64>(offset) else {
+            return 0;
+        };
+        // SAFETY: as for `load_u16`.
+        u64::from_le(unsafe { AtomicU64::from_ptr(at.as_ptr()) }.load(Ordering::Relaxed))
+    }
+
+    /// Stores eight bytes, little-endian.
+    #[inline]
+    pub fn store_u64(&self, offset: usize, value: u64) {
+        if let Some(at) = self.at::<u64>(offset) {
+            // SAFETY: as for `load_u16`.
+            unsafe { AtomicU64::from_ptr(at.as_ptr()) }.store(value.to_le(), Ordering::Relaxed);
+        }
+    }
+
+    /// Stores `bytes` at `offset`, a multiple of 8; the rest of the last eight bytes is set to zero.
+    #[inline]
+    pub fn store_bytes(&self, offset: usize, bytes: &[u8]) {
+        for (index, chunk) in bytes.chunks(8).enumerate() {
+            let mut word = [0; 8];
+            for (to, from) in word.iter_mut().zip(chunk) {
+                *to = *from;
+            }
+            self.store_u64(offset + index * 8, u64::from_le_bytes(word));
+        }
+    }
+
+    /// Loads bytes from `offset`, a multiple of 8, until `bytes` is full.
+    #[inline]
+    pub fn load_bytes(&self, offset: usize, bytes: &mut [u8]) {
+        for (index, chunk) in bytes.chunks_mut(8).enumerate() {
+            let word = self.load_u64(offset + index * 8).to_le_bytes();
+            for (to, from) in chunk.iter_mut().zip(word) {
+                *to = from;
+            }
+        }
+    }
+}
+
+impl<H: Hal> Drop for Dma<H> {
+    fn drop(&mut self) {
+        if self.pages == 0 {
+            return;
+        }
+        // SAFETY: allocated by `dma_alloc` in `new` with these values and freed only here.
+        let code = unsafe { H::dma_dealloc(self.address, self.start, self.pages) };
+        if code != 0 {
+            log::error!(
+                "the platform did not take back {} DMA pages: {code}",
+                self.pages
+            );
+        }
+    }
+}
+
+/// Which side of a request a segment is on (spec 2.6: device-readable segments come before device-writable ones).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// The device reads it.
+    Readable,
+    /// The device writes it.
+    Writable,
+}
+
+impl Access {
+    fn direction(self) -> BufferDirection {
+        match self {
+            Self::Readable => BufferDirection::DriverToDevice,
+            Self::Writable => BufferDirection::DeviceToDriver,
+        }
+    }
+}
+
+/// A run of a caller's bytes that the platform has made reachable for a device.
+#[derive(Debug)]
+pub(crate) struct Lent {
+    bytes: NonNull<[u8]>,
+    address: u64,
+    access: Access,
+}
+
+// SAFETY: a record of a loan; the bytes are only reached through `take_back`, whose caller vouches for them.
+unsafe impl Send for Lent {}
+
+impl Lent {
+    /// Lends `bytes` to the device.
+    ///
+    /// # Safety
+    ///
+    /// `bytes` must be valid and not empty, and nothing but the device may access it (in a way that conflicts with
+    /// `access`) or free it until [`Self::take_back`].
+    #[inline]
+    pub(crate) unsafe fn new<H: Hal>(bytes: NonNull<[u8]>, access: Access) -> Self {
+        // SAFETY: the caller's promise is that of `share`.
+        let address = unsafe { H::share(bytes, access.direction()) };
+        Self {
+            bytes,
+            address,
+            access,
+        }
+    }
+
+    /// Where the device finds the bytes.
+    pub(crate) fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Length in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Ends the loan; what the device wrote is in the bytes now.
+    ///
+    /// # Safety
+    ///
+    /// The bytes must still be valid, the device be done with them, and `H` be the same as in [`Self::new`].
+    #[inline]
+    pub(crate) unsafe fn take_back<H: Hal>(self) {
+        // SAFETY: the address is the one that `share` gave for these bytes; validity is the caller's promise.
+        unsafe { H::unshare(self.address, self.bytes, self.access.direction()) }
+    }
+}

@@ -1,0 +1,287 @@
+//! What went wrong: which device, which queue, and the cause with its evidence.
+
+use core::fmt;
+
+use crate::device::DeviceName;
+use crate::features::FeatureNames;
+
+/// The result of everything in this crate that can fail.
+pub type Result<T, E = Error> = core::result::Result<T, E>;
+
+/// A failure, with the device (and where there is one the queue) that it happened on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// The device, by type and place.
+    pub device: DeviceName,
+    /// The index of the virtqueue, where the failure concerns one.
+    pub queue: Option<u16>,
+    /// What happened.
+    pub cause: Cause,
+}
+
+impl Error {
+    /// A failure of a device as a whole.
+    pub const fn new(device: DeviceName, cause: Cause) -> Self {
+        Self {
+            device,
+            queue: None,
+            cause,
+        }
+    }
+
+    /// A failure on one virtqueue.
+    pub const fn on_queue(device: DeviceName, queue: u16, cause: Cause) -> Self {
+        Self {
+            device,
+            queue: Some(queue),
+            cause,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.device)?;
+        if let Some(queue) = self.queue {
+            write!(f, "queue {queue}: ")?;
+        }
+        self.cause.fmt(f)
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// Why an operation failed. Numbers in a variant are the evidence: what was asked, what the device said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    // Finding and initialising the device.
+    /// The PCI function is not a virtio device.
+    NotVirtio {
+        /// PCI vendor id.
+        vendor: u16,
+        /// PCI device id.
+        device: u16,
+    },
+    /// The device offers only the legacy interface (virtio 0.9), which this crate does not speak.
+    LegacyOnly,
+    /// The device is of another type than the driver.
+    WrongDeviceType {
+        /// The virtio device id that the driver is for.
+        expected: u32,
+    },
+    /// A structure that every modern PCI device has is missing (spec 4.1.4).
+    MissingCapability(&'static str),
+    /// A PCI capability describes something impossible; the text says what.
+    BadCapability {
+        /// Offset of the capability in configuration space.
+        offset: u8,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The device did not come back from a reset in the time allowed (spec 4.1.4.3.2).
+    ResetTimeout {
+        /// The last device status read.
+        status: u8,
+    },
+    /// The device lacks features without which the driver can't work.
+    MissingFeatures {
+        /// All that the device offers.
+        offered: u64,
+        /// What is required and not offered.
+        missing: u64,
+    },
+    /// The device cleared FEATURES_OK: it won't work with the features accepted (spec 3.1.1 step 6).
+    FeaturesRefused {
+        /// All that the device offers.
+        offered: u64,
+        /// What the driver accepted.
+        accepted: u64,
+    },
+    /// The device set DEVICE_NEEDS_RESET (spec 2.1.2).
+    NeedsReset,
+    /// The configuration space ends before the field.
+    ConfigOutOfRange {
+        /// Offset of the field in the device configuration, in bytes.
+        offset: usize,
+        /// Length of the field in bytes.
+        len: usize,
+    },
+    /// The configuration generation kept changing while it was read.
+    ConfigUnstable,
+    /// The device configuration holds a value that the specification forbids.
+    BadConfig {
+        /// The field, by its name in the specification.
+        field: &'static str,
+        /// The value read.
+        value: u64,
+    },
+    /// The device has no MSI-X entry of that number, or refused the vector (spec 4.1.5.1.2).
+    VectorRefused(u16),
+    /// No memory for a ring or a request.
+    NoMemory,
+
+    // The virtqueue.
+    /// The device has no such queue.
+    NoSuchQueue,
+    /// The queue is in use already.
+    QueueInUse,
+    /// The queue size is not a power of two from 1 to 32768, or more than the device allows.
+    QueueSize {
+        /// What was asked for.
+        size: u32,
+        /// The largest that the device allows.
+        max: u32,
+    },
+    /// All descriptors are in use: poll for completions, then try again.
+    QueueFull,
+    /// The request has no segment, or one of no bytes (spec 2.7.4).
+    EmptyRequest,
+    /// The request has more segments than the queue can ever take.
+    TooManySegments {
+        /// Segments of the request, header and status included.
+        segments: usize,
+        /// The most that one request may have.
+        max: usize,
+    },
+    /// The request describes more bytes than a descriptor chain can (spec 2.7.5: 2^32).
+    RequestTooLong,
+    /// The device reported a used element that names no request in flight.
+    BadUsedId {
+        /// The id in the used element.
+        id: u32,
+    },
+    /// The device claims to have written more than the request had room for.
+    BadUsedLength {
+        /// The length in the used element, in bytes.
+        len: u32,
+        /// The device-writable bytes of the request.
+        room: u32,
+    },
+    /// The device moved the used index past what was ever made available.
+    BadUsedIndex {
+        /// The used index in the ring.
+        index: u16,
+        /// Requests in flight at that moment.
+        in_flight: u16,
+    },
+    /// The queue was given up after a violation by the device; reset the device to go on.
+    QueueBroken,
+
+    // Requests.
+    /// Nothing came back in the time allowed; the request stays with the device until it does.
+    Timeout,
+    /// The device reported an I/O error.
+    DeviceError,
+    /// The device does not support the request, or the feature was not negotiated.
+    Unsupported,
+    /// A status byte that the specification does not know.
+    UnknownStatus(u8),
+    /// The device said "used" but wrote no status.
+    NoStatus,
+    /// The device wrote less than the request needs.
+    ShortResponse {
+        /// Bytes that it wrote.
+        len: u32,
+        /// Bytes needed.
+        need: u32,
+    },
+    /// The request reaches past the end of the device.
+    OutOfRange {
+        /// First unit asked for (sectors for a block device, bytes elsewhere).
+        start: u64,
+        /// Units asked for.
+        count: u64,
+        /// Units that there are.
+        capacity: u64,
+    },
+    /// A length or address is not a multiple of the device's unit.
+    Misaligned {
+        /// The value.
+        value: u64,
+        /// The unit.
+        unit: u64,
+    },
+    /// The device is read-only.
+    ReadOnly,
+    /// A parameter that no device could take; the text says which.
+    InvalidParameter(&'static str),
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::NotVirtio { vendor, device } => {
+                write!(f, "not a virtio device (PCI id {vendor:04x}:{device:04x})")
+            }
+            Self::LegacyOnly => f.write_str("offers the legacy interface only"),
+            Self::WrongDeviceType { expected } => {
+                write!(f, "not of the driver's device type ({expected})")
+            }
+            Self::MissingCapability(name) => write!(f, "has no {name} capability"),
+            Self::BadCapability { offset, reason } => {
+                write!(f, "bad PCI capability at {offset:#04x}: {reason}")
+            }
+            Self::ResetTimeout { status } => {
+                write!(f, "did not finish its reset (status {status:#04x})")
+            }
+            Self::MissingFeatures { offered, missing } => write!(
+                f,
+                "does not offer {} (offers {offered:#x})",
+                FeatureNames::ring(missing)
+            ),
+            Self::FeaturesRefused { offered, accepted } => {
+                write!(
+                    f,
+                    "refused features {accepted:#x} of the {offered:#x} offered"
+                )
+            }
+            Self::NeedsReset => f.write_str("needs a reset"),
+            Self::ConfigOutOfRange { offset, len } => {
+                write!(f, "configuration has no {len} bytes at {offset:#x}")
+            }
+            Self::ConfigUnstable => f.write_str("configuration changes without end"),
+            Self::BadConfig { field, value } => {
+                write!(f, "impossible configuration: {field} = {value:#x}")
+            }
+            Self::VectorRefused(vector) => write!(f, "refused MSI-X vector {vector}"),
+            Self::NoMemory => f.write_str("no memory for DMA"),
+            Self::NoSuchQueue => f.write_str("no such queue"),
+            Self::QueueInUse => f.write_str("queue is in use already"),
+            Self::QueueSize { size, max } => {
+                write!(f, "queue size {size} is not a power of two up to {max}")
+            }
+            Self::QueueFull => f.write_str("queue is full"),
+            Self::EmptyRequest => f.write_str("request has an empty segment or none"),
+            Self::TooManySegments { segments, max } => {
+                write!(f, "request of {segments} segments, at most {max} fit")
+            }
+            Self::RequestTooLong => f.write_str("request of 4 GiB or more"),
+            Self::BadUsedId { id } => write!(f, "device returned id {id}, which is not in flight"),
+            Self::BadUsedLength { len, room } => {
+                write!(f, "device claims {len} bytes written where {room} fit")
+            }
+            Self::BadUsedIndex { index, in_flight } => write!(
+                f,
+                "device moved the used index to {index} with {in_flight} requests in flight"
+            ),
+            Self::QueueBroken => f.write_str("queue was given up after the device broke its rules"),
+            Self::Timeout => f.write_str("no answer in the time allowed"),
+            Self::DeviceError => f.write_str("device reports an I/O error"),
+            Self::Unsupported => f.write_str("request is not supported"),
+            Self::UnknownStatus(status) => write!(f, "unknown status {status:#04x}"),
+            Self::NoStatus => f.write_str("device wrote no status"),
+            Self::ShortResponse { len, need } => {
+                write!(f, "device wrote {len} bytes of the {need} needed")
+            }
+            Self::OutOfRange {
+                start,
+                count,
+                capacity,
+            } => write!(f, "{count} at {start} is past the end ({capacity})"),
+            Self::Misaligned { value, unit } => write!(f, "{value} is not a multiple of {unit}"),
+            Self::ReadOnly => f.write_str("device is read-only"),
+            Self::InvalidParameter(what) => write!(f, "invalid parameter: {what}"),
+        }
+    }
+}

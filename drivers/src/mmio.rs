@@ -1,0 +1,123 @@
+//! Device registers. [`Registers`] is what a transport needs of them; [`Mmio`] is the real thing, and the fake device
+//! has its own.
+
+use core::ptr::NonNull;
+
+use virtio_drivers::Hal;
+
+/// A run of device registers, little-endian.
+///
+/// An access that does not lie wholly inside the run, or is not aligned to its width, never reaches the device: a read
+/// gives all ones, as a bus without a device does, and a write is dropped. Transports check lengths where they learn
+/// them; this is the last line of defence.
+pub trait Registers: Send + Sized {
+    /// Length of the run in bytes.
+    fn len(&self) -> usize;
+    /// Whether there is nothing in it.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// The part of `len` bytes from `offset`, if it lies inside.
+    fn slice(&self, offset: usize, len: usize) -> Option<Self>;
+    /// Reads a byte.
+    fn read_u8(&self, offset: usize) -> u8;
+    /// Reads two bytes in one access.
+    fn read_u16(&self, offset: usize) -> u16;
+    /// Reads four bytes in one access.
+    fn read_u32(&self, offset: usize) -> u32;
+    /// Writes a byte.
+    fn write_u8(&self, offset: usize, value: u8);
+    /// Writes two bytes in one access.
+    fn write_u16(&self, offset: usize, value: u16);
+    /// Writes four bytes in one access.
+    fn write_u32(&self, offset: usize, value: u32);
+    /// Writes eight bytes as two accesses, low half first (spec 4.1.3.1 allows this for every 64-bit field).
+    fn write_u64(&self, offset: usize, value: u64) {
+        self.write_u32(offset, value as u32);
+        self.write_u32(offset + 4, (value >> 32) as u32);
+    }
+}
+
+/// Registers mapped into memory.
+#[derive(Debug)]
+pub struct Mmio {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a register access is a single load or store, which any CPU may make; there is no thread-bound state.
+unsafe impl Send for Mmio {}
+// SAFETY: as for `Send`; concurrent accesses are ordered by the device, not torn.
+unsafe impl Sync for Mmio {}
+
+impl Mmio {
+    /// Takes over the registers at `base`.
+    ///
+    /// # Safety
+    ///
+    /// `base..base + len` must be mapped (uncached, or whatever the bus wants) for as long as the value lives, and no memory
+    /// that Rust knows as its own may lie there.
+    pub unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
+        Self { base, len }
+    }
+
+    /// Maps a run of physical addresses that a transport found inside an assigned BAR of the function it drives.
+    pub(crate) fn map_bar<H: Hal>(address: u64, len: u64) -> Option<Self> {
+        let len = usize::try_from(len).ok()?;
+        // SAFETY: the run lies inside a BAR that the bus assigned to this function, and the function has one driver.
+        let base = unsafe { H::mmio_phys_to_virt(address, len) };
+        // SAFETY: `Hal` promises a valid mapping of `len` bytes that nothing else aliases. A BAR is page-aligned or the
+        // run inside it is aligned by the device; each access checks its own alignment.
+        Some(unsafe { Self::new(base, len) })
+    }
+
+    /// The address of a `T` at `offset`, if it lies inside and is aligned.
+    #[inline]
+    fn at<T>(&self, offset: usize) -> Option<*mut T> {
+        let end = offset.checked_add(size_of::<T>())?;
+        if end > self.len {
+            return None;
+        }
+        let address = self.base.as_ptr().wrapping_add(offset).cast::<T>();
+        address.is_aligned().then_some(address)
+    }
+}
+
+macro_rules! accessors {
+    ($read:ident, $write:ident, $type:ty) => {
+        #[inline]
+        fn $read(&self, offset: usize) -> $type {
+            match self.at::<$type>(offset) {
+                // SAFETY: `at` checked that the access lies inside the run, which is mapped by the contract of `new`.
+                Some(address) => <$type>::from_le(unsafe { address.read_volatile() }),
+                None => <$type>::MAX,
+            }
+        }
+
+        #[inline]
+        fn $write(&self, offset: usize, value: $type) {
+            if let Some(address) = self.at::<$type>(offset) {
+                // SAFETY: as for the read above.
+                unsafe { address.write_volatile(value.to_le()) }
+            }
+        }
+    };
+}
+
+impl Registers for Mmio {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn slice(&self, offset: usize, len: usize) -> Option<Self> {
+        if offset.checked_add(len)? > self.len {
+            return None;
+        }
+        let base = NonNull::new(self.base.as_ptr().wrapping_add(offset))?;
+        Some(Self { base, len })
+    }
+
+    accessors!(read_u8, write_u8, u8);
+    accessors!(read_u16, write_u16, u16);
+    accessors!(read_u32, write_u32, u32);
+}

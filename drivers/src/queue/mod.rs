@@ -1,0 +1,462 @@
+//! The virtqueue (spec 2.6): requests go in, completions come out.
+//!
+//! A [`Queue`] owns what a request lends to the device until the device is done with it, keeps its own account of what is
+//! in flight, and checks every number that the device writes against that account, once, in [`Queue::poll`].
+//!
+//! A request is a chain of segments:
+//!
+//! | segment | direction | whose memory |
+//! |---|---|---|
+//! | header | device reads | the queue's own, one slot per request |
+//! | [`Payload::segments`], readable | device reads | the caller's [`Buffer`]s |
+//! | [`Payload::segments`], writable | device writes | the caller's [`Buffer`]s |
+//! | footer | device writes | the queue's own |
+//!
+//! Header and footer are what most device types wrap around their data: `struct virtio_blk_req` begins with one and ends
+//! with the other. Either may have length 0.
+
+#[expect(unsafe_code, reason = "vouches for the loans that payloads make")]
+mod chain;
+mod split;
+
+use alloc::vec::Vec;
+
+use virtio_drivers::{BufferDirection, Hal};
+
+use self::chain::{Descriptor, Slot};
+use self::split::SplitRing;
+use crate::device::DeviceName;
+use crate::dma::{Access, Dma};
+use crate::error::{Cause, Error, Result};
+use crate::features::{Negotiated, RingFeatures};
+use crate::transport::{Notifier, Quiesced, Transport};
+
+pub use self::chain::{Chain, Payload};
+#[cfg(doc)]
+use crate::buffer::Buffer;
+
+/// The largest queue that the specification allows (spec 2.6).
+pub const MAX_SIZE: u16 = 32768;
+
+/// How a driver wants one of its queues.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueOptions {
+    /// Number of descriptors, a power of two; the device's maximum if that is smaller.
+    pub size: u16,
+    /// Bytes that every request begins with, for the device to read.
+    pub header_len: usize,
+    /// Bytes that every request ends with, for the device to write.
+    pub footer_len: usize,
+}
+
+impl Default for QueueOptions {
+    fn default() -> Self {
+        Self {
+            size: 256,
+            header_len: 0,
+            footer_len: 0,
+        }
+    }
+}
+
+/// Names a request while it is in flight: a number below the queue's size that no other request in flight has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(u16);
+
+impl Token {
+    /// The number, for use as an index into a table with an entry per descriptor.
+    pub fn index(self) -> usize {
+        self.0.into()
+    }
+}
+
+/// A request that the device is done with.
+#[derive(Debug)]
+pub struct Completion<P> {
+    /// Which one.
+    pub token: Token,
+    /// What was submitted.
+    pub payload: P,
+    /// How many bytes the device says it wrote, footer included; an error if that is more than there was room for, in
+    /// which case nothing that it wrote should be believed.
+    pub written: core::result::Result<u32, Cause>,
+}
+
+/// A request that was not taken, handed back.
+#[derive(Debug)]
+pub struct Rejected<P> {
+    /// Why. [`Cause::QueueFull`] means: poll, then try again.
+    pub error: Error,
+    /// What was submitted.
+    pub payload: P,
+}
+
+/// What a queue did since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Requests made available to the device.
+    pub submitted: u64,
+    /// Requests that came back.
+    pub completed: u64,
+    /// Notifications sent: each is an exit from the guest.
+    pub kicks: u64,
+    /// Notifications that the device had said it did not need.
+    pub kicks_saved: u64,
+    /// Interrupts that the owner counted with [`Queue::count_interrupt`].
+    pub interrupts: u64,
+    /// Completions that claimed something impossible.
+    pub violations: u64,
+}
+
+/// A virtqueue whose requests carry payloads of type `P`.
+pub struct Queue<H: Hal, N, P> {
+    device: DeviceName,
+    index: u16,
+    ring: SplitRing<H>,
+    bell: N,
+    /// What is in flight, by the id of the request.
+    slots: Vec<Slot<P>>,
+    in_flight: u16,
+    /// Headers and footers: `stride` bytes per request, the footer `footer_at` behind the header.
+    wrapping: Option<Dma<H>>,
+    header_len: usize,
+    footer_len: usize,
+    footer_at: usize,
+    stride: usize,
+    /// The chain being built; kept for its allocation.
+    descriptors: Vec<Descriptor>,
+    /// The device may access ring and buffers.
+    live: bool,
+    broken: bool,
+    stats: QueueStats,
+}
+
+impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
+    /// Makes queue `index` of the device and enables it (spec 3.1.1 step 7).
+    ///
+    /// # Errors
+    ///
+    /// No such queue, a size that is not a power of two up to [`MAX_SIZE`], no memory, or whatever
+    /// [`Transport::enable_queue`] says.
+    pub fn new<T: Transport<Notifier = N>>(
+        transport: &mut T,
+        index: u16,
+        options: QueueOptions,
+        negotiated: Negotiated,
+    ) -> Result<Self> {
+        let device = transport.name();
+        let fail = |cause| Error::on_queue(device, index, cause);
+        let max = match transport.queue_max_size(index) {
+            0 => return Err(fail(Cause::NoSuchQueue)),
+            // A split queue's size is a power of two (spec 2.7); QEMU offers nothing else.
+            max => 1 << max.min(MAX_SIZE).ilog2(),
+        };
+        if !options.size.is_power_of_two() || options.size > MAX_SIZE {
+            return Err(fail(Cause::QueueSize {
+                size: options.size.into(),
+                max: max.into(),
+            }));
+        }
+        let size = options.size.min(max);
+
+        let ring = SplitRing::new(
+            size,
+            negotiated.has(RingFeatures::INDIRECT_DESC.bits()),
+            negotiated.has(RingFeatures::EVENT_IDX.bits()),
+        )
+        .map_err(fail)?;
+        let footer_at = options.header_len.next_multiple_of(8);
+        let stride = footer_at + options.footer_len.next_multiple_of(8);
+        let wrapping = match stride {
+            0 => None,
+            _ => Some(Dma::new(stride * usize::from(size), BufferDirection::Both).map_err(fail)?),
+        };
+        let mut slots = Vec::new();
+        slots
+            .try_reserve_exact(size.into())
+            .map_err(|_| fail(Cause::NoMemory))?;
+        slots.resize_with(size.into(), Slot::default);
+
+        let bell = transport.enable_queue(index, &ring.addresses())?;
+        Ok(Self {
+            device,
+            index,
+            ring,
+            bell,
+            slots,
+            in_flight: 0,
+            wrapping,
+            header_len: options.header_len,
+            footer_len: options.footer_len,
+            footer_at,
+            stride,
+            descriptors: Vec::with_capacity(8),
+            live: true,
+            broken: false,
+            stats: QueueStats::default(),
+        })
+    }
+
+    /// Number of descriptors.
+    pub fn size(&self) -> u16 {
+        self.ring.size()
+    }
+
+    /// The queue's index on its device.
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// Requests with the device or made available to it.
+    pub fn in_flight(&self) -> u16 {
+        self.in_flight
+    }
+
+    /// Whether a request of `segments` segments, header and footer included, would be taken now.
+    pub fn has_room(&self, segments: usize) -> bool {
+        self.ring.has_room(segments)
+    }
+
+    /// The most segments that one request may have, header and footer included (spec 2.7.5: no more than the queue
+    /// size, indirect or not).
+    pub fn max_segments(&self) -> usize {
+        self.ring.size().into()
+    }
+
+    /// Counters since the queue was made.
+    pub fn stats(&self) -> QueueStats {
+        self.stats
+    }
+
+    /// Counts an interrupt that was meant for this queue.
+    pub fn count_interrupt(&mut self) {
+        self.stats.interrupts += 1;
+    }
+
+    /// Hands a request to the queue. The device learns of it with the next [`Self::kick`]; several requests can share
+    /// one.
+    ///
+    /// `header` has the length that the queue was made with.
+    ///
+    /// # Errors
+    ///
+    /// The payload comes back if it has no segments or an empty one, readable segments behind writable ones, more
+    /// segments than the queue has descriptors, 4 GiB or more, or if the queue is full ([`Cause::QueueFull`]) or broken.
+    pub fn submit(
+        &mut self,
+        header: &[u8],
+        payload: P,
+    ) -> core::result::Result<Token, Rejected<P>> {
+        let mut payload = payload;
+        match self.try_submit(header, &mut payload) {
+            Ok(id) => {
+                // `try_submit` took the id from the ring, which has as many as there are slots.
+                if let Some(slot) = self.slots.get_mut(usize::from(id)) {
+                    slot.payload = Some(payload);
+                }
+                self.in_flight += 1;
+                self.stats.submitted += 1;
+                Ok(Token(id))
+            }
+            Err(cause) => Err(Rejected {
+                error: self.error(cause),
+                payload,
+            }),
+        }
+    }
+
+    fn try_submit(&mut self, header: &[u8], payload: &mut P) -> core::result::Result<u16, Cause> {
+        if self.broken {
+            return Err(Cause::QueueBroken);
+        }
+        if header.len() != self.header_len {
+            return Err(Cause::InvalidParameter("header of another length"));
+        }
+        let id = self.ring.next_id().ok_or(Cause::QueueFull)?;
+        let slot = self
+            .slots
+            .get_mut(usize::from(id))
+            .ok_or(Cause::QueueFull)?;
+
+        self.descriptors.clear();
+        if let Some(wrapping) = &self.wrapping
+            && self.header_len > 0
+        {
+            let at = usize::from(id) * self.stride;
+            wrapping.store_bytes(at, header);
+            self.descriptors.push(Descriptor {
+                address: wrapping.address(at),
+                len: self.header_len as u32,
+                access: Access::Readable,
+            });
+        }
+        let mut result = slot.lend::<H>(payload, &mut self.descriptors);
+        if let Some(wrapping) = &self.wrapping
+            && self.footer_len > 0
+        {
+            let at = usize::from(id) * self.stride + self.footer_at;
+            // So that a device which writes no footer is not taken to have written zeros, which mean "OK" to many.
+            for word in (0..self.footer_len).step_by(8) {
+                wrapping.store_u64(at + word, u64::MAX);
+            }
+            self.descriptors.push(Descriptor {
+                address: wrapping.address(at),
+                len: self.footer_len as u32,
+                access: Access::Writable,
+            });
+        }
+        let max = self.ring.size().into();
+        if result.is_ok() {
+            result = chain::writable_len(&self.descriptors, max).and_then(|room| {
+                slot.room = room;
+                self.ring.add(&self.descriptors)
+            });
+        }
+        match result {
+            Ok(()) => Ok(id),
+            Err(cause) => {
+                slot.take_back::<H>();
+                Err(cause)
+            }
+        }
+    }
+
+    /// Makes all submitted requests visible to the device, and rings its bell unless it said that it need not be.
+    #[inline]
+    pub fn kick(&mut self) {
+        match self.ring.publish() {
+            Some(true) => {
+                self.bell.notify();
+                self.stats.kicks += 1;
+            }
+            Some(false) => self.stats.kicks_saved += 1,
+            None => {}
+        }
+    }
+
+    /// Takes the next completion, if there is one, and copies its footer to `footer` (as much as fits).
+    ///
+    /// # Errors
+    ///
+    /// When the device names a request that is not in flight, or more of them than are: the queue is broken from then on,
+    /// and what is in flight stays there until the device is reset ([`Self::release`]).
+    pub fn poll(&mut self, footer: &mut [u8]) -> Result<Option<Completion<P>>> {
+        if self.broken {
+            return Err(self.error(Cause::QueueBroken));
+        }
+        match self.try_poll(footer) {
+            Ok(completion) => Ok(completion),
+            Err(cause) => {
+                self.broken = true;
+                self.stats.violations += 1;
+                Err(self.error(cause))
+            }
+        }
+    }
+
+    #[inline]
+    fn try_poll(
+        &mut self,
+        footer: &mut [u8],
+    ) -> core::result::Result<Option<Completion<P>>, Cause> {
+        let Some(used) = self.ring.next_used(self.in_flight)? else {
+            return Ok(None);
+        };
+        let bad_id = Cause::BadUsedId { id: used.id };
+        let id = u16::try_from(used.id).map_err(|_| bad_id)?;
+        let slot = self.slots.get_mut(usize::from(id)).ok_or(bad_id)?;
+        let payload = slot.payload.take().ok_or(bad_id)?;
+        slot.take_back::<H>();
+        self.ring.free(id);
+        self.in_flight -= 1;
+        self.stats.completed += 1;
+
+        let room = slot.room;
+        let written = if used.len <= room {
+            Ok(used.len)
+        } else {
+            self.stats.violations += 1;
+            Err(Cause::BadUsedLength {
+                len: used.len,
+                room,
+            })
+        };
+        if let Some(wrapping) = &self.wrapping {
+            let len = footer.len().min(self.footer_len);
+            if let Some(footer) = footer.get_mut(..len) {
+                wrapping.load_bytes(usize::from(id) * self.stride + self.footer_at, footer);
+            }
+        }
+        Ok(Some(Completion {
+            token: Token(id),
+            payload,
+            written,
+        }))
+    }
+
+    /// Whether [`Self::poll`] would find something.
+    pub fn has_completions(&self) -> bool {
+        !self.broken && self.ring.has_used()
+    }
+
+    /// Asks the device for an interrupt with the next completion. Returns whether there is one already, for which no
+    /// interrupt may come: poll again.
+    pub fn enable_interrupts(&mut self) -> bool {
+        self.ring.enable_interrupts(0);
+        self.has_completions()
+    }
+
+    /// As [`Self::enable_interrupts`], but the device need not interrupt before `count` more completions than one. (It
+    /// may all the same: without EVENT_IDX it can't be told.)
+    pub fn enable_interrupts_after(&mut self, count: u16) -> bool {
+        self.ring.enable_interrupts(count.min(self.in_flight));
+        self.has_completions()
+    }
+
+    /// Asks the device not to interrupt. It is a hint: it may all the same.
+    pub fn disable_interrupts(&mut self) {
+        self.ring.disable_interrupts();
+    }
+
+    /// After a reset of the device: ends all loans and hands back what was in flight.
+    ///
+    /// Until this has been called, dropping the queue leaks its memory and all buffers in flight on purpose, because the
+    /// device may still write to them.
+    pub fn release(&mut self, proof: &Quiesced) -> Vec<P> {
+        if proof.0 != self.device {
+            return Vec::new();
+        }
+        self.live = false;
+        self.broken = true;
+        self.in_flight = 0;
+        let in_flight = self.slots.iter_mut().filter_map(|slot| {
+            let payload = slot.payload.take()?;
+            slot.take_back::<H>();
+            Some(payload)
+        });
+        in_flight.collect()
+    }
+
+    /// `cause` as an error of this queue.
+    pub fn error(&self, cause: Cause) -> Error {
+        Error::on_queue(self.device, self.index, cause)
+    }
+}
+
+impl<H: Hal, N, P> Drop for Queue<H, N, P> {
+    fn drop(&mut self) {
+        if !self.live {
+            return;
+        }
+        log::warn!(
+            "{}: queue {} dropped while the device may use it: its memory is leaked",
+            self.device,
+            self.index
+        );
+        self.ring.leak();
+        if let Some(wrapping) = &mut self.wrapping {
+            wrapping.leak();
+        }
+        core::mem::forget(core::mem::take(&mut self.slots));
+    }
+}

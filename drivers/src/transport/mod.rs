@@ -1,0 +1,177 @@
+//! How a driver reaches its device: [`Transport`], and the ways there are.
+//!
+//! - [`pci`]: modern virtio over PCI, with MSI-X and shared-memory regions.
+//! - [`compat`]: any transport of the `virtio-drivers` crate under our drivers (MMIO among them), and ours under its.
+
+pub mod compat;
+pub mod pci;
+
+use bitflags::bitflags;
+
+use crate::device::DeviceName;
+use crate::error::{Cause, Error, Result};
+
+pub use pci::PciTransport;
+
+bitflags! {
+    /// The device status field (spec 2.1).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Status: u8 {
+        /// The guest has noticed the device.
+        const ACKNOWLEDGE = 1;
+        /// The guest knows how to drive it.
+        const DRIVER = 2;
+        /// The driver is ready.
+        const DRIVER_OK = 4;
+        /// Features are agreed on.
+        const FEATURES_OK = 8;
+        /// The device gave up and must be reset.
+        const DEVICE_NEEDS_RESET = 64;
+        /// The driver gave up.
+        const FAILED = 128;
+        // What a device may set besides is kept as read.
+        const _ = !0;
+    }
+
+    /// Why a device interrupted (spec 4.1.4.5, 4.2.2).
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct InterruptCauses: u8 {
+        /// A queue has used buffers.
+        const QUEUE = 1;
+        /// The device configuration changed.
+        const CONFIG = 2;
+    }
+}
+
+/// Where a queue's three parts are, as the device addresses them (spec 2.6).
+#[derive(Clone, Copy, Debug)]
+pub struct QueueAddresses {
+    /// Number of descriptors.
+    pub size: u16,
+    /// The descriptor area.
+    pub descriptors: u64,
+    /// The driver area: the available ring of a split queue.
+    pub driver: u64,
+    /// The device area: the used ring of a split queue.
+    pub device: u64,
+}
+
+/// Proof that the device `0` has been reset and so touches no memory of ours any more. Only a transport makes it, and a
+/// queue gives up its memory for nothing less.
+#[derive(Debug)]
+pub struct Quiesced(pub(crate) DeviceName);
+
+/// A device's bell for one queue.
+pub trait Notifier: Send {
+    /// Tells the device that buffers are available (an "available buffer notification", spec 2.3).
+    fn notify(&self);
+}
+
+/// How a driver reaches its device.
+///
+/// The methods are the device's registers, no more: [`crate::init`] says in which order a driver uses them.
+pub trait Transport: Send {
+    /// The bell of one queue.
+    type Notifier: Notifier;
+
+    /// What the device is and where.
+    fn name(&self) -> DeviceName;
+
+    /// Resets the device and waits, for a bounded time, until it says that it is done.
+    fn reset(&mut self) -> Result<Quiesced>;
+
+    /// Reads the device status.
+    fn status(&self) -> Status;
+
+    /// Writes the device status. Not for resetting: see [`Self::reset`].
+    fn set_status(&mut self, status: Status);
+
+    /// Reads the features that the device offers.
+    fn device_features(&mut self) -> u64;
+
+    /// Writes the features that the driver accepts.
+    fn set_driver_features(&mut self, features: u64);
+
+    /// The largest size that queue `index` may have; 0 if there is no such queue.
+    fn queue_max_size(&mut self, index: u16) -> u16;
+
+    /// Tells the device where queue `index` is and turns it on, with the interrupt vector that the platform gave it (if
+    /// any).
+    fn enable_queue(&mut self, index: u16, queue: &QueueAddresses) -> Result<Self::Notifier>;
+
+    /// The generation of the device configuration: it changes whenever several fields changed together (spec 2.5).
+    fn config_generation(&self) -> u32;
+
+    /// Reads `bytes.len()` bytes of the device configuration at `offset`: 1, 2 or 4 as one access, 8 as two, anything
+    /// else byte by byte.
+    fn read_config(&self, offset: usize, bytes: &mut [u8]) -> Result<()>;
+
+    /// Writes to the device configuration, with accesses as for [`Self::read_config`].
+    fn write_config(&mut self, offset: usize, bytes: &[u8]) -> Result<()>;
+
+    /// Reads and thereby clears why the device last interrupted. For INTx and polling; with MSI-X the vector says it and
+    /// this read is a needless exit.
+    fn take_interrupt_causes(&mut self) -> InterruptCauses;
+
+    /// The shared-memory region `id`, if the device has it (spec 2.10): physical address and length in bytes.
+    fn shared_memory(&self, id: u8) -> Option<SharedMemory> {
+        let _ = id;
+        None
+    }
+
+    /// Reads a little-endian `u8` of the device configuration.
+    fn config_u8(&self, offset: usize) -> Result<u8> {
+        let mut bytes = [0; 1];
+        self.read_config(offset, &mut bytes)?;
+        Ok(u8::from_le_bytes(bytes))
+    }
+
+    /// Reads a little-endian `u16` of the device configuration.
+    fn config_u16(&self, offset: usize) -> Result<u16> {
+        let mut bytes = [0; 2];
+        self.read_config(offset, &mut bytes)?;
+        Ok(u16::from_le_bytes(bytes))
+    }
+
+    /// Reads a little-endian `u32` of the device configuration.
+    fn config_u32(&self, offset: usize) -> Result<u32> {
+        let mut bytes = [0; 4];
+        self.read_config(offset, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// Reads a little-endian `u64` of the device configuration. Two accesses: read it under [`Self::config_snapshot`].
+    fn config_u64(&self, offset: usize) -> Result<u64> {
+        let mut bytes = [0; 8];
+        self.read_config(offset, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// Reads several fields of the device configuration so that they belong together: `read` runs again, a bounded
+    /// number of times, until the configuration generation is the same before and after (spec 2.5.1).
+    fn config_snapshot<T>(&self, read: impl Fn(&Self) -> Result<T>) -> Result<T>
+    where
+        Self: Sized,
+    {
+        const TRIES: usize = 100;
+        for _ in 0..TRIES {
+            let before = self.config_generation();
+            let value = read(self)?;
+            if self.config_generation() == before {
+                return Ok(value);
+            }
+        }
+        Err(Error::new(self.name(), Cause::ConfigUnstable))
+    }
+}
+
+/// A region of memory that the device offers to the guest (spec 2.10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedMemory {
+    /// Its id, whose meaning depends on the device type.
+    pub id: u8,
+    /// Physical address of its first byte.
+    pub address: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
