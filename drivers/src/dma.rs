@@ -1,4 +1,4 @@
-//! Memory that driver and device share: [`Dma`], allocated for the purpose (rings, headers), and [`Lent`], a caller's
+//! Memory that driver and device share: [`Dma`], allocated for the purpose (rings, headers), and `Lent`, a caller's
 //! buffer for the time of one request. Both come from [`virtio_drivers::Hal`]; bouncing and IOMMU mapping happen behind
 //! it and nowhere else.
 

@@ -33,11 +33,13 @@ pub mod init;
 #[expect(unsafe_code, reason = "device registers")]
 pub mod mmio;
 pub mod queue;
+pub mod report;
 pub mod transport;
 
 pub use buffer::Buffer;
 pub use device::{DeviceId, DeviceName, Location};
 pub use error::{Cause, Error, Result};
 pub use queue::{Queue, QueueOptions, QueueStats, Token};
+pub use report::{QueueReport, Report};
 pub use transport::{PciTransport, Transport};
 pub use virtio_drivers::Hal;

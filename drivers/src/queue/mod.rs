@@ -29,6 +29,7 @@ use crate::device::DeviceName;
 use crate::dma::{Access, Dma};
 use crate::error::{Cause, Error, Result};
 use crate::features::{Negotiated, RingFeatures};
+use crate::report::QueueReport;
 use crate::transport::{Notifier, Quiesced, Transport};
 
 pub use self::chain::{Chain, Payload};
@@ -226,6 +227,17 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
     /// Counters since the queue was made.
     pub fn stats(&self) -> QueueStats {
         self.stats
+    }
+
+    /// The queue's part of a [`crate::Report`], under the name that the device type gives it.
+    pub fn report(&self, name: &'static str) -> QueueReport {
+        QueueReport {
+            name,
+            index: self.index,
+            size: self.size(),
+            in_flight: self.in_flight,
+            stats: self.stats,
+        }
     }
 
     /// Counts an interrupt that was meant for this queue.
