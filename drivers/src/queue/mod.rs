@@ -421,7 +421,8 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
     /// As [`Self::enable_interrupts`], but the device need not interrupt before `count` more completions than one. (It
     /// may all the same: without EVENT_IDX it can't be told.)
     pub fn enable_interrupts_after(&mut self, count: u16) -> bool {
-        self.ring.enable_interrupts(count.min(self.in_flight));
+        let most = self.in_flight.saturating_sub(1);
+        self.ring.enable_interrupts(count.min(most));
         self.has_completions()
     }
 
