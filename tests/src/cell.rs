@@ -1,1 +1,211 @@
 //! One named test, and what is kept of it when it fails.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::console::{Console, Line, PROMPT};
+use crate::guest::{End, Guest, Process};
+use crate::project_root;
+use crate::qemu::{Machine, Qemu};
+
+/// How long the guest may take for any one step. It bounds a hang and judges no speed: the slowest machine that runs
+/// two cells at once under emulation must stay well below it.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// The memory of a guest that no cell wants otherwise.
+pub const MEMORY: &str = "128M";
+
+/// What QEMU's or its firmware's own doings put into the log of guest errors, to the letter, with the reason. Nothing
+/// that the guest can cause belongs here.
+const NOT_THE_GUEST: &[(&str, &str)] = &[];
+
+const SERIAL_LOG: &str = "serial.log";
+const COMMAND_LINE: &str = "qemu.command";
+const GUEST_ERRORS: &str = "guest-errors.log";
+
+/// A test with a name and a directory, `target/cells/NAME`, for its disks, logs and captures.
+pub struct Cell {
+    directory: PathBuf,
+}
+
+impl Cell {
+    /// Runs one cell. Its directory stays if it fails, without the disk images.
+    pub fn run(name: &str, body: impl FnOnce(&Cell) -> Result<()>) -> Result<()> {
+        let cell = Cell {
+            directory: project_root().join("target/cells").join(name),
+        };
+        if cell.directory.exists() {
+            std::fs::remove_dir_all(&cell.directory)
+                .with_context(|| format!("clearing {}", cell.directory.display()))?;
+        }
+        std::fs::create_dir_all(&cell.directory)
+            .with_context(|| format!("making {}", cell.directory.display()))?;
+        let result = body(&cell);
+        match &result {
+            Ok(()) => cell.remove(),
+            Err(_) => cell.remove_images(),
+        }
+        result.with_context(|| format!("kept in target/cells/{name}"))
+    }
+
+    /// A file of this cell.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// A guest with nothing but memory, whose mistakes QEMU logs.
+    pub fn qemu(&self, machine: &Machine, memory: &str) -> Result<Qemu> {
+        let kernel = project_root().join("target/guest.elf");
+        if !kernel.is_file() {
+            bail!("target/guest.elf is missing: `make guest` builds it");
+        }
+        let mut qemu = Qemu::new(machine, &kernel)?;
+        qemu.arg("-m", memory);
+        qemu.log_guest_errors(&self.file(GUEST_ERRORS))?;
+        Ok(qemu)
+    }
+
+    /// Starts the guest and lets it run.
+    pub fn boot(&self, qemu: Qemu) -> Result<Booted> {
+        std::fs::write(self.file(COMMAND_LINE), format!("{qemu}\n"))
+            .context("writing the command line")?;
+        let mut guest = Guest::start(qemu, std::io::sink())?;
+        guest.process.go()?;
+        Ok(Booted {
+            guest,
+            directory: self.directory.clone(),
+        })
+    }
+
+    fn remove(&self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+        // And the folders above it, as long as they are empty.
+        for folder in self
+            .directory
+            .ancestors()
+            .skip(1)
+            .take_while(|folder| !folder.ends_with("target"))
+        {
+            if std::fs::remove_dir(folder).is_err() {
+                break;
+            }
+        }
+    }
+
+    fn remove_images(&self) {
+        let entries = self.directory.read_dir().into_iter().flatten().flatten();
+        for path in entries
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|it| it == "img"))
+        {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// The guest of a cell. Its serial log is written when it goes away.
+pub struct Booted {
+    guest: Guest,
+    directory: PathBuf,
+}
+
+impl Booted {
+    /// The QEMU process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.guest.process
+    }
+
+    /// The serial port.
+    pub fn console(&self) -> &Console {
+        &self.guest.console
+    }
+
+    /// Waits for a line that contains `needle`, among those after the one found last.
+    pub fn expect(&mut self, needle: &str) -> Result<Line> {
+        self.guest
+            .console
+            .expect(needle, PATIENCE)
+            .with_context(|| self.last_words())
+    }
+
+    /// Waits until the script is done and the shell wants input.
+    pub fn expect_prompt(&mut self) -> Result<()> {
+        self.expect(PROMPT).map(drop)
+    }
+
+    /// Types a command.
+    pub fn type_line(&mut self, command: &str) -> Result<()> {
+        self.guest.console.type_line(command)
+    }
+
+    /// Types a command and waits for a line with `needle` in what it prints.
+    pub fn command(&mut self, command: &str, needle: &str) -> Result<Line> {
+        self.type_line(command)?;
+        self.expect(needle)
+    }
+
+    /// Types `poweroff` and judges the end.
+    pub fn power_off(mut self) -> Result<()> {
+        self.type_line("poweroff")?;
+        self.ends_with(&End::PowerOff)
+    }
+
+    /// Waits for the end: it must be this one, and QEMU must have nothing to say against the guest.
+    pub fn ends_with(&mut self, expected: &End) -> Result<()> {
+        let end = self
+            .guest
+            .process
+            .wait(Some(PATIENCE))
+            .with_context(|| self.last_words())?;
+        self.guest.console.wait_closed(Duration::from_secs(5));
+        if end != *expected {
+            bail!(
+                "{end}, while this was expected: {expected}; {}",
+                self.last_words()
+            );
+        }
+        check_guest_errors(&self.directory.join(GUEST_ERRORS))
+    }
+
+    /// What the guest said last about a failure, or at all.
+    fn last_words(&self) -> String {
+        let lines = self.guest.console.lines();
+        let mut texts = lines
+            .iter()
+            .rev()
+            .map(|line| line.text.as_str())
+            .filter(|text| !text.trim().is_empty());
+        let complaint = texts
+            .clone()
+            .find(|text| text.starts_with("error: ") || text.contains("panicked"));
+        match complaint.or_else(|| texts.next()) {
+            Some(text) => format!("the guest said: {text}"),
+            None => "the guest said nothing".to_string(),
+        }
+    }
+}
+
+impl Drop for Booted {
+    fn drop(&mut self) {
+        let _ = self.guest.console.save(&self.directory.join(SERIAL_LOG));
+    }
+}
+
+/// QEMU's log of what the guest did wrong must be empty.
+fn check_guest_errors(path: &Path) -> Result<()> {
+    // QEMU makes the file when it has something to write.
+    let log = std::fs::read_to_string(path).unwrap_or_default();
+    let complaints: Vec<_> = log
+        .lines()
+        .filter(|line| !NOT_THE_GUEST.iter().any(|(known, _)| known == line))
+        .collect();
+    match complaints.first() {
+        Some(first) => bail!(
+            "QEMU logged {} guest errors; the first: {first}",
+            complaints.len()
+        ),
+        None => Ok(()),
+    }
+}

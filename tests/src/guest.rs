@@ -172,7 +172,7 @@ impl Process {
     }
 
     /// Waits for the end; without a bound for ever. What runs longer is killed.
-    pub fn wait(mut self, bound: Option<Duration>) -> Result<End> {
+    pub fn wait(&mut self, bound: Option<Duration>) -> Result<End> {
         let deadline = bound.map(|bound| Instant::now() + bound);
         let status = loop {
             if let Some(status) = self.child.try_wait()? {

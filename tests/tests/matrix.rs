@@ -1,0 +1,66 @@
+//! The QEMU matrix. Every cell is a test with a name, judged from outside the guest.
+//!
+//! `make test CELL=name` runs the cell of that name, or all whose name contains it; nextest lists and runs the same
+//! cells, each in a process of its own.
+
+mod matrix {
+    pub(crate) mod boot;
+    pub(crate) mod disk;
+    pub(crate) mod ring;
+}
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Trial};
+use vringlet_tests::cell::Cell;
+
+/// How many cells run at once: each is a QEMU that can keep a core busy.
+const AT_ONCE: usize = 2;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(AT_ONCE);
+    let cells = [
+        matrix::ring::cells(),
+        matrix::boot::cells(),
+        matrix::disk::cells(),
+    ]
+    .concat();
+    // A name that is whole means that cell, even where other names contain it.
+    if let Some(filter) = &arguments.filter
+        && cells.iter().any(|cell| cell.name == *filter)
+    {
+        arguments.exact = true;
+    }
+    libtest_mimic::run(&arguments, cells.into_iter().map(Spec::trial).collect()).exit_code()
+}
+
+type Body = dyn Fn(&Cell) -> Result<()> + Send + Sync;
+
+/// A cell before it runs.
+#[derive(Clone)]
+pub(crate) struct Spec {
+    name: String,
+    body: Arc<Body>,
+}
+
+impl Spec {
+    pub(crate) fn new(
+        name: impl Into<String>,
+        body: impl Fn(&Cell) -> Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        Spec {
+            name: name.into(),
+            body: Arc::new(body),
+        }
+    }
+
+    fn trial(self) -> Trial {
+        let name = self.name.clone();
+        Trial::test(self.name, move || {
+            Cell::run(&name, &*self.body).map_err(|error| format!("{error:#}").into())
+        })
+    }
+}

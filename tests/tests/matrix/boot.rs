@@ -1,0 +1,446 @@
+//! What the guest boots on: memory sizes, processors, buses, many devices and none, and what it says when it can't.
+
+use anyhow::{Context, Result, ensure};
+use std::os::unix::net::UnixStream;
+use vringlet_tests::cell::{Cell, MEMORY};
+use vringlet_tests::disk::{Disk, MIB};
+use vringlet_tests::gdb::{Debugger, Register};
+use vringlet_tests::guest::End;
+use vringlet_tests::qemu::{Image, Machine, escape, utf8};
+
+use crate::Spec;
+
+const MACHINES: [&str; 4] = ["q35", "pc", "microvm", "microvm,pcie=on"];
+
+pub(crate) fn cells() -> Vec<Spec> {
+    let mut cells = Vec::new();
+    for machine in MACHINES {
+        cells.push(Spec::new(
+            format!("{machine}/boot/no-device"),
+            move |cell| no_device(cell, machine),
+        ));
+        for (name, mib) in [("64M", 64), ("8G", 8192)] {
+            cells.push(Spec::new(
+                format!("{machine}/boot/memory={name}"),
+                move |cell| memory(cell, machine, mib),
+            ));
+        }
+        for cpu in ["qemu64", "max"] {
+            cells.push(Spec::new(
+                format!("{machine}/boot/cpu={cpu}"),
+                move |cell| processors(cell, machine, &["-cpu", cpu], 1),
+            ));
+        }
+        cells.push(Spec::new(format!("{machine}/boot/smp=4"), move |cell| {
+            processors(cell, machine, &["-smp", "4"], 4)
+        }));
+        cells.push(Spec::new(
+            format!("{machine}/boot/too-little-memory"),
+            move |cell| refused(cell, machine, "4M", &[], "memory"),
+        ));
+        cells.push(Spec::new(
+            format!("{machine}/boot/no-long-mode"),
+            move |cell| refused(cell, machine, MEMORY, &["-cpu", "qemu32"], "long mode"),
+        ));
+    }
+    for machine in ["q35", "pc", "microvm"] {
+        cells.push(Spec::new(
+            format!("{machine}/boot/8-disks-4-nets"),
+            move |cell| many_devices(cell, machine),
+        ));
+    }
+    cells.push(Spec::new("q35/boot/root-port", |cell| {
+        behind_bridges(cell, "q35")
+    }));
+    cells.push(Spec::new("pc/boot/pci-bridge", |cell| {
+        behind_bridges(cell, "pc")
+    }));
+    for machine in ["q35", "microvm"] {
+        cells.push(Spec::new(format!("{machine}/boot/panic"), move |cell| {
+            panic(cell, machine)
+        }));
+        cells.push(Spec::new(
+            format!("{machine}/boot/exception"),
+            move |cell| exception(cell, machine, Register::Rip),
+        ));
+        cells.push(Spec::new(
+            format!("{machine}/boot/exception-without-stack"),
+            move |cell| exception(cell, machine, Register::Rsp),
+        ));
+        cells.push(Spec::new(
+            format!("{machine}/boot/failed-script"),
+            move |cell| failed_script(cell, machine),
+        ));
+        cells.push(Spec::new(
+            format!("{machine}/boot/exit-status"),
+            move |cell| exit_status(cell, machine),
+        ));
+        cells.push(Spec::new(format!("{machine}/boot/reboot"), move |cell| {
+            reboot(cell, machine)
+        }));
+        cells.push(Spec::new(format!("{machine}/boot/idle"), move |cell| {
+            idle(cell, machine)
+        }));
+    }
+    cells
+}
+
+fn no_device(cell: &Cell, machine: &str) -> Result<()> {
+    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+    let list = "virtio";
+    qemu.script(&format!("strict; mem; {list}; poweroff"));
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PowerOff)?;
+    let found: Vec<_> = guest
+        .console()
+        .lines()
+        .into_iter()
+        .filter(|line| line.text.contains(": virtio-"))
+        .collect();
+    ensure!(found.is_empty(), "devices out of nowhere: {found:?}");
+    Ok(())
+}
+
+/// The guest must see the memory it was given, but for what firmware and machine keep for themselves.
+fn memory(cell: &Cell, machine: &str, mib: u64) -> Result<()> {
+    const KEPT: u64 = 4;
+    let mut disk = Disk::create(cell.file("disk.img"), MIB, 3)?;
+    let mut qemu = cell.qemu(&machine.parse()?, &format!("{mib}M"))?;
+    qemu.drive("d0", disk.path(), Image::RAW)?;
+    qemu.virtio("blk", "dev0", "drive=d0");
+    qemu.script("strict; mem; blk fill blk0 0 2048 4 depth=32 max=128k; blk flush blk0; poweroff");
+    disk.expect_pattern(0..2048, 4);
+    let mut guest = cell.boot(qemu)?;
+    let banner = guest.expect("vringlet 0.1.0: ")?.text;
+    let seen: u64 =
+        word_before(&banner, " MiB").with_context(|| format!("no memory size in {banner:?}"))?;
+    ensure!(
+        (mib - KEPT..=mib).contains(&seen),
+        "{seen} MiB seen of {mib}: {banner:?}"
+    );
+    guest.ends_with(&End::PowerOff)?;
+    disk.check()
+}
+
+fn processors(cell: &Cell, machine: &str, arguments: &[&str], count: u64) -> Result<()> {
+    let mut disk = Disk::create(cell.file("disk.img"), MIB, 3)?;
+    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+    qemu.args(arguments.iter().map(|word| word.to_string()));
+    qemu.drive("d0", disk.path(), Image::RAW)?;
+    qemu.virtio("blk", "dev0", "drive=d0");
+    qemu.script("strict; blk verify blk0 0 2048 3; blk fill blk0 8 100 4; poweroff");
+    disk.expect_pattern(8..108, 4);
+    let mut guest = cell.boot(qemu)?;
+    let banner = guest.expect("vringlet 0.1.0: ")?.text;
+    let seen: u64 =
+        word_before(&banner, " CPU").with_context(|| format!("no CPU count in {banner:?}"))?;
+    ensure!(seen == count, "{seen} CPUs seen of {count}: {banner:?}");
+    guest.ends_with(&End::PowerOff)?;
+    disk.check()
+}
+
+/// The number right before `unit`.
+fn word_before(text: &str, unit: &str) -> Option<u64> {
+    text.split(unit).next()?.rsplit(' ').next()?.parse().ok()
+}
+
+/// A machine that can't run the kernel gets one line that says why, and an end.
+fn refused(
+    cell: &Cell,
+    machine: &str,
+    memory: &str,
+    arguments: &[&str],
+    reason: &str,
+) -> Result<()> {
+    let mut qemu = cell.qemu(&machine.parse()?, memory)?;
+    qemu.args(arguments.iter().map(|word| word.to_string()));
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::BOOT_FAILED)?;
+    let lines: Vec<_> = guest
+        .console()
+        .lines()
+        .into_iter()
+        .map(|line| line.text)
+        .filter(|it| !it.is_empty())
+        .collect();
+    ensure!(
+        lines.len() == 1 && lines[0].contains(reason),
+        "one line about {reason} is due, not {lines:?}"
+    );
+    Ok(())
+}
+
+/// Eight disks, each with bytes of its own, and four networks, each with addresses of its own.
+fn many_devices(cell: &Cell, machine: &str) -> Result<()> {
+    let machine: Machine = machine.parse()?;
+    let mut qemu = cell.qemu(&machine, MEMORY)?;
+    let mut disks = Vec::new();
+    let mut script = "strict".to_string();
+    for index in 0..8 {
+        let mut disk = Disk::create(cell.file(&format!("disk{index}.img")), MIB, 100 + index)?;
+        qemu.drive(&format!("d{index}"), disk.path(), Image::RAW)?;
+        qemu.virtio(
+            "blk",
+            &format!("dev{index}"),
+            &format!("drive=d{index},serial=disk-{index}"),
+        );
+        script += &format!(
+            "; blk id blk{index}; blk verify blk{index} 0 2048 {}",
+            100 + index
+        );
+        script += &format!(
+            "; blk fill blk{index} {} 64 {} depth=4",
+            10 + index,
+            200 + index
+        );
+        disk.expect_pattern(10 + index..74 + index, 200 + index);
+        disks.push(disk);
+    }
+    for index in 0..4 {
+        qemu.arg(
+            "-netdev",
+            &format!("user,id=n{index},net=10.0.{}.0/24", 10 + index),
+        );
+        qemu.virtio(
+            "net",
+            &format!("net{index}"),
+            &format!("netdev=n{index},mac=52:54:00:00:00:{index:02x}"),
+        );
+        script += &format!("; ping 10.0.{}.2 2", 10 + index);
+    }
+    qemu.script(&script);
+    let mut guest = cell.boot(qemu)?;
+    guest.expect_prompt()?;
+    // virtio-mmio slots are found in the order of their addresses, which QEMU fills from the last one down.
+    let order: Vec<usize> = match machine.bus() {
+        vringlet_tests::qemu::Bus::Pci => (0..4).collect(),
+        vringlet_tests::qemu::Bus::Mmio => (0..4).rev().collect(),
+    };
+    for (name, index) in order.into_iter().enumerate() {
+        for line in [
+            format!("net{name}: virtio-net at "),
+            format!("mac 52:54:00:00:00:{index:02x}"),
+            format!("address 10.0.{}.15/24", 10 + index),
+        ] {
+            ensure!(
+                guest.console().find(&line).is_some(),
+                "the log does not say {line:?}"
+            );
+        }
+    }
+    for index in 0..4 {
+        let pinged = guest
+            .console()
+            .output_of(&format!("ping 10.0.{}.2 2", 10 + index))?;
+        ensure!(
+            pinged
+                .iter()
+                .any(|line| line.contains("2 sent, 2 received")),
+            "ping said {pinged:?}"
+        );
+    }
+    for index in 0..8 {
+        let id = guest.console().output_of(&format!("blk id blk{index}"))?;
+        ensure!(
+            id.iter()
+                .any(|line| line.contains(&format!("id=disk-{index}"))),
+            "blk{index} is {id:?}"
+        );
+    }
+    guest.power_off()?;
+    disks.iter().try_for_each(Disk::check)
+}
+
+/// A disk and a network behind bridges of the machine's own kind, two deep on one side.
+fn behind_bridges(cell: &Cell, machine: &str) -> Result<()> {
+    let mut disk = Disk::create(cell.file("disk.img"), MIB, 5)?;
+    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+    if machine == "q35" {
+        qemu.arg("-device", "pcie-root-port,id=outer,chassis=1,slot=1");
+        qemu.arg("-device", "pcie-root-port,id=other,chassis=2,slot=2");
+        qemu.arg("-device", "x3130-upstream,id=up,bus=outer");
+        qemu.arg(
+            "-device",
+            "xio3130-downstream,id=inner,bus=up,chassis=3,slot=3",
+        );
+    } else {
+        qemu.arg("-device", "pci-bridge,id=other,chassis_nr=1");
+        qemu.arg("-device", "pci-bridge,id=outer,chassis_nr=2");
+        qemu.arg(
+            "-device",
+            "pci-bridge,id=inner,chassis_nr=3,bus=outer,addr=1",
+        );
+    }
+    let address = if machine == "q35" { "0" } else { "2" };
+    qemu.drive("d0", disk.path(), Image::RAW)?;
+    qemu.virtio("blk", "dev0", &format!("drive=d0,bus=inner,addr={address}"));
+    qemu.arg("-netdev", "user,id=n0");
+    qemu.virtio(
+        "net",
+        "net0",
+        &format!("netdev=n0,bus=other,addr={address}"),
+    );
+    qemu.script("strict; lspci; blk verify blk0 0 2048 5 depth=8; blk fill blk0 0 64 6; ping 10.0.2.2 2; poweroff");
+    disk.expect_pattern(0..64, 6);
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PowerOff)?;
+    let pinged = guest.console().output_of("ping 10.0.2.2 2")?;
+    ensure!(
+        pinged
+            .iter()
+            .any(|line| line.contains("2 sent, 2 received")),
+        "ping said {pinged:?}"
+    );
+    disk.check()
+}
+
+fn panic(cell: &Cell, machine: &str) -> Result<()> {
+    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+    qemu.script("panic; poweroff");
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PANIC)?;
+    ensure!(
+        guest.console().find("panicked at ").is_some(),
+        "the report does not say where the panic was"
+    );
+    check_backtrace(guest.console())
+}
+
+/// Spoils a register of the waiting kernel through the debugger: with the instruction pointer in the void the next
+/// instruction faults, with the stack pointer there the next interrupt does.
+fn exception(cell: &Cell, machine: &str, register: Register) -> Result<()> {
+    let sockets = tempfile::Builder::new().prefix("vringlet-").tempdir()?;
+    let path = sockets.path().join("gdb");
+    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+    qemu.arg(
+        "-chardev",
+        &format!(
+            "socket,id=gdb,server=on,wait=off,path={}",
+            escape(utf8(&path)?)
+        ),
+    );
+    qemu.arg("-gdb", "chardev:gdb");
+    let mut guest = cell.boot(qemu)?;
+    guest.expect_prompt()?;
+    let mut debugger = Debugger::new(UnixStream::connect(&path).context("the debugger socket")?)?;
+    // Canonical, and in no mapping of anyone.
+    debugger.set(register, 0x1234_5678_9000)?;
+    debugger.resume()?;
+    // Wakes the processor if it sleeps.
+    let _ = guest.type_line("");
+    guest.ends_with(&End::EXCEPTION)?;
+    ensure!(
+        guest
+            .console()
+            .find("123456789000")
+            .or(guest.console().find("1234_5678_9000"))
+            .is_some(),
+        "the report does not show the spoilt register"
+    );
+    if matches!(register, Register::Rip) {
+        check_backtrace(guest.console())
+    } else {
+        Ok(())
+    }
+}
+
+/// A backtrace has a line per frame, and the names of our own functions in it.
+fn check_backtrace(console: &vringlet_tests::console::Console) -> Result<()> {
+    let named = console
+        .lines()
+        .iter()
+        .filter(|line| line.text.contains("vringlet_kernel::"))
+        .count();
+    ensure!(
+        named >= 2,
+        "the backtrace names {named} functions of the kernel"
+    );
+    Ok(())
+}
+
+fn failed_script(cell: &Cell, machine: &str) -> Result<()> {
+    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+    qemu.script(
+        "no-such-command; echo still here; strict; blk read nowhere 0; echo never; poweroff",
+    );
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::SCRIPT_FAILED)?;
+    ensure!(
+        guest
+            .console()
+            .output_of("no-such-command")?
+            .iter()
+            .any(|line| line.starts_with("error: ")),
+        "no error line"
+    );
+    ensure!(
+        guest.console().output_of("echo still here")? == ["still here"],
+        "the script stopped without `strict`"
+    );
+    ensure!(
+        guest.console().find("> echo never").is_none(),
+        "the script went on after a failure"
+    );
+    Ok(())
+}
+
+fn exit_status(cell: &Cell, machine: &str) -> Result<()> {
+    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+    qemu.script("poweroff 42");
+    cell.boot(qemu)?.ends_with(&End::DebugExit(42))
+}
+
+fn reboot(cell: &Cell, machine: &str) -> Result<()> {
+    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+    qemu.script("reboot");
+    cell.boot(qemu)?.ends_with(&End::Reset)
+}
+
+/// A guest that waits for input must sleep. One that spins uses all of a core under emulation; one that sleeps and
+/// takes a timer tick now and then measures below 2 %. A fifth of a core tells them apart on any machine.
+fn idle(cell: &Cell, machine: &str) -> Result<()> {
+    const SHARE: f64 = 0.2;
+    let span = std::time::Duration::from_secs(5);
+    let disk = Disk::create(cell.file("disk.img"), MIB, 1)?;
+    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+    qemu.drive("d0", disk.path(), Image::RAW)?;
+    qemu.virtio("blk", "dev0", "drive=d0");
+    qemu.arg("-netdev", "user,id=n0");
+    qemu.virtio("net", "net0", "netdev=n0");
+    let mut guest = cell.boot(qemu)?;
+    guest.expect_prompt()?;
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let pid = guest.process().pid();
+    let before = cpu_time(pid)?;
+    std::thread::sleep(span);
+    let share = (cpu_time(pid)? - before) / span.as_secs_f64();
+    ensure!(
+        share < SHARE,
+        "an idle guest uses {:.0} % of a core",
+        share * 100.0
+    );
+    guest.power_off()
+}
+
+/// The processor time that a process has used, in seconds.
+fn cpu_time(pid: u32) -> Result<f64> {
+    // USER_HZ, which the kernel's interface fixes at 100 on x86.
+    const TICKS: f64 = 100.0;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // Fields 14 and 15; the second, in brackets, may hold spaces.
+    let fields: Vec<_> = stat
+        .rsplit(") ")
+        .next()
+        .unwrap_or_default()
+        .split(' ')
+        .collect();
+    let ticks = |index: usize| {
+        fields
+            .get(index)
+            .and_then(|field| field.parse::<f64>().ok())
+    };
+    ticks(11)
+        .zip(ticks(12))
+        .map(|(user, system)| (user + system) / TICKS)
+        .context("/proc/PID/stat has no times")
+}
