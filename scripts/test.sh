@@ -16,8 +16,8 @@ run() {
 }
 
 if [ -z "$cell" ]; then
-    run cargo test --all-features --lib --bins --examples
-    run cargo test --all-features --doc
+    run cargo test -p vringlet --all-features
+    run cargo test -p vringlet-tests --lib --bins
 fi
 run cargo test -p vringlet-tests --test matrix -- ${cell:+"$cell"}
 
