@@ -54,9 +54,23 @@ impl<'a> Chain<'a> {
         }
     }
 
+    /// A whole buffer for the device to read, as segments of at most `max` bytes.
+    pub fn readable_pieces(&mut self, buffer: &'a Buffer, max: usize) {
+        for piece in buffer.chunks(max.max(1)) {
+            (self.named)(NonNull::from(piece), Access::Readable);
+        }
+    }
+
     /// A segment for the device to write.
     pub fn writable(&mut self, buffer: &'a mut Buffer) {
         (self.named)(buffer.as_raw(), Access::Writable);
+    }
+
+    /// A whole buffer for the device to write, as segments of at most `max` bytes.
+    pub fn writable_pieces(&mut self, buffer: &'a mut Buffer, max: usize) {
+        for piece in buffer.chunks_mut(max.max(1)) {
+            (self.named)(NonNull::from(piece), Access::Writable);
+        }
     }
 }
 

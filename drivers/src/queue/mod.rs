@@ -431,21 +431,21 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
         self.ring.disable_interrupts();
     }
 
-    /// After a reset of the device: ends all loans and hands back what was in flight.
+    /// After a reset of the device: ends all loans and hands back what was in flight, each with the token that named it.
     ///
     /// Until this has been called, dropping the queue leaks its memory and all buffers in flight on purpose, because the
     /// device may still write to them.
-    pub fn release(&mut self, proof: &Quiesced) -> Vec<P> {
+    pub fn release(&mut self, proof: &Quiesced) -> Vec<(Token, P)> {
         if proof.0 != self.device {
             return Vec::new();
         }
         self.live = false;
         self.broken = true;
         self.in_flight = 0;
-        let in_flight = self.slots.iter_mut().filter_map(|slot| {
+        let in_flight = (0..).zip(&mut self.slots).filter_map(|(id, slot)| {
             let payload = slot.payload.take()?;
             slot.take_back::<H>();
-            Some(payload)
+            Some((Token(id), payload))
         });
         in_flight.collect()
     }

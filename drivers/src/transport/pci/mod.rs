@@ -196,6 +196,12 @@ impl<R: Registers> PciTransport<R> {
         result.map_err(|cause| Error::new(self.name, cause))
     }
 
+    /// A second way to the interrupt status register, for an INTx handler that must silence the device while the driver
+    /// has the transport.
+    pub fn interrupt_status(&self) -> Option<InterruptStatus<R>> {
+        self.isr.slice(0, 1).map(|isr| InterruptStatus { isr })
+    }
+
     /// The PCI function that the device is.
     pub fn function(&self) -> DeviceFunction {
         self.function
@@ -386,6 +392,19 @@ impl<R: Registers> Transport for PciTransport<R> {
             .iter()
             .copied()
             .find(|region| region.id == id)
+    }
+}
+
+/// The interrupt status register of a PCI device (spec 4.1.4.5).
+#[derive(Debug)]
+pub struct InterruptStatus<R = Mmio> {
+    isr: R,
+}
+
+impl<R: Registers> InterruptStatus<R> {
+    /// Why the device interrupted. Reading takes the interrupt line down and clears the causes: whoever reads keeps them.
+    pub fn take(&self) -> InterruptCauses {
+        InterruptCauses::from_bits_truncate(self.isr.read_u8(0))
     }
 }
 
