@@ -44,7 +44,7 @@ pub const MAX_SIZE: u16 = 32768;
 pub struct QueueOptions {
     /// Number of descriptors, a power of two; the device's maximum if that is smaller.
     pub size: u16,
-    /// Bytes that every request begins with, for the device to read.
+    /// The most bytes that a request may begin with, for the device to read, in the queue's own memory.
     pub header_len: usize,
     /// Bytes that every request ends with, for the device to write.
     pub footer_len: usize,
@@ -248,7 +248,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
     /// Hands a request to the queue. The device learns of it with the next [`Self::kick`]; several requests can share
     /// one.
     ///
-    /// `header` has the length that the queue was made with.
+    /// `header` is at most as long as the queue was made for; with an empty one the request begins with the payload.
     ///
     /// # Errors
     ///
@@ -281,8 +281,8 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
         if self.broken {
             return Err(Cause::QueueBroken);
         }
-        if header.len() != self.header_len {
-            return Err(Cause::InvalidParameter("header of another length"));
+        if header.len() > self.header_len {
+            return Err(Cause::InvalidParameter("header longer than the queue's"));
         }
         let id = self.ring.next_id().ok_or(Cause::QueueFull)?;
         let slot = self
@@ -292,13 +292,13 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
 
         self.descriptors.clear();
         if let Some(wrapping) = &self.wrapping
-            && self.header_len > 0
+            && !header.is_empty()
         {
             let at = usize::from(id) * self.stride;
             wrapping.store_bytes(at, header);
             self.descriptors.push(Descriptor {
                 address: wrapping.address(at),
-                len: self.header_len as u32,
+                len: header.len() as u32,
                 access: Access::Readable,
             });
         }
