@@ -6,14 +6,16 @@
 mod matrix {
     pub(crate) mod boot;
     pub(crate) mod disk;
+    pub(crate) mod net;
     pub(crate) mod ring;
+    pub(crate) mod run;
 }
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Result;
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::{Arguments, Completion, Trial};
 use vringlet_tests::cell::Cell;
 
 /// How many cells run at once: each is a QEMU that can keep a core busy.
@@ -26,6 +28,8 @@ fn main() -> ExitCode {
         matrix::ring::cells(),
         matrix::boot::cells(),
         matrix::disk::cells(),
+        matrix::net::cells(),
+        matrix::run::cells(),
     ]
     .concat();
     // A name that is whole means that cell, even where other names contain it.
@@ -44,6 +48,7 @@ type Body = dyn Fn(&Cell) -> Result<()> + Send + Sync;
 pub(crate) struct Spec {
     name: String,
     body: Arc<Body>,
+    unavailable: fn() -> Option<String>,
 }
 
 impl Spec {
@@ -54,13 +59,28 @@ impl Spec {
         Spec {
             name: name.into(),
             body: Arc::new(body),
+            unavailable: || None,
+        }
+    }
+
+    /// The cell is passed over, and said to be, on a machine where this gives a reason.
+    pub(crate) fn unless(self, unavailable: fn() -> Option<String>) -> Self {
+        Spec {
+            unavailable,
+            ..self
         }
     }
 
     fn trial(self) -> Trial {
         let name = self.name.clone();
-        Trial::test(self.name, move || {
-            Cell::run(&name, &*self.body).map_err(|error| format!("{error:#}").into())
+        Trial::ignorable_test(self.name, move || {
+            if let Some(reason) = (self.unavailable)() {
+                return Ok(Completion::ignored_with(reason));
+            }
+            match Cell::run(&name, &*self.body) {
+                Ok(()) => Ok(Completion::Completed),
+                Err(error) => Err(format!("{error:#}").into()),
+            }
         })
     }
 }

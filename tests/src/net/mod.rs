@@ -2,6 +2,8 @@
 
 pub mod capture;
 pub mod clients;
+pub mod namespace;
+pub mod peer;
 
 /// What every cell with a user-mode network forwards to the guest: the web page and the echo services.
 pub const FORWARDS: &[crate::qemu::Forward] = &[

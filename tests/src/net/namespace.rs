@@ -1,0 +1,71 @@
+//! The guest on a tap device, with this machine's own network stack at the other end, in a network namespace that lives
+//! as long as QEMU does.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::qemu::Qemu;
+
+/// This machine's address in the namespace.
+pub const HERE: &str = "10.7.6.1";
+/// The guest's address there, which it is told by its command line.
+pub const GUEST: &str = "10.7.6.15";
+
+/// Makes the namespace and the device, then becomes the command that follows.
+const ENTER: &str = "ip link set lo up && ip tuntap add dev tap0 mode tap && ip addr add 10.7.6.1/24 dev tap0 \
+     && ip link set tap0 up && exec \"$@\"";
+
+/// Why this machine can't have such a namespace, if it can't.
+pub fn unavailable() -> Option<String> {
+    if !Path::new("/dev/net/tun").exists() {
+        return Some("no /dev/net/tun".to_string());
+    }
+    match Command::new("unshare")
+        .args(["--net", "sh", "-c", ENTER, "sh", "true"])
+        .output()
+    {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => Some(format!(
+            "no namespace with a tap device: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        )),
+        Err(error) => Some(format!("unshare: {error}")),
+    }
+}
+
+/// Puts the guest's network device on the tap device of a namespace of its own.
+pub fn plug(qemu: &mut Qemu, properties: &str) {
+    qemu.start_by(&["unshare", "--net", "sh", "-c", ENTER, "sh"]);
+    qemu.arg("-netdev", "tap,id=n0,ifname=tap0,script=no,downscript=no");
+    qemu.virtio(
+        "net",
+        "dev0",
+        &format!("netdev=n0,mac=52:54:00:12:34:56{properties}"),
+    );
+    qemu.cmdline(&format!("ip={GUEST}/24,{HERE}"));
+}
+
+/// A command that runs in the namespace of this QEMU.
+pub fn command(pid: u32, program: &str) -> Command {
+    let mut command = Command::new("nsenter");
+    command.args(["--target", &pid.to_string(), "--net", program]);
+    command
+}
+
+/// Runs a command in the namespace; it must succeed.
+pub fn run(pid: u32, program: &str, arguments: &[&str]) -> Result<Output> {
+    let output = command(pid, program)
+        .args(arguments)
+        .output()
+        .with_context(|| format!("starting {program}"))?;
+    ensure!(
+        output.status.success(),
+        "{program} {}: {}{}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stdout).trim(),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(output)
+}

@@ -1,0 +1,669 @@
+//! Networks: addresses, neighbours, services, and what must not harm them.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use smoltcp::wire::{DhcpMessageType, DhcpPacket, DhcpRepr};
+use vringlet_tests::cell::{Booted, Cell, MEMORY, PATIENCE};
+use vringlet_tests::disk::sha256;
+use vringlet_tests::net::capture::{frames, udp_payload};
+use vringlet_tests::net::clients::{
+    answer, connect, curl, curl_arguments, echo_over, raw_request, tcp_echo, udp_echo,
+};
+use vringlet_tests::net::peer::{self, Peer};
+use vringlet_tests::net::{ECHO, FORWARDS, WEB, namespace};
+
+use crate::Spec;
+
+/// The status page as JSON.
+const JSON: &str = "/status.json";
+
+pub(crate) fn cells() -> Vec<Spec> {
+    let mut cells = Vec::new();
+    for machine in ["q35", "microvm"] {
+        cells.push(Spec::new(format!("{machine}/net/dhcp"), move |cell| {
+            dhcp(cell, machine)
+        }));
+        cells.push(Spec::new(
+            format!("{machine}/net/dhcp-renewal"),
+            move |cell| dhcp_renewal(cell, machine),
+        ));
+        cells.push(Spec::new(
+            format!("{machine}/net/static-address"),
+            move |cell| static_address(cell, machine),
+        ));
+        cells.push(Spec::new(format!("{machine}/net/neighbour"), move |cell| {
+            neighbour(cell, machine)
+        }));
+        cells.push(Spec::new(
+            format!("{machine}/net/malformed-frames"),
+            move |cell| malformed_frames(cell, machine),
+        ));
+        cells.push(Spec::new(format!("{machine}/net/page"), move |cell| {
+            page(cell, machine)
+        }));
+        cells.push(Spec::new(
+            format!("{machine}/net/64-connections"),
+            move |cell| many_connections(cell, machine),
+        ));
+        cells.push(Spec::new(
+            format!("{machine}/net/bad-clients"),
+            move |cell| bad_clients(cell, machine),
+        ));
+        cells.push(Spec::new(format!("{machine}/net/fetch"), move |cell| {
+            fetch(cell, machine)
+        }));
+        cells.push(Spec::new(
+            format!("{machine}/net/link-under-load"),
+            move |cell| link_under_load(cell, machine),
+        ));
+        cells.push(
+            Spec::new(format!("{machine}/net/tap"), move |cell| {
+                tap(cell, machine, "")
+            })
+            .unless(namespace::unavailable),
+        );
+    }
+    // Without mergeable buffers a whole frame must fit into one, and with a small ring it must be refilled in time.
+    for properties in [
+        "mrg_rxbuf=off",
+        "rx_queue_size=256,tx_queue_size=256",
+        "ctrl_vq=off",
+        "guest_csum=off,csum=off",
+    ] {
+        cells.push(
+            Spec::new(format!("q35/net/tap/{properties}"), move |cell| {
+                tap(cell, "q35", properties)
+            })
+            .unless(namespace::unavailable),
+        );
+    }
+    cells
+}
+
+/// A guest with a user-mode network that has its address; what goes over the wire is kept.
+fn on_user_net(cell: &Cell, machine: &str, script: &str) -> Result<Booted> {
+    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+    qemu.user_net("n0", FORWARDS);
+    qemu.capture("n0", &cell.file("wire.pcap"))?;
+    qemu.virtio("net", "dev0", "netdev=n0,mac=52:54:00:12:34:56");
+    qemu.script(script);
+    let mut guest = cell.boot(qemu)?;
+    guest.expect("net0: address 10.0.2.15/24 gateway 10.0.2.2 (dhcp)")?;
+    guest.expect_prompt()?;
+    Ok(guest)
+}
+
+/// The whole exchange as it was on the wire: discover, offer, request, acknowledgement.
+fn dhcp(cell: &Cell, machine: &str) -> Result<()> {
+    on_user_net(cell, machine, "")?.power_off()?;
+    let frames = frames(&cell.file("wire.pcap"))?;
+    let packets = frames
+        .iter()
+        .filter_map(|frame| udp_payload(frame, 68, 67).or_else(|| udp_payload(frame, 67, 68)))
+        .map(|payload| {
+            DhcpPacket::new_checked(payload)
+                .ok()
+                .context("a short DHCP message")
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let parsed = packets
+        .iter()
+        .map(|packet| {
+            DhcpRepr::parse(packet)
+                .ok()
+                .context("a malformed DHCP message")
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let kinds: Vec<_> = parsed.iter().map(|message| message.message_type).collect();
+    let exchange = [
+        DhcpMessageType::Discover,
+        DhcpMessageType::Offer,
+        DhcpMessageType::Request,
+        DhcpMessageType::Ack,
+    ];
+    ensure!(kinds.ends_with(&exchange), "DHCP went {kinds:?}");
+    let [discover, offer, request, _] = &parsed[parsed.len() - 4..] else {
+        bail!("DHCP went {kinds:?}")
+    };
+
+    ensure!(
+        discover.client_hardware_address.0 == [0x52, 0x54, 0, 0x12, 0x34, 0x56],
+        "whose discover: {discover:?}"
+    );
+    ensure!(
+        discover.client_ip.is_unspecified() && request.client_ip.is_unspecified(),
+        "an address before the lease"
+    );
+    ensure!(
+        discover.transaction_id == offer.transaction_id,
+        "the offer belongs to another discover"
+    );
+    ensure!(
+        request.requested_ip == Some(offer.your_ip),
+        "requested: {:?}",
+        request.requested_ip
+    );
+    ensure!(
+        request.server_identifier == offer.server_identifier,
+        "server: {:?}",
+        request.server_identifier
+    );
+    // Subnet mask and router are what the guest can't do without.
+    let wanted = request.parameter_request_list.unwrap_or_default();
+    ensure!(
+        wanted.contains(&1) && wanted.contains(&3),
+        "the request asks for the options {wanted:?}"
+    );
+    Ok(())
+}
+
+/// A lease of seconds: the guest must ask for more time before it is over, of the server that gave it, from the
+/// address it has; and keep that address.
+fn dhcp_renewal(cell: &Cell, machine: &str) -> Result<()> {
+    const LEASE: u32 = 20;
+    let wire = Peer::new()?;
+    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+    wire.plug(&mut qemu, "n0")?;
+    qemu.capture("n0", &cell.file("wire.pcap"))?;
+    let mut guest = cell.boot(qemu)?;
+    lease(&wire, LEASE)?;
+    let leased = Instant::now();
+    guest.expect(&format!(
+        "net0: address {}/24 gateway {} (dhcp)",
+        peer::GUEST,
+        wire.address()
+    ))?;
+    let transaction = wire.dhcp_message(|message, destination| {
+        ensure!(
+            message.message_type == DhcpMessageType::Request,
+            "{:?} instead of a renewal",
+            message.message_type
+        );
+        ensure!(
+            message.client_ip == peer::GUEST,
+            "the renewal is from {}",
+            message.client_ip
+        );
+        ensure!(
+            destination == wire.address(),
+            "the renewal went to {destination}"
+        );
+        Ok(message.transaction_id)
+    })?;
+    // Under load the guest and this test may both be late; the lease's end is what counts.
+    ensure!(
+        leased.elapsed() < Duration::from_secs(LEASE.into()),
+        "the renewal came after the lease's end"
+    );
+    wire.dhcp_answer(DhcpMessageType::Ack, transaction, 3600)?;
+    wire.resolve()?;
+    wire.ping(1, b"still here")?;
+    guest.power_off()
+}
+
+/// Gives the guest its address for `seconds`.
+fn lease(wire: &Peer, seconds: u32) -> Result<()> {
+    let mut offered = false;
+    for _ in 0..10 {
+        let (kind, transaction) =
+            wire.dhcp_message(|message, _| Ok((message.message_type, message.transaction_id)))?;
+        match kind {
+            DhcpMessageType::Discover => {
+                wire.dhcp_answer(DhcpMessageType::Offer, transaction, seconds)?;
+                offered = true;
+            }
+            DhcpMessageType::Request if offered => {
+                return wire.dhcp_answer(DhcpMessageType::Ack, transaction, seconds);
+            }
+            other => bail!("a DHCP {other:?} out of turn"),
+        }
+    }
+    bail!("ten DHCP messages and no lease")
+}
+
+/// The address from the command line; no DHCP on the wire.
+fn static_address(cell: &Cell, machine: &str) -> Result<()> {
+    let wire = Peer::new()?;
+    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+    wire.plug(&mut qemu, "n0")?;
+    qemu.capture("n0", &cell.file("wire.pcap"))?;
+    qemu.cmdline(&format!("ip={}/24,{}", peer::GUEST, wire.address()));
+    let mut guest = cell.boot(qemu)?;
+    guest.expect_prompt()?;
+    wire.resolve()?;
+    wire.ping(1, &[0xa5; 56])?;
+    guest.power_off()?;
+    let asked = frames(&cell.file("wire.pcap"))?
+        .iter()
+        .filter(|frame| udp_payload(frame, 68, 67).is_some())
+        .count();
+    ensure!(
+        asked == 0,
+        "{asked} DHCP messages from a guest with a static address"
+    );
+    Ok(())
+}
+
+/// ARP, neighbour discovery and both pings, from an empty payload to the longest that fits into a frame.
+fn neighbour(cell: &Cell, machine: &str) -> Result<()> {
+    let wire = Peer::new()?;
+    let mut guest = with_neighbour(cell, machine, &wire)?;
+    guest.expect_prompt()?;
+    wire.resolve()?;
+    wire.resolve_v6()?;
+    let bytes: Vec<u8> = (0..1472)
+        .map(|index| (index * 7 + index / 256) as u8)
+        .collect();
+    for (sequence, length) in [0, 1, 56, 1000, 1452, 1472].into_iter().enumerate() {
+        wire.ping(sequence as u16, &bytes[..length])?;
+        wire.ping_v6(sequence as u16, &bytes[..length.min(1452)])?;
+    }
+    guest.power_off()
+}
+
+fn with_neighbour(cell: &Cell, machine: &str, wire: &Peer) -> Result<Booted> {
+    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+    wire.plug(&mut qemu, "n0")?;
+    qemu.capture("n0", &cell.file("wire.pcap"))?;
+    qemu.cmdline(&format!("ip={}/24,{}", peer::GUEST, wire.address()));
+    cell.boot(qemu)
+}
+
+/// Frames that no decent neighbour sends: cut, stretched and bent copies of good ones, and plain noise. The guest
+/// must go on answering.
+fn malformed_frames(cell: &Cell, machine: &str) -> Result<()> {
+    let wire = Peer::new()?;
+    let mut guest = with_neighbour(cell, machine, &wire)?;
+    guest.expect_prompt()?;
+    wire.resolve()?;
+    let samples = wire.samples()?;
+    let mut random = fastrand::Rng::with_seed(2);
+    for round in 0..400 {
+        let mut frame = samples[round % samples.len()].clone();
+        match random.u8(0..4) {
+            0 => frame.truncate(random.usize(1..frame.len())),
+            1 => frame.resize(random.usize(frame.len()..1514), 0xff),
+            2 => (0..8).for_each(|_| {
+                // The destination stays: the frame shall be let in.
+                let index = random.usize(6..frame.len());
+                frame[index] = random.u8(..);
+            }),
+            _ => frame[12..].fill_with(|| random.u8(..)),
+        }
+        wire.send(&frame)?;
+        if round % 50 == 0 {
+            wire.ping(round as u16, b"still here")?;
+        }
+    }
+    wire.ping(400, b"still here")?;
+    wire.resolve_v6()?;
+    guest.power_off()
+}
+
+/// The page for people and the same as JSON; what is not there is not found.
+fn page(cell: &Cell, machine: &str) -> Result<()> {
+    let mut guest = on_user_net(cell, machine, "")?;
+    let port = guest.process().qmp.forwarded_port("tcp", WEB)?;
+    let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
+    let page = curl(&url("/"), &[])?;
+    ensure!(page.status == 200, "the page answers {}", page.status);
+    ensure!(
+        page.content_type.starts_with("text/html"),
+        "the page is {}",
+        page.content_type
+    );
+    ensure!(
+        page.body.contains("net0") && page.body.contains("</html>"),
+        "the page is not whole: {}",
+        page.body
+    );
+
+    let first = status(port)?;
+    let second = status(port)?;
+    ensure!(
+        first.to_string().contains("net0"),
+        "the JSON does not know net0: {first}"
+    );
+    ensure!(
+        first != second,
+        "two answers are the same to the last counter: nothing in it is live"
+    );
+
+    ensure!(
+        curl(&url("/no/such/page"), &[])?.status == 404,
+        "what is not there must not be found"
+    );
+    let head = curl(&url("/"), &["--head"])?;
+    ensure!(
+        head.status == 200 || head.status == 405,
+        "HEAD answers {}",
+        head.status
+    );
+    let post = curl(&url("/"), &["--data", "x=1"])?;
+    ensure!(
+        (400..500).contains(&post.status),
+        "POST answers {}",
+        post.status
+    );
+    guest.power_off()
+}
+
+fn status(port: u16) -> Result<Value> {
+    let answer = curl(&format!("http://127.0.0.1:{port}{JSON}"), &[])?;
+    ensure!(answer.status == 200, "{JSON} answers {}", answer.status);
+    ensure!(
+        answer.content_type.starts_with("application/json"),
+        "{JSON} is {}",
+        answer.content_type
+    );
+    serde_json::from_str(&answer.body).with_context(|| format!("{JSON}: {}", answer.body))
+}
+
+/// All connections open before the first is used, to the page and to the echo service.
+fn many_connections(cell: &Cell, machine: &str) -> Result<()> {
+    const COUNT: usize = 64;
+    let mut guest = on_user_net(cell, machine, "")?;
+    let qmp = &mut guest.process().qmp;
+    let (web, echo) = (
+        qmp.forwarded_port("tcp", WEB)?,
+        qmp.forwarded_port("tcp", ECHO)?,
+    );
+
+    let clients = (0..COUNT)
+        .map(|_| connect(echo))
+        .collect::<Result<Vec<_>>>()?;
+    for (index, client) in clients.iter().enumerate() {
+        echo_over(client, format!("first word of {index}").as_bytes())?;
+    }
+    let mut random = fastrand::Rng::with_seed(3);
+    for client in clients.iter().rev() {
+        echo_over(
+            client,
+            &std::iter::repeat_with(|| random.u8(..))
+                .take(5000)
+                .collect::<Vec<_>>(),
+        )?;
+    }
+    drop(clients);
+
+    let mut clients = (0..COUNT)
+        .map(|_| connect(web))
+        .collect::<Result<Vec<_>>>()?;
+    for client in &mut clients {
+        client.write_all(b"GET / HTTP/1.1\r\nHost: guest\r\nConnection: close\r\n\r\n")?;
+    }
+    for (index, client) in clients.iter_mut().enumerate() {
+        let mut text = Vec::new();
+        client
+            .read_to_end(&mut text)
+            .with_context(|| format!("client {index} of {COUNT}"))?;
+        ensure!(
+            text.starts_with(b"HTTP/1.1 200 "),
+            "client {index} got {:?}",
+            String::from_utf8_lossy(&text)
+        );
+    }
+    guest.power_off()
+}
+
+/// Clients that say nonsense, too much, or nothing for ever; the others must not notice.
+fn bad_clients(cell: &Cell, machine: &str) -> Result<()> {
+    let mut guest = on_user_net(cell, machine, "")?;
+    let port = guest.process().qmp.forwarded_port("tcp", WEB)?;
+    let good = || -> Result<()> {
+        let page = curl(&format!("http://127.0.0.1:{port}/"), &[])?;
+        ensure!(page.status == 200, "the page answers {}", page.status);
+        Ok(())
+    };
+    // More of them than there are likely to be places for, each with half a request.
+    let silent = (0..16)
+        .map(|_| {
+            let mut client = connect(port)?;
+            client.write_all(b"GET / HTTP/1.1\r\nHost: ")?;
+            Ok(client)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    good()?;
+
+    let long = [b"GET /".as_slice(), &[b'a'; 100_000], b" HTTP/1.1\r\n\r\n"].concat();
+    let many = [
+        b"GET / HTTP/1.1\r\n".as_slice(),
+        &b"X: y\r\n".repeat(20_000),
+        b"\r\n",
+    ]
+    .concat();
+    let mut random = fastrand::Rng::with_seed(4);
+    let noise: Vec<u8> = std::iter::repeat_with(|| random.u8(..))
+        .take(20_000)
+        .collect();
+    let bad: [&[u8]; 9] = [
+        b"\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"NONSENSE / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        &long,
+        &many,
+        &noise,
+    ];
+    for request in bad {
+        let answer = raw_request(port, request, Duration::from_secs(10))?;
+        let shown = String::from_utf8_lossy(&request[..request.len().min(40)]);
+        ensure!(!answer.starts_with(b"HTTP/1.1 200 "), "200 for {shown:?}");
+        good().with_context(|| format!("after {shown:?}"))?;
+    }
+    for client in &silent {
+        ensure!(
+            is_closed(client)?,
+            "a client that sent half a request is still connected after {PATIENCE:?}"
+        );
+    }
+    good()?;
+    guest.power_off()
+}
+
+/// Waits for the guest to close the connection.
+fn is_closed(mut client: &TcpStream) -> Result<bool> {
+    let mut rest = Vec::new();
+    match client.read_to_end(&mut rest) {
+        Ok(_) => Ok(true),
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+            ) =>
+        {
+            Ok(false)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(true),
+        Err(error) => Err(error).context("a silent client"),
+    }
+}
+
+/// The guest as a client: it fetches a megabyte from this machine, and its own page.
+fn fetch(cell: &Cell, machine: &str) -> Result<()> {
+    let mut random = fastrand::Rng::with_seed(5);
+    let body: Vec<u8> = std::iter::repeat_with(|| random.u8(..))
+        .take(1 << 20)
+        .collect();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let port = listener.local_addr()?.port();
+    let hash = sha256(&body);
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            // A client that goes away early is the cell's failure, seen in what the guest prints.
+            let _ = serve(client, &body);
+        }
+    });
+    let (outside, own) = (
+        format!("fetch http://10.0.2.2:{port}/x"),
+        "fetch http://10.0.2.15/",
+    );
+    let (missing, nobody) = (
+        "fetch http://10.0.2.15/no/such/page",
+        "fetch http://10.0.2.2:1/",
+    );
+    let guest = on_user_net(
+        cell,
+        machine,
+        &format!("{outside}; {own}; {missing}; {nobody}"),
+    )?;
+    let said = |command: &str| guest.console().output_of(command);
+    ensure!(
+        said(&outside)?
+            .iter()
+            .any(|line| line.contains(&format!("status=200 bytes=1048576 sha256={hash}"))),
+        "{outside} said {:?}",
+        said(&outside)?
+    );
+    ensure!(
+        said(own)?
+            .iter()
+            .any(|line| line.contains("status=200 bytes=")),
+        "{own} said {:?}",
+        said(own)?
+    );
+    ensure!(
+        said(missing)?.iter().any(|line| line.contains("404")),
+        "{missing} said {:?}",
+        said(missing)?
+    );
+    ensure!(
+        said(nobody)?.iter().any(|line| line.starts_with("error: ")),
+        "{nobody} said {:?}",
+        said(nobody)?
+    );
+    guest.power_off()
+}
+
+fn serve(mut client: TcpStream, body: &[u8]) -> Result<()> {
+    client.set_read_timeout(Some(PATIENCE))?;
+    let mut request = Vec::new();
+    let mut byte = [0];
+    while !request.ends_with(b"\r\n\r\n") && request.len() < 10_000 {
+        client.read_exact(&mut byte)?;
+        request.push(byte[0]);
+    }
+    write!(
+        client,
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    )?;
+    client.write_all(body)?;
+    Ok(())
+}
+
+/// The link goes down and comes back while bytes are on their way: none is lost.
+fn link_under_load(cell: &Cell, machine: &str) -> Result<()> {
+    let mut guest = on_user_net(cell, machine, "")?;
+    let qmp = &mut guest.process().qmp;
+    let (tcp, udp) = (
+        qmp.forwarded_port("tcp", ECHO)?,
+        qmp.forwarded_port("udp", ECHO)?,
+    );
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| -> Result<()> {
+        let load = scope.spawn(|| -> Result<u32> {
+            let mut random = fastrand::Rng::with_seed(6);
+            let client = connect(tcp)?;
+            let mut rounds = 0;
+            while !done.load(Ordering::Relaxed) {
+                echo_over(
+                    &client,
+                    &std::iter::repeat_with(|| random.u8(..))
+                        .take(20_000)
+                        .collect::<Vec<_>>(),
+                )?;
+                rounds += 1;
+            }
+            Ok(rounds)
+        });
+        let flaps = (|| -> Result<()> {
+            for _ in 0..3 {
+                std::thread::sleep(Duration::from_millis(500));
+                set_link(&mut guest, false)?;
+                guest.expect("net0: link down")?;
+                std::thread::sleep(Duration::from_millis(500));
+                set_link(&mut guest, true)?;
+                guest.expect("net0: link up")?;
+            }
+            Ok(())
+        })();
+        done.store(true, Ordering::Relaxed);
+        let rounds = load
+            .join()
+            .map_err(|_| anyhow::anyhow!("the load panicked"))?;
+        flaps?;
+        ensure!(rounds? > 0, "there was no load");
+        Ok(())
+    })?;
+    tcp_echo(tcp, b"after all")?;
+    udp_echo(udp, b"after all")?;
+    guest.power_off()
+}
+
+fn set_link(guest: &mut Booted, up: bool) -> Result<()> {
+    guest
+        .process()
+        .qmp
+        .execute("set_link", json!({ "name": "dev0", "up": up }))
+        .map(drop)
+}
+
+/// Linux at the other end of the wire, with the offloads that it offers: ping, the page over IPv4 and IPv6.
+fn tap(cell: &Cell, machine: &str, properties: &str) -> Result<()> {
+    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+    let comma = if properties.is_empty() { "" } else { "," };
+    namespace::plug(&mut qemu, &format!("{comma}{properties}"));
+    qemu.capture("n0", &cell.file("wire.pcap"))?;
+    qemu.script(&format!("ping {} 3", namespace::HERE));
+    let mut guest = cell.boot(qemu)?;
+    guest.expect_prompt()?;
+    let pid = guest.process().pid();
+    let pinged = guest
+        .console()
+        .output_of(&format!("ping {} 3", namespace::HERE))?;
+    ensure!(
+        pinged
+            .iter()
+            .any(|line| line.contains("3 sent, 3 received")),
+        "the guest's ping said {pinged:?}"
+    );
+
+    let link_local = peer::GUEST_V6.to_string();
+    for target in [namespace::GUEST.to_string(), format!("{link_local}%tap0")] {
+        // 1400 bytes: a frame that is nearly full.
+        for size in ["0", "56", "1400"] {
+            namespace::run(
+                pid,
+                "ping",
+                &[
+                    "-n", "-c", "3", "-i", "0.2", "-W", "30", "-s", size, &target,
+                ],
+            )?;
+        }
+    }
+    for host in [
+        namespace::GUEST.to_string(),
+        format!("[{link_local}%25tap0]"),
+    ] {
+        let mut command = namespace::command(pid, "curl");
+        let page = answer(
+            command
+                .args(curl_arguments())
+                .arg(format!("http://{host}/")),
+        )?;
+        ensure!(
+            page.status == 200 && page.body.contains("net0"),
+            "http://{host}/ answers {}",
+            page.status
+        );
+    }
+    guest.power_off()
+}
