@@ -12,7 +12,7 @@ pub enum Error {
         /// Its value.
         value: u64,
     },
-    /// Something that must be in free RAM is not: most often there is too little of it.
+    /// Something that must be in RAM is not, or the RAM is taken: most often there is too little of it.
     NotInRam {
         /// What it is.
         what: &'static str,
@@ -56,7 +56,7 @@ impl fmt::Display for Error {
             Self::Handoff { what, value } => write!(f, "firmware: {what} ({value:#x})"),
             Self::NotInRam { what, start, end } => write!(
                 f,
-                "{what} at {start:#x}..{end:#x} is not in free RAM; too little memory?"
+                "{what} at {start:#x}..{end:#x} is not in free RAM; is there too little memory (-m)?"
             ),
             Self::OutOfMemory { what, bytes } => write!(
                 f,

@@ -7,7 +7,7 @@ use bootloader_api::info::TlsTemplate;
 use elf::ElfBytes;
 use elf::abi::{
     DT_JMPREL, DT_NULL, DT_REL, DT_RELA, DT_RELAENT, DT_RELASZ, EM_X86_64, ET_DYN, ET_EXEC, PF_W,
-    PF_X, PT_DYNAMIC, PT_LOAD, PT_TLS, R_X86_64_NONE, R_X86_64_RELATIVE,
+    PF_X, PT_DYNAMIC, PT_GNU_RELRO, PT_LOAD, PT_TLS, R_X86_64_NONE, R_X86_64_RELATIVE,
 };
 use elf::dynamic::DynamicTable;
 use elf::endian::LittleEndian;
@@ -39,6 +39,8 @@ pub struct Kernel<'a> {
     bytes: &'a [u8],
     segments: Vec<ProgramHeader, MAX_SEGMENTS>,
     tls: Option<ProgramHeader>,
+    /// Data that only relocations write to, which are applied before the kernel runs.
+    read_only_data: Range<u64>,
     relocations: &'a [u8],
 }
 
@@ -87,6 +89,7 @@ impl<'a> Kernel<'a> {
         let mut segments: Vec<ProgramHeader, MAX_SEGMENTS> = Vec::new();
         let mut tls = None;
         let mut dynamic = None;
+        let mut read_only_data = 0..0;
         for header in headers.iter() {
             match header.p_type {
                 PT_LOAD if header.p_memsz > 0 => {
@@ -102,6 +105,9 @@ impl<'a> Kernel<'a> {
                 }
                 PT_TLS => tls = Some(header),
                 PT_DYNAMIC => dynamic = Some(header),
+                PT_GNU_RELRO => {
+                    read_only_data = header.p_vaddr..header.p_vaddr.saturating_add(header.p_memsz);
+                }
                 _ => {}
             }
         }
@@ -123,6 +129,7 @@ impl<'a> Kernel<'a> {
             bytes,
             segments,
             tls,
+            read_only_data,
         };
         kernel.check_references()?;
         Ok(kernel)
@@ -149,10 +156,12 @@ impl<'a> Kernel<'a> {
         let on_page = self.segments.iter().filter(|segment| {
             page_bounds(&(segment.p_vaddr..segment.p_vaddr + segment.p_memsz)).contains(&page)
         });
+        let read_only = self.read_only_data.start <= page
+            && page.saturating_add(PAGE) <= self.read_only_data.end;
         on_page.fold(None, |access: Option<Access>, segment| {
             let access = access.unwrap_or_default();
             Some(Access {
-                write: access.write | (segment.p_flags & PF_W != 0),
+                write: access.write | (segment.p_flags & PF_W != 0 && !read_only),
                 execute: access.execute | (segment.p_flags & PF_X != 0),
             })
         })
@@ -343,3 +352,6 @@ fn find_relocations<'a>(
         .and_then(|offset| slice(bytes, offset, size))
         .ok_or(wrong("relocations are not in a segment; DT_RELA", address))
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -53,7 +53,7 @@ fn boot(magic: u32, info: u32) -> Result<Infallible, Error> {
     let rsdp = rsdp::find(&Identity, handoff.rsdp_hint);
     let ramdisk = handoff.ramdisk;
     let mut memory = handoff.memory;
-    memory.require_usable("the loader", entry::image())?;
+    memory.require_usable("the loader with its kernel", entry::image())?;
     memory.reserve(entry::image())?;
     // The BIOS data area; and nobody wants a frame with address 0.
     memory.reserve(0..PAGE)?;

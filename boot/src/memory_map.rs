@@ -136,6 +136,19 @@ impl MemoryMap {
         })
     }
 
+    /// Checks that all pages that a range of addresses touches are memory, whoever uses it.
+    pub fn require_memory(&self, what: &'static str, range: Range<u64>) -> Result<(), Error> {
+        let pages = page_bounds(&range);
+        let memory = self
+            .mapped()
+            .any(|memory| memory.start <= pages.start && pages.end <= memory.end);
+        memory.then_some(()).ok_or(Error::NotInRam {
+            what,
+            start: range.start,
+            end: range.end,
+        })
+    }
+
     /// The lowest run of `length` usable bytes, a multiple of the page size, between two addresses.
     pub fn find_usable(&self, length: u64, within: Range<u64>) -> Option<u64> {
         self.regions
