@@ -144,6 +144,20 @@ pub enum Cause {
         /// The most that one request may have.
         max: usize,
     },
+    /// The request names more ranges than the device takes at once.
+    TooManyRanges {
+        /// Ranges in the request.
+        ranges: usize,
+        /// The most that one request may have.
+        max: u32,
+    },
+    /// A range of the request is longer than the device takes.
+    RangeTooLong {
+        /// Sectors in the range.
+        sectors: u32,
+        /// The most that a range may have.
+        max: u32,
+    },
     /// The request describes more bytes than a descriptor chain can (spec 2.7.5: 2^32).
     RequestTooLong,
     /// The device reported a used element that names no request in flight.
@@ -255,6 +269,12 @@ impl fmt::Display for Cause {
             Self::EmptyRequest => f.write_str("request has an empty segment or none"),
             Self::TooManySegments { segments, max } => {
                 write!(f, "request of {segments} segments, at most {max} fit")
+            }
+            Self::TooManyRanges { ranges, max } => {
+                write!(f, "request of {ranges} ranges, at most {max} are allowed")
+            }
+            Self::RangeTooLong { sectors, max } => {
+                write!(f, "range of {sectors} sectors, at most {max} are allowed")
             }
             Self::RequestTooLong => f.write_str("request of 4 GiB or more"),
             Self::BadUsedId { id } => write!(f, "device returned id {id}, which is not in flight"),

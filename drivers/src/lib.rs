@@ -22,11 +22,15 @@
 
 extern crate alloc;
 
+pub mod asynchronous;
+pub mod blk;
+pub mod blocking;
 #[expect(unsafe_code, reason = "raw ownership of lent bytes")]
 pub mod buffer;
 pub mod device;
 #[expect(unsafe_code, reason = "memory shared with a device")]
 pub mod dma;
+pub mod driver;
 pub mod error;
 pub mod features;
 pub mod init;
@@ -38,6 +42,7 @@ pub mod transport;
 
 pub use buffer::Buffer;
 pub use device::{DeviceId, DeviceName, Location};
+pub use driver::{Driver, Failed, Finished};
 pub use error::{Cause, Error, Result};
 pub use queue::{Queue, QueueOptions, QueueStats, Token};
 pub use report::{QueueReport, Report};

@@ -1,0 +1,76 @@
+//! The operations of a disk that is shared by tasks.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use virtio_drivers::Hal;
+
+use super::{Blk, Request};
+use crate::asynchronous::Asynchronous;
+use crate::buffer::Buffer;
+use crate::driver::{Driver, Failed};
+use crate::error::Result;
+use crate::transport::Transport;
+
+/// A method per operation; requests with several buffers go through [`Asynchronous::perform`].
+impl<H: Hal, T: Transport> Asynchronous<Blk<H, T>> {
+    /// Fills `buffer` with what is on the disk from `sector` on.
+    ///
+    /// # Errors
+    ///
+    /// The buffer comes back with the error, unless the device kept it.
+    pub async fn read(&self, sector: u64, buffer: Buffer) -> Result<Buffer, Failed<Buffer>> {
+        with_buffer(self.perform(Request::read(sector, buffer)).await)
+    }
+
+    /// Writes `buffer` to the disk from `sector` on. Stable once done if the cache mode is write-through, else after the
+    /// next flush.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::read`].
+    pub async fn write(&self, sector: u64, buffer: Buffer) -> Result<Buffer, Failed<Buffer>> {
+        with_buffer(self.perform(Request::write(sector, buffer)).await)
+    }
+
+    /// Makes all writes stable that are done.
+    pub async fn flush(&self) -> Result<()> {
+        self.perform(Request::flush()).await?;
+        Ok(())
+    }
+
+    /// Says that the contents of ranges of sectors no longer matter.
+    pub async fn discard(&self, ranges: &[Range<u64>]) -> Result<()> {
+        let request = Request::discard(ranges);
+        let request = request.map_err(|cause| self.with(|blk| blk.error(cause)))?;
+        self.perform(request).await?;
+        Ok(())
+    }
+
+    /// Makes ranges of sectors zero. With `unmap` the device may give the space back to its storage.
+    pub async fn write_zeroes(&self, ranges: &[Range<u64>], unmap: bool) -> Result<()> {
+        let request = Request::write_zeroes(ranges, unmap);
+        let request = request.map_err(|cause| self.with(|blk| blk.error(cause)))?;
+        self.perform(request).await?;
+        Ok(())
+    }
+
+    /// The device's name: at most 20 bytes.
+    pub async fn get_id(&self) -> Result<Vec<u8>> {
+        let request = Request::get_id();
+        let request = request.map_err(|cause| self.with(|blk| blk.error(cause)))?;
+        Ok(self.perform(request).await?.id().to_vec())
+    }
+}
+
+/// The one buffer of a read or write that is over.
+pub(super) fn with_buffer(
+    result: Result<Request, Failed<Request>>,
+) -> Result<Buffer, Failed<Buffer>> {
+    // A request made with one buffer has one; an empty one allocates nothing.
+    let buffer = |request: Request| request.into_buffer().unwrap_or(Buffer::from(Vec::new()));
+    match result {
+        Ok(request) => Ok(buffer(request)),
+        Err(failed) => Err(failed.map(buffer)),
+    }
+}

@@ -1,0 +1,283 @@
+//! [`Request`]: what a block device can be asked.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use super::config::Config;
+use super::wire::{self, Operation, RANGE_LEN, SECTOR_LEN};
+use crate::buffer::Buffer;
+use crate::error::Cause;
+use crate::queue::{Chain, Payload};
+
+/// A request with its buffers, which come back when it is done.
+///
+/// Positions and lengths are in sectors of 512 bytes, whatever the block size; buffers are of any number of bytes that
+/// make whole blocks together.
+#[derive(Debug)]
+pub struct Request {
+    operation: Operation,
+    sector: u64,
+    data: Data,
+    /// The most bytes that a segment may have; the driver knows.
+    segment_max: usize,
+}
+
+/// The buffers of a request.
+#[derive(Debug, Default)]
+pub enum Data {
+    /// None: a flush.
+    #[default]
+    None,
+    /// One.
+    One(Buffer),
+    /// Several, used one after the other as if they were one.
+    Several(Vec<Buffer>),
+}
+
+impl Data {
+    /// The buffers, in order.
+    pub fn buffers(&self) -> &[Buffer] {
+        match self {
+            Self::None => &[],
+            Self::One(buffer) => core::slice::from_ref(buffer),
+            Self::Several(buffers) => buffers,
+        }
+    }
+
+    fn buffers_mut(&mut self) -> &mut [Buffer] {
+        match self {
+            Self::None => &mut [],
+            Self::One(buffer) => core::slice::from_mut(buffer),
+            Self::Several(buffers) => buffers,
+        }
+    }
+}
+
+impl From<Buffer> for Data {
+    fn from(buffer: Buffer) -> Self {
+        Self::One(buffer)
+    }
+}
+
+impl From<Vec<Buffer>> for Data {
+    fn from(buffers: Vec<Buffer>) -> Self {
+        Self::Several(buffers)
+    }
+}
+
+impl Request {
+    fn new(operation: Operation, sector: u64, data: Data) -> Self {
+        Self {
+            operation,
+            sector,
+            data,
+            segment_max: usize::MAX,
+        }
+    }
+
+    /// Fills the buffers with what is on the disk from `sector` on.
+    pub fn read(sector: u64, data: impl Into<Data>) -> Self {
+        Self::new(Operation::Read, sector, data.into())
+    }
+
+    /// Writes the buffers to the disk from `sector` on. Stable once done only if the cache mode says so, else after the
+    /// next flush.
+    pub fn write(sector: u64, data: impl Into<Data>) -> Self {
+        Self::new(Operation::Write, sector, data.into())
+    }
+
+    /// Makes stable all writes that were done before it was submitted.
+    pub fn flush() -> Self {
+        Self::new(Operation::Flush, 0, Data::None)
+    }
+
+    /// Says that the contents of ranges of sectors no longer matter. What is read there afterwards is anything.
+    ///
+    /// # Errors
+    ///
+    /// A range ends before it begins or has 2^32 sectors, or memory is short.
+    pub fn discard(ranges: &[Range<u64>]) -> Result<Self, Cause> {
+        let data = encode_ranges(ranges, false)?;
+        Ok(Self::new(Operation::Discard, 0, data.into()))
+    }
+
+    /// Makes ranges of sectors zero. With `unmap` the device may give the space back to its storage.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::discard`].
+    pub fn write_zeroes(ranges: &[Range<u64>], unmap: bool) -> Result<Self, Cause> {
+        let data = encode_ranges(ranges, unmap)?;
+        Ok(Self::new(Operation::WriteZeroes, 0, data.into()))
+    }
+
+    /// Asks for the device's name; [`Self::id`] has it when done.
+    ///
+    /// # Errors
+    ///
+    /// Memory is short.
+    pub fn get_id() -> Result<Self, Cause> {
+        let buffer = Buffer::zeroed(wire::ID_LEN).ok_or(Cause::NoMemory)?;
+        Ok(Self::new(Operation::GetId, 0, buffer.into()))
+    }
+
+    /// What is asked.
+    pub fn operation(&self) -> Operation {
+        self.operation
+    }
+
+    /// The first sector of a read or write.
+    pub fn sector(&self) -> u64 {
+        self.sector
+    }
+
+    /// The buffers.
+    pub fn data(&self) -> &Data {
+        &self.data
+    }
+
+    /// The buffers, without the request.
+    pub fn into_data(self) -> Data {
+        self.data
+    }
+
+    /// The buffer of a request that was made with one.
+    pub fn into_buffer(self) -> Option<Buffer> {
+        match self.data {
+            Data::One(buffer) => Some(buffer),
+            _ => None,
+        }
+    }
+
+    /// What a [`Self::get_id`] that is done brought: at most 20 bytes, ASCII by the specification and anything by the
+    /// device.
+    pub fn id(&self) -> &[u8] {
+        let bytes: &[u8] = match (self.operation, &self.data) {
+            (Operation::GetId, Data::One(buffer)) => buffer,
+            _ => &[],
+        };
+        bytes.split(|byte| *byte == 0).next().unwrap_or(&[])
+    }
+
+    /// Bytes of all buffers.
+    pub(super) fn bytes(&self) -> u64 {
+        let buffers = self.data.buffers();
+        buffers.iter().map(|buffer| buffer.len() as u64).sum()
+    }
+
+    /// Finds out whether the device can do the request, with at most `segments_max` segments of data, before it is
+    /// asked: most mistakes get a better answer this way than "I/O error". Some devices don't check, and the
+    /// specification forbids to ask for what is past the end (spec 5.2.6.1).
+    pub(super) fn check(&mut self, config: &Config, segments_max: usize) -> Result<(), Cause> {
+        self.segment_max = config.size_max.map_or(usize::MAX, |max| max as usize);
+        if self.operation.writes_disk() && config.read_only {
+            return Err(Cause::ReadOnly);
+        }
+        match self.operation {
+            Operation::Read | Operation::Write => {
+                self.check_segments(segments_max)?;
+                let bytes = self.bytes();
+                check_unit(bytes, config.block_size.into())?;
+                check_place(config, self.sector, bytes / SECTOR_LEN as u64)
+            }
+            Operation::Discard => {
+                let limits = config.discard.ok_or(Cause::Unsupported)?;
+                self.check_ranges(config, limits.max_ranges, limits.max_sectors)
+            }
+            Operation::WriteZeroes => {
+                let limits = config.write_zeroes.ok_or(Cause::Unsupported)?;
+                self.check_ranges(config, limits.max_ranges, limits.max_sectors)
+            }
+            Operation::Flush if !config.flush => Err(Cause::Unsupported),
+            Operation::Flush | Operation::GetId => Ok(()),
+        }
+    }
+
+    fn check_segments(&self, max: usize) -> Result<(), Cause> {
+        let buffers = self.data.buffers();
+        if buffers.is_empty() || buffers.iter().any(|buffer| buffer.is_empty()) {
+            return Err(Cause::EmptyRequest);
+        }
+        let pieces = |buffer: &Buffer| buffer.len().div_ceil(self.segment_max);
+        let segments = buffers.iter().map(pieces).sum();
+        if segments > max {
+            return Err(Cause::TooManySegments { segments, max });
+        }
+        Ok(())
+    }
+
+    fn check_ranges(&self, config: &Config, max: u32, max_sectors: u32) -> Result<(), Cause> {
+        let bytes = self.data.buffers().first().map_or(&[][..], |bytes| bytes);
+        let (ranges, _) = bytes.as_chunks::<RANGE_LEN>();
+        if ranges.is_empty() {
+            return Err(Cause::EmptyRequest);
+        }
+        if ranges.len() > max as usize {
+            return Err(Cause::TooManyRanges {
+                ranges: ranges.len(),
+                max,
+            });
+        }
+        for range in ranges {
+            let (sector, count) = wire::decode_range(range);
+            if count == 0 {
+                return Err(Cause::EmptyRequest);
+            }
+            if count > max_sectors {
+                return Err(Cause::RangeTooLong {
+                    sectors: count,
+                    max: max_sectors,
+                });
+            }
+            check_unit(
+                u64::from(count) * SECTOR_LEN as u64,
+                config.block_size.into(),
+            )?;
+            check_place(config, sector, count.into())?;
+        }
+        Ok(())
+    }
+}
+
+impl Payload for Request {
+    fn segments<'a>(&'a mut self, chain: &mut Chain<'a>) {
+        for buffer in self.data.buffers_mut() {
+            match self.operation.writes_memory() {
+                true => chain.writable_pieces(buffer, self.segment_max),
+                false => chain.readable_pieces(buffer, self.segment_max),
+            }
+        }
+    }
+}
+
+fn encode_ranges(ranges: &[Range<u64>], unmap: bool) -> Result<Buffer, Cause> {
+    let mut bytes = Vec::new();
+    let len = ranges.len().saturating_mul(RANGE_LEN);
+    bytes.try_reserve_exact(len).map_err(|_| Cause::NoMemory)?;
+    for range in ranges {
+        let encoded =
+            wire::encode_range(range, unmap).ok_or(Cause::InvalidParameter("range of sectors"))?;
+        bytes.extend_from_slice(&encoded);
+    }
+    Ok(Buffer::from(bytes))
+}
+
+fn check_unit(value: u64, unit: u64) -> Result<(), Cause> {
+    match value.is_multiple_of(unit) {
+        true => Ok(()),
+        false => Err(Cause::Misaligned { value, unit }),
+    }
+}
+
+/// `count` sectors from `start` lie on the disk and begin with a block.
+fn check_place(config: &Config, start: u64, count: u64) -> Result<(), Cause> {
+    check_unit(start, u64::from(config.block_size) / SECTOR_LEN as u64)?;
+    match start.checked_add(count) {
+        Some(end) if end <= config.capacity => Ok(()),
+        _ => Err(Cause::OutOfRange {
+            start,
+            count,
+            capacity: config.capacity,
+        }),
+    }
+}

@@ -1,0 +1,111 @@
+//! What [`crate::asynchronous`] and [`crate::blocking`] need of a device driver, and what all three faces of it speak of.
+
+use alloc::vec::Vec;
+
+use crate::error::{Cause, Error, Result};
+use crate::queue::{Rejected, Token};
+
+/// The non-blocking core of a driver: requests go in, the same requests come out when the device is done with them.
+pub trait Driver: Send {
+    /// A request with its buffers.
+    type Request: Send;
+
+    /// Hands a request to the queue; the device learns of it with the next [`Self::kick`].
+    ///
+    /// # Errors
+    ///
+    /// The request comes back: it can't succeed on this device, or [`Cause::QueueFull`] says that it will fit when
+    /// others are done. With nothing in flight, nothing is refused for that.
+    fn submit(&mut self, request: Self::Request) -> Result<Token, Rejected<Self::Request>>;
+
+    /// Tells the device about everything submitted, at most once for all of it.
+    fn kick(&mut self);
+
+    /// Takes the next request that the device is done with, in the device's order.
+    ///
+    /// # Errors
+    ///
+    /// The device broke the rules of the queue: nothing comes from it any more until [`Self::restart`].
+    fn poll(&mut self) -> Result<Option<Finished<Self::Request>>>;
+
+    /// Asks for an interrupt with the next completion. Returns whether there is one already: poll again.
+    fn enable_interrupts(&mut self) -> bool;
+
+    /// Asks for no interrupts.
+    fn disable_interrupts(&mut self);
+
+    /// Every token's number is below this.
+    fn queue_size(&self) -> u16;
+
+    /// `cause` as an error of this device's queue.
+    fn error(&self, cause: Cause) -> Error;
+
+    /// Resets the device and gives back what was in flight. Nothing can be submitted until [`Self::restart`].
+    ///
+    /// # Errors
+    ///
+    /// The device does not come back from the reset, in which case it keeps what it has.
+    fn reset(&mut self) -> Result<Vec<(Token, Self::Request)>>;
+
+    /// Initialises the device anew after [`Self::reset`].
+    fn restart(&mut self) -> Result<()>;
+}
+
+/// A request that the device is done with.
+#[derive(Debug)]
+pub struct Finished<R> {
+    /// What named it while it was in flight.
+    pub token: Token,
+    /// The request, with its buffers.
+    pub request: R,
+    /// Whether the device did it. If not, the contents of buffers that it was to fill mean nothing.
+    pub result: Result<()>,
+}
+
+/// A request that failed.
+#[derive(Debug)]
+pub struct Failed<R> {
+    /// Why.
+    pub error: Error,
+    /// The request, with its buffers; `None` if the device still has it, and the queue will free it when the device is
+    /// done.
+    pub request: Option<R>,
+}
+
+impl<R> Failed<R> {
+    /// The same failure with what `f` makes of the request.
+    pub fn map<S>(self, f: impl FnOnce(R) -> S) -> Failed<S> {
+        Failed {
+            error: self.error,
+            request: self.request.map(f),
+        }
+    }
+}
+
+impl<R> From<Rejected<R>> for Failed<R> {
+    fn from(rejected: Rejected<R>) -> Self {
+        Self {
+            error: rejected.error,
+            request: Some(rejected.payload),
+        }
+    }
+}
+
+impl<R> From<Failed<R>> for Error {
+    fn from(failed: Failed<R>) -> Self {
+        failed.error
+    }
+}
+
+impl<R> Finished<R> {
+    /// The request if the device did it.
+    pub fn into_result(self) -> Result<R, Failed<R>> {
+        match self.result {
+            Ok(()) => Ok(self.request),
+            Err(error) => Err(Failed {
+                error,
+                request: Some(self.request),
+            }),
+        }
+    }
+}
