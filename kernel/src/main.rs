@@ -1,8 +1,101 @@
-//! Stub.
+//! The Vringlet kernel: where it starts, and in which order its parts come up.
+//!
+//! # How to work in here
+//!
+//! - **A command**: an `async fn(Args, Output) -> Result<(), Error>` and a [`Command`](vringlet_kernel::shell::Command)
+//!   with its name, usage and help, in a file of `shell/commands/`; see `shell/mod.rs`.
+//! - **A task**: `task::spawn(async { ... })`, at any time; it may run for ever or end.
+//! - **Time**: `time::now()`, `time::after(duration).await`, `time::timeout(duration, future).await`.
+//! - **An interrupt that wakes a task**: `static EVENT: Event = Event::new()`, hand `&EVENT` to
+//!   `interrupts::allocate(name, handler)` (MSI-X: gives the message address and data) or to
+//!   `interrupts::lines::connect_shared(line, name, handler)`, then `EVENT.wait().await` in the task. A handler of your
+//!   own implements `interrupts::Handler` and takes no lock.
+//! - **Memory for a device**: `memory::dma::KernelHal` is the `virtio_drivers::Hal`; registers are mapped by
+//!   `memory::paging::map_mmio`, which refuses what cannot be registers.
+//! - **A setting**: `fw_cfg::option("name")` is the value of `name=...` in `opt/vringlet/cmdline`.
+//!
+//! Everything runs on one processor: tasks one at a time, interrupted by handlers that only raise flags and wake tasks.
+
 #![no_std]
 #![no_main]
 
+use core::fmt::Write;
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use bootloader_api::config::Mapping;
+use bootloader_api::{BootInfo, BootloaderConfig};
+use vringlet_kernel::memory::heap::KernelHeap;
+use vringlet_kernel::power::{self, ExitCode};
+use vringlet_kernel::serial::{self, Emergency};
+use vringlet_kernel::{acpi, arch, devices, fw_cfg, interrupts, memory, pci, shell, task, time};
+
+#[global_allocator]
+static ALLOCATOR: KernelHeap = KernelHeap;
+
+/// What the kernel asks of its boot loader.
+static CONFIG: BootloaderConfig = {
+    let mut config = BootloaderConfig::new_default();
+    config.mappings.physical_memory = Some(Mapping::Dynamic);
+    config.kernel_stack_size = 128 * 1024;
+    config
+};
+
+bootloader_api::entry_point!(start, config = &CONFIG);
+
+fn start(boot: &'static mut BootInfo) -> ! {
+    let boot: &'static BootInfo = boot;
+    time::start();
+    serial::init();
+    let Some(offset) = boot.physical_memory_offset.as_ref().copied() else {
+        panic!("the boot loader did not map physical memory, which the kernel asks for");
+    };
+    arch::init(boot, offset);
+    memory::init(boot, offset);
+    acpi::init(boot.rsdp_addr.as_ref().copied());
+    interrupts::init();
+    time::init();
+    if let Some(level) = fw_cfg::option("log").and_then(|level| level.parse().ok()) {
+        log::set_max_level(level);
+    }
+    let (_, frames) = memory::frames::usage();
+    log::info!(
+        "vringlet {}: {} MiB, {} CPUs ({}), boot path {}",
+        env!("CARGO_PKG_VERSION"),
+        (frames * memory::PAGE_BYTES).div_ceil(1 << 20),
+        acpi::info().processors.max(1),
+        arch::cpu::features().name,
+        boot_path(boot),
+    );
+    pci::init();
+    task::spawn(async {
+        devices::init().await;
+        log::info!("ready");
+        shell::run().await;
+    });
+    task::run()
+}
+
+/// Who booted us, as far as it can be told: our loader hands over the `bootloader_api` version it was built with and no
+/// framebuffer.
+fn boot_path(boot: &BootInfo) -> &'static str {
+    match boot.framebuffer.as_ref() {
+        None => "vringlet-boot",
+        Some(_) => "bootloader",
+    }
+}
+
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    loop {}
+fn panic(info: &PanicInfo) -> ! {
+    static PANICKING: AtomicBool = AtomicBool::new(false);
+    x86_64::instructions::interrupts::disable();
+    let out = &mut Emergency;
+    // A panic in the report itself gets one line and no second report.
+    if PANICKING.swap(true, Ordering::Relaxed) {
+        let _ = writeln!(out, "\n{info} (while reporting a panic)");
+    } else {
+        let _ = writeln!(out, "\n{info}");
+        arch::backtrace::write_here(out);
+    }
+    power::exit(ExitCode::Panic)
 }

@@ -1,0 +1,162 @@
+//! Resources read straight out of the DSDT's byte code.
+//!
+//! Resource descriptors describe themselves (type, length, then fields that must agree), so they can be found in the
+//! byte stream without interpreting the program around them. It is enough for QEMU's machines, whose DSDTs state their
+//! resources as constants.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+/// A virtio-mmio transport as the DSDT names it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct VirtioMmio {
+    /// The physical address of its registers.
+    pub address: u64,
+    /// How many bytes of registers.
+    pub bytes: u32,
+    /// Its global interrupt number.
+    pub interrupt: u32,
+}
+
+/// `\_S5`: the sleep type of "switched off", the first element of its package.
+pub fn soft_off(code: &[u8]) -> Option<u8> {
+    const NAME_OP: u8 = 0x08;
+    const PACKAGE_OP: u8 = 0x12;
+    const BYTE_PREFIX: u8 = 0x0a;
+    positions(code, b"_S5_").find_map(|at| {
+        let before = code.get(at.checked_sub(2)?..at)?;
+        let named = before[1] == NAME_OP || before == [NAME_OP, b'\\'];
+        let package = code.get(at + 4..)?;
+        if !named || *package.first()? != PACKAGE_OP {
+            return None;
+        }
+        // The package length takes 1 byte and as many more as its two top bits say; then the element count.
+        let length_bytes = 1 + usize::from(package.get(1)? >> 6);
+        let element = package.get(1 + length_bytes + 1..)?;
+        match *element.first()? {
+            BYTE_PREFIX => element.get(1).copied(),
+            // ZeroOp and OneOp.
+            value @ (0 | 1) => Some(value),
+            _ => None,
+        }
+        .filter(|value| *value < 8)
+    })
+}
+
+/// The virtio-mmio transports: devices of id `LNRO0005`, each with one memory range and one interrupt.
+pub fn virtio_mmio(code: &[u8]) -> Vec<VirtioMmio> {
+    // 32-bit fixed memory: length 9, writable, base, length. Extended interrupt: length 6, flags, one number.
+    let descriptors = |after: &[u8]| {
+        let memory = positions(after, &[0x86, 0x09, 0x00]).next()?;
+        let address = u32_at(after, memory + 4)?;
+        let bytes = u32_at(after, memory + 8)?;
+        let interrupt = after.get(memory + 12..)?;
+        let is_interrupt =
+            interrupt.starts_with(&[0x89, 0x06, 0x00]) && interrupt.get(4) == Some(&1);
+        let interrupt = u32_at(interrupt, 5).filter(|_| is_interrupt)?;
+        Some(VirtioMmio {
+            address: u64::from(address),
+            bytes,
+            interrupt,
+        })
+    };
+    positions(code, b"LNRO0005")
+        .filter_map(|at| descriptors(code.get(at..at + 128).or(code.get(at..))?))
+        .collect()
+}
+
+/// The address ranges that are handed to PCI: 32-bit and 64-bit memory windows of the host bridge.
+pub fn pci_windows(code: &[u8]) -> Vec<Range<u64>> {
+    const MEMORY: u8 = 0;
+    let dwords = positions(code, &[0x87, 0x17, 0x00, MEMORY]).filter_map(|at| {
+        let field = |index: usize| u32_at(code, at + 6 + index * 4).map(u64::from);
+        window(field(1)?, field(2)?, field(4)?)
+    });
+    let qwords = positions(code, &[0x8a, 0x2b, 0x00, MEMORY]).filter_map(|at| {
+        let field = |index: usize| u64_at(code, at + 6 + index * 8);
+        window(field(1)?, field(2)?, field(4)?)
+    });
+    dwords.chain(qwords).collect()
+}
+
+/// A window is believed if its minimum, maximum and length agree.
+fn window(first: u64, last: u64, length: u64) -> Option<Range<u64>> {
+    let end = last.checked_add(1)?;
+    (first < end && end - first == length).then_some(first..end)
+}
+
+fn positions<'a>(code: &'a [u8], pattern: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+    let windows = code.windows(pattern.len()).enumerate();
+    windows
+        .filter(move |(_, window)| *window == pattern)
+        .map(|(at, _)| at)
+}
+
+fn u32_at(code: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*code.get(at..)?.first_chunk()?))
+}
+
+fn u64_at(code: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(*code.get(at..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn soft_off_is_read_from_either_way_of_writing_the_name() {
+        // Name (_S5, Package (0x04) { 5, 0, 0, 0 }), as iasl writes it.
+        let code = [
+            0, 0x08, b'_', b'S', b'5', b'_', 0x12, 0x07, 0x04, 0x0a, 5, 0, 0, 0,
+        ];
+        assert_eq!(soft_off(&code), Some(5));
+        let rooted = [
+            8, b'\\', b'_', b'S', b'5', b'_', 0x12, 0x06, 0x04, 0, 0, 0, 0,
+        ];
+        assert_eq!(soft_off(&rooted), Some(0));
+    }
+
+    #[test]
+    fn soft_off_that_is_cut_short_or_absurd_is_not_believed() {
+        let code = [0, 0x08, b'_', b'S', b'5', b'_', 0x12, 0x07, 0x04, 0x0a, 5];
+        for length in 0..code.len() {
+            assert_eq!(soft_off(&code[..length]), None);
+        }
+        assert_eq!(
+            soft_off(&[0, 8, b'_', b'S', b'5', b'_', 0x12, 0x07, 4, 0x0a, 77]),
+            None
+        );
+        assert_eq!(soft_off(b"_S5_"), None);
+    }
+
+    #[test]
+    fn a_virtio_mmio_device_needs_its_interrupt() {
+        let mut code = [0; 64];
+        code[3..11].copy_from_slice(b"LNRO0005");
+        code[20..24].copy_from_slice(&[0x86, 9, 0, 1]);
+        code[24..28].copy_from_slice(&0xfeb0_0e00_u32.to_le_bytes());
+        code[28..32].copy_from_slice(&512_u32.to_le_bytes());
+        assert_eq!(virtio_mmio(&code), []);
+        code[32..37].copy_from_slice(&[0x89, 6, 0, 1, 1]);
+        code[37..41].copy_from_slice(&23_u32.to_le_bytes());
+        let device = VirtioMmio {
+            address: 0xfeb0_0e00,
+            bytes: 512,
+            interrupt: 23,
+        };
+        assert_eq!(virtio_mmio(&code), [device]);
+    }
+
+    #[test]
+    fn windows_must_agree_with_their_length() {
+        let mut code = [0; 80];
+        code[0..6].copy_from_slice(&[0x87, 0x17, 0, 0, 0x0c, 1]);
+        code[10..14].copy_from_slice(&0xc000_0000_u32.to_le_bytes());
+        code[14..18].copy_from_slice(&0xdfff_ffff_u32.to_le_bytes());
+        code[22..26].copy_from_slice(&0x2000_0000_u32.to_le_bytes());
+        assert_eq!(pci_windows(&code), [0xc000_0000..0xe000_0000]);
+        code[22] = 1;
+        assert_eq!(pci_windows(&code), []);
+    }
+}

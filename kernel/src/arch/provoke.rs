@@ -1,0 +1,33 @@
+//! Exceptions on purpose, so that their reports can be seen and tested.
+
+#![allow(unsafe_code)]
+
+use core::hint::black_box;
+
+/// Runs off the end of the stack.
+pub fn stack_overflow() {
+    black_box(descend(1));
+}
+
+#[inline(never)]
+fn descend(depth: u64) -> u64 {
+    let frame = black_box([depth; 64]);
+    if depth == u64::MAX {
+        0
+    } else {
+        descend(depth + 1) + frame[0]
+    }
+}
+
+/// Writes where nothing is mapped.
+pub fn page_fault() {
+    let nowhere = black_box(0xdead_0000 as *mut u8);
+    // SAFETY: the fault is the purpose, and the kernel ends with it.
+    unsafe { nowhere.write_volatile(1) };
+}
+
+/// Divides by zero.
+pub fn divide_error() {
+    // SAFETY: the exception is the purpose, and the kernel ends with it.
+    unsafe { core::arch::asm!("div {0:e}", in(reg) 0, inout("eax") 1 => _, inout("edx") 0 => _) };
+}

@@ -1,0 +1,24 @@
+//! The kernel's rooms. `main.rs` says in which order they are opened and how to work in them.
+//!
+//! It is a library so that the parts that touch no hardware (the frame bitmap, the timer queue, the line editor, the
+//! word splitter, the ACPI byte scanner) are tested on the host, beside their code: `cargo test -p vringlet-kernel --lib`.
+
+#![no_std]
+#![deny(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod acpi;
+pub mod arch;
+pub mod devices;
+pub mod fw_cfg;
+pub mod interrupts;
+pub mod memory;
+pub mod pci;
+pub mod power;
+pub mod serial;
+pub mod shell;
+pub mod task;
+pub mod time;

@@ -1,0 +1,255 @@
+//! Page mappings: device registers, uncached, in a window of their own; and what lies where.
+
+#![allow(unsafe_code)]
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::Range;
+use core::ptr::NonNull;
+
+use bootloader_api::info::{MemoryRegion, MemoryRegionKind};
+use raw_cpuid::CpuId;
+use spin::{Mutex, Once};
+use x86_64::registers::control::Cr3;
+use x86_64::registers::model_specific::{Efer, EferFlags};
+use x86_64::structures::paging::mapper::{MapToError, Translate};
+use x86_64::structures::paging::{
+    Mapper, OffsetPageTable, Page, PageTable, PageTableFlags, PhysFrame, Size2MiB, Size4KiB,
+};
+use x86_64::{PhysAddr, VirtAddr};
+
+use super::PAGE_BYTES;
+use super::frames::PageTableFrames;
+
+const PAGE: u64 = PAGE_BYTES as u64;
+const LARGE_PAGE: u64 = 2 << 20;
+/// What one entry of the level 4 page table covers: all that the window for device registers ever needs.
+const WINDOW_BYTES: u64 = 512 << 30;
+
+struct Mappings {
+    table: OffsetPageTable<'static>,
+    /// What is left of the window for device registers.
+    window: Range<u64>,
+    /// Physical ranges mapped already, and where.
+    mapped: Vec<(Range<u64>, u64)>,
+    flags: PageTableFlags,
+}
+
+static MAPPINGS: Mutex<Option<Mappings>> = Mutex::new(None);
+static LAYOUT: Once<Layout> = Once::new();
+
+struct Layout {
+    offset: u64,
+    /// Memory that must never be taken for device registers, and that is mapped at the offset.
+    ram: Vec<Range<u64>>,
+    physical_bits: u8,
+}
+
+/// Why registers could not be mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MapError {
+    /// The range is empty, wraps around, or is beyond what the processor can address.
+    BadRange,
+    /// The range overlaps memory.
+    OverlapsMemory,
+    /// No frames are left for page tables, or no addresses.
+    OutOfMemory,
+}
+
+impl fmt::Display for MapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BadRange => "not an address range this processor can map",
+            Self::OverlapsMemory => "the range overlaps memory",
+            Self::OutOfMemory => "out of memory for page tables",
+        })
+    }
+}
+
+/// Takes over the boot loader's page tables.
+pub(super) fn init(regions: &[MemoryRegion], physical_memory_offset: u64) {
+    let is_ram = |region: &&MemoryRegion| {
+        matches!(
+            region.kind,
+            MemoryRegionKind::Usable | MemoryRegionKind::Bootloader
+        )
+    };
+    let cpuid = CpuId::new();
+    LAYOUT.call_once(|| Layout {
+        offset: physical_memory_offset,
+        ram: regions
+            .iter()
+            .filter(is_ram)
+            .map(|region| region.start..region.end)
+            .collect(),
+        physical_bits: cpuid
+            .get_processor_capacity_feature_info()
+            .map_or(36, |capacity| capacity.physical_address_bits()),
+    });
+
+    let mut flags = PageTableFlags::PRESENT
+        | PageTableFlags::WRITABLE
+        | PageTableFlags::NO_CACHE
+        | PageTableFlags::WRITE_THROUGH;
+    let no_execute = cpuid
+        .get_extended_processor_and_feature_identifiers()
+        .is_some_and(|features| features.has_execute_disable());
+    if no_execute {
+        // SAFETY: CPUID offers it; it only gives a meaning to a bit that was reserved.
+        unsafe { Efer::update(|efer| efer.insert(EferFlags::NO_EXECUTE_ENABLE)) };
+        flags |= PageTableFlags::NO_EXECUTE;
+    }
+
+    let root = physical_memory_offset + Cr3::read().0.start_address().as_u64();
+    // SAFETY: CR3 points to the level 4 table in use, which is mapped at the offset like all memory; this is the only
+    // reference to it from here on.
+    let table = unsafe {
+        OffsetPageTable::new(
+            &mut *(root as *mut PageTable),
+            VirtAddr::new(physical_memory_offset),
+        )
+    };
+    // The upper half, because the loader's and our own mappings are the more likely to be extended in the lower.
+    let free_entry = (256..512).find(|&index| table.level_4_table()[index].is_unused());
+    let window = match free_entry {
+        Some(index) => {
+            let start = VirtAddr::new_truncate((index as u64) << 39).as_u64();
+            start..start + (WINDOW_BYTES - PAGE)
+        }
+        None => 0..0,
+    };
+    *MAPPINGS.lock() = Some(Mappings {
+        table,
+        window,
+        mapped: Vec::new(),
+        flags,
+    });
+}
+
+/// Maps device registers, uncached, and returns where they are now. What is mapped stays mapped; asking again for the
+/// same registers gives the same address.
+pub fn map_mmio(physical: u64, bytes: usize) -> Result<NonNull<u8>, MapError> {
+    let layout = LAYOUT.get().ok_or(MapError::OutOfMemory)?;
+    let end = physical
+        .checked_add(bytes as u64)
+        .ok_or(MapError::BadRange)?;
+    if bytes == 0 || end > 1 << layout.physical_bits.min(52) {
+        return Err(MapError::BadRange);
+    }
+    if layout
+        .ram
+        .iter()
+        .any(|ram| physical < ram.end && ram.start < end)
+    {
+        return Err(MapError::OverlapsMemory);
+    }
+    let mut mappings = MAPPINGS.lock();
+    let mappings = mappings.as_mut().ok_or(MapError::OutOfMemory)?;
+    let known = mappings
+        .mapped
+        .iter()
+        .find(|(range, _)| range.start <= physical && end <= range.end)
+        .map(|(range, address)| address + (physical - range.start));
+    let address = match known {
+        Some(address) => address,
+        None => mappings.map(physical, end)?,
+    };
+    NonNull::new(address as *mut u8).ok_or(MapError::OutOfMemory)
+}
+
+impl Mappings {
+    fn map(&mut self, physical: u64, end: u64) -> Result<u64, MapError> {
+        let first = physical / PAGE * PAGE;
+        let last = end.next_multiple_of(PAGE);
+        // As far from a 2 MiB boundary as the physical address is, so that large pages fit large ranges.
+        let misfit = (first % LARGE_PAGE).wrapping_sub(self.window.start % LARGE_PAGE) % LARGE_PAGE;
+        let start = self.window.start + misfit;
+        let window_end = start
+            .checked_add(last - first)
+            .ok_or(MapError::OutOfMemory)?;
+        if window_end > self.window.end {
+            return Err(MapError::OutOfMemory);
+        }
+        // Used up even if a page below fails: half a mapping is never handed out and never built upon.
+        self.window.start = window_end;
+        let (mut virt, mut phys) = (start, first);
+        while phys < last {
+            let large = phys.is_multiple_of(LARGE_PAGE) && last - phys >= LARGE_PAGE;
+            let size = if large { LARGE_PAGE } else { PAGE };
+            self.map_page(virt, phys, large)?;
+            virt += size;
+            phys += size;
+        }
+        self.mapped.push((first..last, start));
+        Ok(start + (physical - first))
+    }
+
+    fn map_page(&mut self, virt: u64, phys: u64, large: bool) -> Result<(), MapError> {
+        let (virt, phys) = (VirtAddr::new(virt), PhysAddr::new(phys));
+        let frames = &mut PageTableFrames;
+        // SAFETY: the pages are in the window, which only this file hands out and each page once; the frames are not
+        // memory, so nothing Rust knows of is aliased. A page not present before needs no TLB flush.
+        unsafe {
+            if large {
+                let (page, frame) = (
+                    Page::<Size2MiB>::containing_address(virt),
+                    PhysFrame::containing_address(phys),
+                );
+                let flags = self.flags | PageTableFlags::HUGE_PAGE;
+                let mapped = self.table.map_to(page, frame, flags, frames);
+                mapped.map(|flush| flush.ignore()).map_err(out_of_memory)
+            } else {
+                let (page, frame) = (
+                    Page::<Size4KiB>::containing_address(virt),
+                    PhysFrame::containing_address(phys),
+                );
+                let mapped = self.table.map_to(page, frame, self.flags, frames);
+                mapped.map(|flush| flush.ignore()).map_err(out_of_memory)
+            }
+        }
+    }
+}
+
+fn out_of_memory<S: x86_64::structures::paging::PageSize>(_: MapToError<S>) -> MapError {
+    MapError::OutOfMemory
+}
+
+/// Where memory at this physical address is mapped. `None` for what is not memory.
+pub fn memory_at(physical: u64, bytes: usize) -> Option<NonNull<u8>> {
+    let layout = LAYOUT.get()?;
+    let end = physical.checked_add(bytes as u64)?;
+    let inside = layout
+        .ram
+        .iter()
+        .any(|ram| ram.start <= physical && end <= ram.end);
+    NonNull::new((layout.offset + physical) as *mut u8).filter(|_| inside)
+}
+
+/// The physical address of a buffer if it is one run of physical memory: by subtraction in the physical-memory mapping
+/// (the heap, DMA memory), by a walk of the page tables elsewhere (the stack, statics).
+pub fn contiguous_physical(address: u64, bytes: usize) -> Option<u64> {
+    let layout = LAYOUT.get()?;
+    let end = address.checked_add(bytes as u64)?;
+    if let (Some(physical), Some(physical_end)) = (
+        address.checked_sub(layout.offset),
+        end.checked_sub(layout.offset),
+    ) && layout
+        .ram
+        .iter()
+        .any(|ram| ram.start <= physical && physical_end <= ram.end)
+    {
+        return Some(physical);
+    }
+    let mappings = MAPPINGS.lock();
+    let table = &mappings.as_ref()?.table;
+    let translate = |address| table.translate_addr(VirtAddr::try_new(address).ok()?);
+    let physical = translate(address)?.as_u64();
+    let mut next_page = (address / PAGE + 1) * PAGE;
+    while next_page < end {
+        if translate(next_page)?.as_u64() != physical + (next_page - address) {
+            return None;
+        }
+        next_page += PAGE;
+    }
+    Some(physical)
+}

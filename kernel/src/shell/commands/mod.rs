@@ -1,0 +1,5 @@
+//! The commands, one file per group.
+
+pub(super) mod machine;
+pub(super) mod power;
+pub(super) mod session;

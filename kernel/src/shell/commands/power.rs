@@ -1,0 +1,63 @@
+//! Commands that end the guest: poweroff, reboot, panic.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::hint::black_box;
+
+use crate::arch::provoke;
+use crate::power;
+use crate::shell::{Args, Command, Error, Output};
+
+pub(in crate::shell) const COMMANDS: &[Command] = &[
+    Command {
+        name: "poweroff",
+        usage: &["poweroff [STATUS]"],
+        help: "switches the machine off; with STATUS, QEMU exits with 2 * STATUS + 1",
+        run: |args, out| Box::pin(poweroff(args, out)),
+    },
+    Command {
+        name: "reboot",
+        usage: &["reboot"],
+        help: "restarts the machine",
+        run: |args, out| Box::pin(reboot(args, out)),
+    },
+    Command {
+        name: "panic",
+        usage: &["panic [overflow|fault|divide|alloc]"],
+        help: "lets the kernel die, to see the report",
+        run: |args, out| Box::pin(panic(args, out)),
+    },
+];
+
+async fn poweroff(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
+    let status = args.next_number("STATUS")?.unwrap_or(0);
+    args.end()?;
+    if status != 0 {
+        let status = u32::try_from(status).map_err(|_| Error::usage("STATUS is too large"))?;
+        power::exit_with(status);
+        return Err(Error::failed("the machine has no isa-debug-exit"));
+    }
+    Err(Error::failed(power::off()))
+}
+
+async fn reboot(args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
+    args.end()?;
+    power::reboot()
+}
+
+async fn panic(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
+    let kind = args.next_word();
+    args.end()?;
+    match kind {
+        None => panic!("asked for by the panic command"),
+        Some("overflow") => provoke::stack_overflow(),
+        Some("fault") => provoke::page_fault(),
+        Some("divide") => provoke::divide_error(),
+        Some("alloc") => {
+            let hoard: Vec<u8> = Vec::with_capacity(black_box(1 << 46));
+            black_box(hoard);
+        }
+        Some(other) => return Err(Error::usage(format_args!("no way to die called {other}"))),
+    }
+    Err(Error::failed("still alive"))
+}

@@ -1,0 +1,89 @@
+//! Commands of the session itself: help, echo, log, sleep, strict.
+
+use alloc::boxed::Box;
+use core::sync::atomic::Ordering;
+use core::time::Duration;
+
+use log::LevelFilter;
+
+use crate::shell::{self, Args, Command, Error, Output, STRICT};
+use crate::time;
+
+pub(in crate::shell) const COMMANDS: &[Command] = &[
+    Command {
+        name: "help",
+        usage: &["help [COMMAND]"],
+        help: "lists the commands, or shows one",
+        run: |args, out| Box::pin(help(args, out)),
+    },
+    Command {
+        name: "echo",
+        usage: &["echo TEXT"],
+        help: "prints TEXT",
+        run: |args, out| Box::pin(echo(args, out)),
+    },
+    Command {
+        name: "log",
+        usage: &["log off|error|warn|info|debug|trace"],
+        help: "sets what is logged",
+        run: |args, out| Box::pin(log(args, out)),
+    },
+    Command {
+        name: "sleep",
+        usage: &["sleep MILLISECONDS"],
+        help: "waits",
+        run: |args, out| Box::pin(sleep(args, out)),
+    },
+    Command {
+        name: "strict",
+        usage: &["strict"],
+        help: "lets the first failing command of a script end the guest",
+        run: |args, out| Box::pin(strict(args, out)),
+    },
+];
+
+async fn help(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let name = args.next_word();
+    args.end()?;
+    if let Some(name) = name {
+        let command =
+            shell::find(name).ok_or_else(|| Error::failed(format_args!("no command {name}")))?;
+        for form in command.usage {
+            writeln!(out, "{form}")?;
+        }
+        writeln!(out, "{}", command.help)?;
+        return Ok(());
+    }
+    for command in shell::all() {
+        writeln!(out, "{:<10} {}", command.name, command.help)?;
+    }
+    Ok(())
+}
+
+async fn echo(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    writeln!(out, "{}", args.rest())?;
+    Ok(())
+}
+
+async fn log(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
+    let level = args.word("LEVEL")?;
+    args.end()?;
+    let level = level
+        .parse::<LevelFilter>()
+        .map_err(|_| Error::usage(format_args!("no level {level}")))?;
+    log::set_max_level(level);
+    Ok(())
+}
+
+async fn sleep(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
+    let milliseconds = args.number("MILLISECONDS")?;
+    args.end()?;
+    time::after(Duration::from_millis(milliseconds)).await;
+    Ok(())
+}
+
+async fn strict(args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
+    args.end()?;
+    STRICT.store(true, Ordering::Relaxed);
+    Ok(())
+}

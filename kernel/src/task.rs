@@ -1,0 +1,104 @@
+//! Tasks: futures run by embassy's executor on the one processor we use, which sleeps when none has anything to do.
+
+#![allow(unsafe_code)]
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::future::Future;
+use core::pin::Pin;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::time::Duration;
+
+use embassy_executor::Spawner;
+use embassy_executor::raw::{AvailableTask, Executor, TaskStorage};
+use spin::Mutex;
+use x86_64::instructions::interrupts;
+
+use crate::interrupts::lines;
+use crate::time;
+
+type Boxed = Pin<Box<dyn Future<Output = ()>>>;
+type Storage = TaskStorage<Boxed>;
+
+/// Every storage ever made. A task that ends leaves its storage to the next one.
+static STORAGES: Mutex<Vec<&'static Storage>> = Mutex::new(Vec::new());
+static EXECUTOR: spin::Once<SingleProcessor> = spin::Once::new();
+/// Something was woken since the executor last looked.
+static PENDING: AtomicBool = AtomicBool::new(false);
+static SLEPT_NANOS: AtomicU64 = AtomicU64::new(0);
+static SLEEPS: AtomicU64 = AtomicU64::new(0);
+
+/// An executor that is reached from one processor only.
+struct SingleProcessor(Executor);
+
+// SAFETY: the other processors are parked; interrupt handlers only reach the executor through wakers, which may be
+// used from anywhere.
+unsafe impl Send for SingleProcessor {}
+// SAFETY: as above.
+unsafe impl Sync for SingleProcessor {}
+
+/// What the executor calls when something is woken, from a task or from an interrupt handler.
+#[unsafe(export_name = "__pender")]
+fn pender(_: *mut ()) {
+    PENDING.store(true, Ordering::Release);
+}
+
+/// Starts a task. It runs until its future is done; the first time after the caller next awaits.
+pub fn spawn(future: impl Future<Output = ()> + 'static) {
+    let future: Boxed = Box::pin(future);
+    let mut storages = STORAGES.lock();
+    let free = storages
+        .iter()
+        .find_map(|storage| AvailableTask::claim(storage));
+    let task = free.unwrap_or_else(|| {
+        let storage: &'static Storage = Box::leak(Box::new(TaskStorage::new()));
+        storages.push(storage);
+        AvailableTask::claim(storage).expect("a storage just made is free")
+    });
+    spawner().spawn(task.initialize(|| future));
+}
+
+/// How long the processor has slept, and how often it fell asleep.
+pub fn idle() -> (Duration, u64) {
+    let slept = Duration::from_nanos(SLEPT_NANOS.load(Ordering::Relaxed));
+    (slept, SLEEPS.load(Ordering::Relaxed))
+}
+
+/// Runs the tasks for ever.
+pub fn run() -> ! {
+    let executor = executor();
+    loop {
+        PENDING.store(false, Ordering::Relaxed);
+        // SAFETY: only this loop polls, and it never returns; nothing the executor calls gets here.
+        unsafe { executor.poll() };
+        time::wake_due();
+        lines::settle();
+        sleep();
+    }
+}
+
+/// Sleeps until an interrupt comes, unless something was woken.
+fn sleep() {
+    // With interrupts off, nothing can be woken between the look and the sleep: `sti` takes effect after the `hlt`
+    // that follows it has begun, so an interrupt that waits ends the sleep at once.
+    interrupts::disable();
+    if PENDING.load(Ordering::Acquire) {
+        interrupts::enable();
+        return;
+    }
+    time::arm();
+    let start = time::now();
+    interrupts::enable_and_hlt();
+    SLEPT_NANOS.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    SLEEPS.fetch_add(1, Ordering::Relaxed);
+}
+
+fn executor() -> &'static Executor {
+    &EXECUTOR
+        .call_once(|| SingleProcessor(Executor::new(core::ptr::null_mut())))
+        .0
+}
+
+fn spawner() -> Spawner {
+    executor().spawner()
+}
