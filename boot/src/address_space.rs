@@ -112,3 +112,77 @@ fn indices(what: &'static str, start: u64, length: u64) -> Result<RangeInclusive
         })?;
     Ok(usize::from(first.p4_index())..=usize::from(last.p4_index()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UPPER: u64 = 0xffff_8000_0000_0000;
+
+    #[test]
+    fn the_upper_half_is_first_and_nothing_is_given_twice() {
+        let mut space = AddressSpace::new(None, None).unwrap();
+        space.take("kernel", 0xffff_ffff_8000_0000, 0x1000).unwrap();
+        space.take("stack", UPPER + ENTRY_SIZE, 0x1000).unwrap();
+        assert_eq!(space.find("a", 1), Ok(UPPER));
+        assert_eq!(space.find("b", ENTRY_SIZE + 1), Ok(UPPER + 2 * ENTRY_SIZE));
+        assert_eq!(space.find("c", ENTRY_SIZE), Ok(UPPER + 4 * ENTRY_SIZE));
+        let mut others = 0;
+        while let Ok(address) = space.find("d", 1) {
+            assert!(address != 0 && address < 0xffff_ff80_0000_0000);
+            others += 1;
+        }
+        // 5 and the kernel's are taken in the upper half, the first in the lower.
+        assert_eq!(others, 255 + 250);
+    }
+
+    #[test]
+    fn a_run_does_not_cross_the_middle() {
+        let mut space = AddressSpace::new(None, None).unwrap();
+        for index in 257..512 {
+            space
+                .take("it", UPPER + (index - 256) * ENTRY_SIZE, 1)
+                .unwrap();
+        }
+        for index in 1..255 {
+            space.take("it", index * ENTRY_SIZE, 1).unwrap();
+        }
+        // 255 and 256 are free: neighbours in the table, not in the address space.
+        assert!(space.find("it", 2 * ENTRY_SIZE).is_err());
+        assert_eq!(space.find("it", ENTRY_SIZE), Ok(UPPER));
+        assert_eq!(space.find("it", ENTRY_SIZE), Ok(255 * ENTRY_SIZE));
+    }
+
+    #[test]
+    fn the_dynamic_range_is_kept() {
+        let (from, to) = (UPPER + ENTRY_SIZE - 1, UPPER + 3 * ENTRY_SIZE - 0x1000);
+        let mut space = AddressSpace::new(Some(from), Some(to)).unwrap();
+        assert_eq!(space.find("it", 1), Ok(UPPER + ENTRY_SIZE));
+        assert_eq!(space.find("it", 1), Ok(UPPER + 2 * ENTRY_SIZE));
+        assert!(space.find("it", 1).is_err());
+
+        let mut none = AddressSpace::new(Some(to), Some(from)).unwrap();
+        assert!(none.find("it", 1).is_err());
+        assert!(AddressSpace::new(Some(1 << 47), None).is_err());
+        assert!(AddressSpace::new(None, Some(1 << 63)).is_err());
+    }
+
+    #[test]
+    fn parts_outside_of_the_address_space_are_refused() {
+        let mut space = AddressSpace::new(None, None).unwrap();
+        for (start, length) in [
+            (1 << 47, 1),
+            (0x7fff_ffff_f000, 0x2000),
+            (0x7fff_ffff_f000, UPPER),
+            (u64::MAX - 0xfff, 0x2000),
+            (0x1000, u64::MAX),
+        ] {
+            assert!(
+                space.take("it", start, length).is_err(),
+                "{start:#x} {length:#x}"
+            );
+        }
+        assert!(space.take("it", u64::MAX - 0xfff, 0x1000).is_ok());
+        assert!(space.find("it", u64::MAX).is_err());
+    }
+}

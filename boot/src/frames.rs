@@ -56,3 +56,67 @@ unsafe impl FrameAllocator<Size4KiB> for Frames {
         )))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory_map::Entry;
+    use bootloader_api::info::MemoryRegionKind::{Bootloader, Usable};
+
+    fn frames(ram: &[(u64, u64)], start: u64) -> Frames {
+        let entries = ram.iter().map(|&(start, end)| Entry {
+            start,
+            length: end - start,
+            kind: 1,
+        });
+        Frames::new(MemoryMap::new(entries, 1 << 40).unwrap(), start)
+    }
+
+    #[test]
+    fn memory_comes_from_the_start_on_and_goes_around_what_is_taken() {
+        let mut frames = frames(&[(0, 0x10_0000)], 0x8000);
+        frames.map.reserve(0xa000..0xb000).unwrap();
+        assert_eq!(frames.allocate("it", 1), Ok(0x8000));
+        assert_eq!(frames.allocate("it", 0x1001), Ok(0xb000));
+        assert_eq!(
+            frames.allocate_frame().unwrap().start_address().as_u64(),
+            0xd000
+        );
+
+        let map = frames.finish().unwrap();
+        let regions: Vec<_> = map
+            .regions()
+            .iter()
+            .map(|r| (r.start, r.end, r.kind))
+            .collect();
+        assert_eq!(
+            regions,
+            [
+                (0, 0x8000, Usable),
+                (0x8000, 0xe000, Bootloader),
+                (0xe000, 0x10_0000, Usable),
+            ]
+        );
+    }
+
+    #[test]
+    fn nothing_comes_from_above_4_gib() {
+        let mut frames = frames(&[(END - 0x2000, END + 0x10_0000)], 0);
+        let failed = Error::OutOfMemory {
+            what: "it",
+            bytes: 0x3000,
+        };
+        assert_eq!(frames.allocate("it", 0x3000), Err(failed));
+        assert_eq!(frames.allocate("it", 0x2000), Ok(END - 0x2000));
+        assert!(frames.allocate_frame().is_none());
+    }
+
+    #[test]
+    fn absurd_sizes_are_refused() {
+        let mut frames = frames(&[(0, 1 << 30)], 0);
+        for bytes in [u64::MAX, u64::MAX - PAGE, 1 << 63, (1 << 30) + 1] {
+            assert!(frames.allocate("it", bytes).is_err(), "{bytes:#x}");
+        }
+        assert_eq!(frames.allocate("it", 1 << 30), Ok(0));
+    }
+}

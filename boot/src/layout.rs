@@ -182,3 +182,112 @@ fn recursive_index(address: u64) -> Result<u16, Error> {
     }
     Ok(canonical(what, address)?.p4_index().into())
 }
+
+#[cfg(test)]
+mod tests {
+    use bootloader_api::BootloaderConfig;
+    use elf::abi::{ET_DYN, ET_EXEC};
+
+    use super::*;
+    use crate::kernel::tests::elf;
+
+    const BASE: u64 = 0xffff_ffff_8000_0000;
+    const UPPER: u64 = 0xffff_8000_0000_0000;
+    const SIZES: Sizes = Sizes {
+        physical_memory: 8 << 30,
+        boot_info: 0x3000,
+        ramdisk: Some(0x5000),
+    };
+
+    fn plan(e_type: u16, base: u64, config: &BootloaderConfig) -> Result<Layout, Error> {
+        let file = elf(e_type, base, config);
+        Layout::plan(&Kernel::parse(&file)?, SIZES)
+    }
+
+    fn reason(e_type: u16, base: u64, config: &BootloaderConfig) -> &'static str {
+        match plan(e_type, base, config).unwrap_err() {
+            Error::Mapping { reason, .. } => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn dynamic_parts_get_entries_of_their_own() {
+        let mut config = BootloaderConfig::new_default();
+        config.kernel_stack_size = 5000;
+        config.mappings.physical_memory = Some(Mapping::Dynamic);
+        config.mappings.page_table_recursive = Some(Mapping::Dynamic);
+        assert_eq!(
+            plan(ET_EXEC, BASE, &config),
+            Ok(Layout {
+                bias: 0,
+                guard_page: UPPER,
+                stack: UPPER + PAGE,
+                stack_length: 2 * PAGE,
+                boot_info: UPPER + ENTRY_SIZE,
+                physical_memory: Some(UPPER + 2 * ENTRY_SIZE),
+                recursive_index: Some(259),
+                ramdisk: Some(UPPER + 4 * ENTRY_SIZE),
+            })
+        );
+    }
+
+    #[test]
+    fn a_position_independent_kernel_is_placed_too() {
+        let mut config = BootloaderConfig::new_default();
+        // The test file begins one page after its base.
+        assert_eq!(plan(ET_DYN, 0, &config).unwrap().bias, UPPER - 0x1000);
+        config.mappings.kernel_base = Mapping::FixedAddress(BASE);
+        assert_eq!(plan(ET_DYN, 0, &config).unwrap().bias, BASE - 0x1000);
+        assert!(reason(ET_EXEC, BASE, &config).contains("not position-independent"));
+    }
+
+    #[test]
+    fn fixed_parts_stay_and_dynamic_ones_avoid_them() {
+        let mut config = BootloaderConfig::new_default();
+        config.mappings.kernel_stack = Mapping::FixedAddress(0xf_0000_0000);
+        config.mappings.boot_info = Mapping::FixedAddress(UPPER);
+        config.mappings.physical_memory = Some(Mapping::FixedAddress(UPPER + ENTRY_SIZE));
+        config.mappings.page_table_recursive = Some(Mapping::FixedAddress(UPPER + 3 * ENTRY_SIZE));
+        let layout = plan(ET_EXEC, BASE, &config).unwrap();
+        assert_eq!(
+            (layout.guard_page, layout.stack),
+            (0xf_0000_0000, 0xf_0000_1000)
+        );
+        assert_eq!(layout.boot_info, UPPER);
+        assert_eq!(layout.physical_memory, Some(UPPER + ENTRY_SIZE));
+        assert_eq!(layout.recursive_index, Some(259));
+        assert_eq!(layout.ramdisk, Some(UPPER + 2 * ENTRY_SIZE));
+    }
+
+    #[test]
+    fn impossible_wishes_are_named() {
+        let default = BootloaderConfig::new_default();
+        let with = |change: fn(&mut BootloaderConfig)| {
+            let mut config = default;
+            change(&mut config);
+            reason(ET_EXEC, BASE, &config)
+        };
+        let unaligned = with(|config| config.mappings.boot_info = Mapping::FixedAddress(UPPER + 1));
+        assert_eq!(unaligned, "not the start of a page");
+        let outside = with(|config| config.mappings.kernel_stack = Mapping::FixedAddress(1 << 47));
+        assert_eq!(outside, "not an address of this CPU");
+        let recursive = with(|config| {
+            config.mappings.page_table_recursive = Some(Mapping::FixedAddress(UPPER + PAGE));
+        });
+        assert_eq!(recursive, "not a multiple of 512 GiB");
+        let none_left = with(|config| config.mappings.dynamic_range_end = Some(0xfff));
+        assert_eq!(none_left, "no room in the address space");
+        assert_eq!(
+            reason(ET_EXEC, 1 << 47, &default),
+            "not an address of this CPU"
+        );
+
+        let mut config = default;
+        config.kernel_stack_size = u64::MAX;
+        assert!(matches!(
+            plan(ET_EXEC, BASE, &config),
+            Err(Error::OutOfMemory { .. })
+        ));
+    }
+}

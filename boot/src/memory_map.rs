@@ -225,3 +225,208 @@ impl MemoryMap {
 pub fn page_bounds(range: &Range<u64>) -> Range<u64> {
     range.start & !(PAGE - 1)..range.end.saturating_add(PAGE - 1) & !(PAGE - 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use MemoryRegionKind::{Bootloader, UnknownBios, Usable};
+
+    const END: u64 = 1 << 40;
+
+    fn map(entries: &[(u64, u64, u32)]) -> MemoryMap {
+        let entries = entries.iter().map(|&(start, end, kind)| Entry {
+            start,
+            length: end.wrapping_sub(start),
+            kind,
+        });
+        MemoryMap::new(entries, END).unwrap()
+    }
+
+    fn regions(map: &MemoryMap) -> std::vec::Vec<(u64, u64, MemoryRegionKind)> {
+        let regions = map.regions().iter();
+        regions
+            .map(|region| (region.start, region.end, region.kind))
+            .collect()
+    }
+
+    /// What q35 with 256 MiB reports.
+    const Q35: [(u64, u64, u32); 8] = [
+        (0, 0x9_fc00, 1),
+        (0x9_fc00, 0xa_0000, 2),
+        (0xf_0000, 0x10_0000, 2),
+        (0x10_0000, 0xffe_0000, 1),
+        (0xffe_0000, 0x1000_0000, 2),
+        (0xb000_0000, 0xc000_0000, 2),
+        (0xfffc_0000, 0x1_0000_0000, 2),
+        (0xfd_0000_0000, 0x100_0000_0000, 2),
+    ];
+
+    #[test]
+    fn a_page_is_ram_only_if_all_of_it_is() {
+        assert_eq!(
+            regions(&map(&Q35))[..3],
+            [
+                (0, 0x9_f000, Usable),
+                (0x9_f000, 0xa_0000, UnknownBios(2)),
+                (0xf_0000, 0x10_0000, UnknownBios(2)),
+            ]
+        );
+        assert_eq!(
+            regions(&map(&[(0x1001, 0x1fff, 1), (0x2fff, 0x4001, 1)])),
+            [(0x3000, 0x4000, Usable)]
+        );
+    }
+
+    #[test]
+    fn order_does_not_matter_and_neighbours_become_one() {
+        let mut backwards = Q35;
+        backwards.reverse();
+        assert_eq!(regions(&map(&backwards)), regions(&map(&Q35)));
+        assert_eq!(
+            regions(&map(&[(0x2000, 0x3000, 1), (0x1000, 0x2000, 1)])),
+            [(0x1000, 0x3000, Usable)]
+        );
+    }
+
+    #[test]
+    fn where_entries_overlap_the_less_usable_wins() {
+        let overlapping = map(&[
+            (0x1000, 0x9000, 1),
+            (0x3000, 0x6000, 2),
+            (0x5000, 0x7000, 4),
+            (0x2000, 0x8000, 1),
+        ]);
+        assert_eq!(
+            regions(&overlapping),
+            [
+                (0x1000, 0x3000, Usable),
+                (0x3000, 0x5000, UnknownBios(2)),
+                (0x5000, 0x7000, UnknownBios(4)),
+                (0x7000, 0x9000, Usable),
+            ]
+        );
+    }
+
+    #[test]
+    fn wild_entries_do_no_harm() {
+        // Empty, beyond the end, beyond what 64 bits hold, all there is.
+        let wild = map(&[
+            (0x1000, 0x1000, 1),
+            (0x1800, 0x1800, 2),
+            (END, END + 0x1000, 1),
+            (u64::MAX - 10, 5, 1),
+            (0x5000, 0x4fff, 1),
+        ]);
+        assert_eq!(regions(&wild), [(0x5000, END, Usable)]);
+        assert_eq!(regions(&map(&[])), []);
+    }
+
+    #[test]
+    fn too_many_entries_are_an_error() {
+        let entry = |index| Entry {
+            start: index * 0x2000,
+            length: 0x1000,
+            kind: 1,
+        };
+        let most = MemoryMap::MAX_ENTRIES as u64;
+        assert_eq!(
+            MemoryMap::new((0..most).map(entry), END)
+                .unwrap()
+                .regions()
+                .len() as u64,
+            most
+        );
+        assert!(MemoryMap::new((0..=most).map(entry), END).is_err());
+    }
+
+    #[test]
+    fn reserving_takes_whole_pages_of_usable_memory_only() {
+        let mut map = map(&[(0, 0x4000, 1), (0x4000, 0x6000, 2), (0x6000, 0x9000, 1)]);
+        map.reserve(0x1fff..0x1fff).unwrap();
+        assert_eq!(map.regions().len(), 3, "an empty range");
+        map.reserve(0x1fff..0x2001).unwrap();
+        map.reserve(0x3fff..0x7001).unwrap();
+        assert_eq!(
+            regions(&map),
+            [
+                (0, 0x1000, Usable),
+                (0x1000, 0x4000, Bootloader),
+                (0x4000, 0x6000, UnknownBios(2)),
+                (0x6000, 0x8000, Bootloader),
+                (0x8000, 0x9000, Usable),
+            ]
+        );
+        map.reserve(0..u64::MAX).unwrap();
+        assert!(map.regions().iter().all(|region| region.kind != Usable));
+    }
+
+    #[test]
+    fn reserving_too_often_is_an_error() {
+        let mut map = map(&[(0, 1 << 30, 1)]);
+        let result = (0..MemoryMap::CAPACITY as u64)
+            .try_for_each(|index| map.reserve(index * 0x2000..index * 0x2000 + 1));
+        assert!(result.is_err());
+    }
+
+    #[test]
+    fn required_memory_must_be_there_and_free() {
+        let mut map = map(&Q35);
+        map.reserve(0x20_0000..0x20_1000).unwrap();
+        assert!(map.require_usable("it", 0x10_0000..0x20_0000).is_ok());
+        assert!(map.require_memory("it", 0x10_0000..0x20_0001).is_ok());
+        assert!(
+            map.require_memory("it", 0xffd_f000..0xffe_1000).is_ok(),
+            "the tables behind RAM"
+        );
+        for range in [
+            0x10_0000..0x20_0001,
+            0xf_ffff..0x10_0001,
+            0xffd_f000..0xffe_0001,
+            0x2000_0000..0x2000_1000,
+            0..u64::MAX,
+        ] {
+            assert!(
+                map.require_usable("it", range.clone()).is_err(),
+                "{range:x?}"
+            );
+        }
+        assert!(map.require_memory("it", 0xaff_f000..0xb000_1000).is_err());
+        assert!(map.require_memory("it", 0xfff_f000..0x1000_0001).is_err());
+    }
+
+    #[test]
+    fn the_kernel_sees_memory_and_no_devices() {
+        let mapped: std::vec::Vec<_> = map(&Q35).mapped().collect();
+        assert_eq!(mapped, [0..0xa_0000, 0xe_0000..0x1000_0000]);
+
+        // More than 4 GiB, as on pc; ACPI tables by their own type, with a hole before them.
+        let large = map(&[
+            (0, 0xa_0000, 1),
+            (0x10_0000, 0xbffd_0000, 1),
+            (0xbffe_0000, 0xbfff_0000, 3),
+            (0xbfff_0000, 0xc000_0000, 2),
+            (0xfffc_0000, 0x1_0000_0000, 2),
+            (0x1_0000_0000, 0x2_4000_0000, 1),
+            (0x2_4000_0000, 0x2_5000_0000, 2),
+        ]);
+        let mapped: std::vec::Vec<_> = large.mapped().collect();
+        assert_eq!(
+            mapped,
+            [
+                0..0xa_0000,
+                0xe_0000..0xbffd_0000,
+                0xbffe_0000..0xc000_0000,
+                0x1_0000_0000..0x2_4000_0000,
+            ]
+        );
+    }
+
+    #[test]
+    fn mapping_does_not_depend_on_what_is_reserved() {
+        let before = map(&Q35);
+        let mut after = before.clone();
+        after.reserve(0..0x1000).unwrap();
+        after.reserve(0x10_0000..0x30_0000).unwrap();
+        assert!(before.mapped().eq(after.mapped()));
+    }
+}

@@ -279,7 +279,7 @@ fn a_wrong_segment_is_named() {
         ),
         (
             header(0, P_VADDR),
-            (u64::MAX & !0xfff).to_le_bytes(),
+            (!0xfffu64).to_le_bytes(),
             "a segment is too long",
         ),
         (
