@@ -228,7 +228,7 @@ mod tests {
     fn wild_fields_are_named() {
         let wild = u64::MAX.to_le_bytes();
         for (at, bytes, expected) in [
-            (INFO, &b"x"[..], "hvm_start_info has a wrong magic"),
+            (INFO, &b"y"[..], "hvm_start_info has a wrong magic"),
             (VERSION, &[0], "hvm_start_info version 0 has no memory map"),
             (NR_MODULES, &[0xff; 4], "nr_modules is too large"),
             (NR_MODULES, &[9], "nr_modules is too large"),
