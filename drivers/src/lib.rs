@@ -21,6 +21,8 @@
 #![deny(unsafe_code)]
 
 extern crate alloc;
+#[cfg(all(feature = "fake", not(test)))]
+extern crate std;
 
 pub mod asynchronous;
 pub mod blk;
@@ -32,6 +34,8 @@ pub mod device;
 pub mod dma;
 pub mod driver;
 pub mod error;
+#[cfg(feature = "fake")]
+pub mod fake;
 pub mod features;
 pub mod init;
 #[expect(unsafe_code, reason = "device registers")]

@@ -1,0 +1,487 @@
+//! [`FakeHal`] and [`Memory`]: what of the guest's memory a device can reach, and who broke the rules about it.
+
+use std::alloc::Layout;
+use std::boxed::Box;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::format;
+use std::ptr::NonNull;
+use std::string::String;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::vec::Vec;
+
+use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
+
+/// What a device finds in a bounced buffer that it may write, and the driver in what it did not write of it.
+const POISON: u8 = 0xa5;
+
+/// The [`Hal`] of the host tests. Its memory is [`Memory::current`].
+///
+/// The addresses that it gives to devices are no pointers, are never used again after the memory was given back, and lie
+/// apart, so that an access past the end of anything is seen.
+#[derive(Debug)]
+pub struct FakeHal;
+
+/// The guest's memory as its devices see it: what is allocated for DMA and what is lent, at this moment.
+///
+/// A device of the fake reads and writes through it. An access to what is not lent in that direction does nothing but
+/// leave a note, which [`Self::assert_clean`] shows.
+///
+/// Each thread has one of its own, so that tests do not see each other. A test begins with [`Self::fresh`]; one with
+/// several threads calls [`Self::enter`] on the others.
+#[derive(Clone, Debug)]
+pub struct Memory(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// Bits of every address in it.
+    number: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// By the address of the first byte.
+    regions: BTreeMap<u64, Region>,
+    next_address: u64,
+    bounce: bool,
+    /// How many more allocations succeed.
+    allocations_left: Option<usize>,
+    violations: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Region {
+    len: usize,
+    direction: BufferDirection,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// Allocated for DMA.
+    Allocated(Pointer),
+    /// Lent where it is.
+    Lent(Pointer),
+    /// Lent by way of a copy.
+    Bounced { original: Pointer, copy: Box<[u8]> },
+}
+
+/// An address in the memory of the test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pointer(NonNull<u8>);
+
+// SAFETY: only dereferenced while its region is registered, which is while the memory is valid; accesses to what several
+// threads may touch (DMA allocations) are atomic.
+unsafe impl Send for Pointer {}
+
+/// All memories there are, by number.
+static MEMORIES: Mutex<BTreeMap<u64, Memory>> = Mutex::new(BTreeMap::new());
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
+/// An address is the number of its memory, then its place in it. This makes addresses larger than 32 bits as well.
+const NUMBER_SHIFT: u32 = 40;
+
+std::thread_local! {
+    static CURRENT: RefCell<Option<Memory>> = const { RefCell::new(None) };
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Memory {
+    /// The memory of this thread.
+    pub fn current() -> Self {
+        let current = CURRENT.with_borrow(Clone::clone);
+        current.unwrap_or_else(Self::fresh)
+    }
+
+    /// A new memory, which is this thread's from now on.
+    pub fn fresh() -> Self {
+        let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
+        let memory = Self(Arc::new(Shared {
+            number,
+            state: Mutex::new(State {
+                regions: BTreeMap::new(),
+                next_address: (number << NUMBER_SHIFT) + PAGE_SIZE as u64,
+                bounce: true,
+                allocations_left: None,
+                violations: Vec::new(),
+            }),
+        }));
+        lock(&MEMORIES).insert(number, memory.clone());
+        memory.enter();
+        memory
+    }
+
+    /// Makes this the memory of the thread that calls.
+    pub fn enter(&self) {
+        let before = CURRENT.replace(Some(self.clone()));
+        // Nobody can name an address in a memory with no regions.
+        if let Some(before) = before
+            && before.0.number != self.0.number
+            && before.state().regions.is_empty()
+        {
+            lock(&MEMORIES).remove(&before.0.number);
+        }
+    }
+
+    fn of(address: u64) -> Option<Self> {
+        lock(&MEMORIES).get(&(address >> NUMBER_SHIFT)).cloned()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.0.state)
+    }
+
+    /// Whether buffers are lent by way of a copy from now on. They are unless this says otherwise: it shows a driver that
+    /// forgets to lend, or reads before it took back.
+    pub fn set_bounce(&self, bounce: bool) {
+        self.state().bounce = bounce;
+    }
+
+    /// Makes every allocation after the next `count` fail; `None` lets all succeed again.
+    pub fn fail_allocations_after(&self, count: impl Into<Option<usize>>) {
+        self.state().allocations_left = count.into();
+    }
+
+    /// Notes that somebody broke a rule.
+    pub fn report(&self, violation: impl Into<String>) {
+        self.state().violations.push(violation.into());
+    }
+
+    /// The rules broken so far.
+    pub fn violations(&self) -> Vec<String> {
+        self.state().violations.clone()
+    }
+
+    /// Takes the list of rules broken, for a test that broke them on purpose.
+    pub fn take_violations(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().violations)
+    }
+
+    /// How many DMA allocations and how many loans are live.
+    pub fn live(&self) -> (usize, usize) {
+        let state = self.state();
+        let allocated = |region: &&Region| matches!(region.kind, Kind::Allocated(_));
+        let allocations = state.regions.values().filter(allocated).count();
+        (allocations, state.regions.len() - allocations)
+    }
+
+    /// Panics if any rule was broken.
+    #[track_caller]
+    pub fn assert_no_violations(&self) {
+        let violations = self.violations();
+        assert!(violations.is_empty(), "rules broken: {violations:#?}");
+    }
+
+    /// Panics if any rule was broken or anything is still allocated or lent.
+    #[track_caller]
+    pub fn assert_clean(&self) {
+        self.assert_no_violations();
+        let (allocations, loans) = self.live();
+        assert_eq!(
+            (allocations, loans),
+            (0, 0),
+            "DMA allocations and loans left"
+        );
+    }
+
+    /// Reads what a device may read, wholly or not at all.
+    pub fn read(&self, address: u64, bytes: &mut [u8]) -> bool {
+        let mut state = self.state();
+        match state.find(address, bytes.len(), BufferDirection::DriverToDevice) {
+            Ok((region, offset)) => {
+                region.read(offset, bytes);
+                true
+            }
+            Err(violation) => {
+                state.violations.push(violation);
+                false
+            }
+        }
+    }
+
+    /// Writes what a device may write, wholly or not at all.
+    pub fn write(&self, address: u64, bytes: &[u8]) -> bool {
+        let mut state = self.state();
+        match state.find(address, bytes.len(), BufferDirection::DeviceToDriver) {
+            Ok((region, offset)) => {
+                region.write(offset, bytes);
+                true
+            }
+            Err(violation) => {
+                state.violations.push(violation);
+                false
+            }
+        }
+    }
+
+    /// Reads two bytes, little-endian, in one access; 0 where the device may not.
+    pub fn read_u16(&self, address: u64) -> u16 {
+        let mut bytes = [0; 2];
+        self.read(address, &mut bytes);
+        u16::from_le_bytes(bytes)
+    }
+
+    /// Writes two bytes, little-endian, in one access.
+    pub fn write_u16(&self, address: u64, value: u16) {
+        self.write(address, &value.to_le_bytes());
+    }
+
+    /// Whether a device may access all of a run of memory; notes a violation if not.
+    pub fn check(&self, address: u64, len: usize, direction: BufferDirection) -> bool {
+        let mut state = self.state();
+        let violation = state.find(address, len, direction).err();
+        let fine = violation.is_none();
+        state.violations.extend(violation);
+        fine
+    }
+
+    /// Writes where it can, in any direction and without a note: what a hostile device does where no IOMMU stops it.
+    pub fn poke(&self, address: u64, bytes: &[u8]) {
+        if let Ok((region, offset)) = self
+            .state()
+            .find(address, bytes.len(), BufferDirection::Both)
+        {
+            region.write(offset, bytes);
+        }
+    }
+}
+
+impl State {
+    /// The region that holds all of a run, if `access` (of the device; `Both` stands for any) is allowed there.
+    fn find(
+        &mut self,
+        address: u64,
+        len: usize,
+        access: BufferDirection,
+    ) -> Result<(&mut Region, usize), String> {
+        let wrong = |why: &str| {
+            Err(format!(
+                "device was told to access {len} bytes at {address:#x}: {why}"
+            ))
+        };
+        let Some((start, region)) = self.regions.range_mut(..=address).next_back() else {
+            return wrong("nothing is lent there");
+        };
+        let offset = (address - start) as usize;
+        if offset >= region.len {
+            return wrong("nothing is lent there");
+        }
+        if len > region.len - offset {
+            return wrong("it reaches past the end of what is lent");
+        }
+        match (access, region.direction) {
+            (BufferDirection::DriverToDevice, BufferDirection::DeviceToDriver) => {
+                wrong("lent for writing, not for reading")
+            }
+            (BufferDirection::DeviceToDriver, BufferDirection::DriverToDevice) => {
+                wrong("lent for reading, not for writing")
+            }
+            _ => Ok((region, offset)),
+        }
+    }
+
+    /// A place for `len` bytes, aligned as `alignment` says, with a gap behind it.
+    fn place(&mut self, len: usize, alignment: u64) -> u64 {
+        let address = self.next_address.next_multiple_of(alignment);
+        self.next_address = address + len as u64 + 64;
+        address
+    }
+}
+
+impl Region {
+    /// Callers have checked that the run lies inside.
+    fn read(&self, offset: usize, bytes: &mut [u8]) {
+        match &self.kind {
+            Kind::Allocated(start) => {
+                if let ([low, high], Some(half)) = (&mut *bytes, half(start, offset)) {
+                    [*low, *high] = half.load(Ordering::Relaxed).to_ne_bytes();
+                    return;
+                }
+                for (index, byte) in bytes.iter_mut().enumerate() {
+                    *byte = byte_at(start, offset + index).load(Ordering::Relaxed);
+                }
+            }
+            Kind::Lent(start) => {
+                // SAFETY: inside the loan, whose lender keeps the bytes valid and leaves them alone until `unshare`.
+                unsafe {
+                    let from = start.0.add(offset).as_ptr();
+                    std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len());
+                }
+            }
+            Kind::Bounced { copy, .. } => {
+                bytes.copy_from_slice(&copy[offset..offset + bytes.len()]);
+            }
+        }
+    }
+
+    /// Callers have checked that the run lies inside.
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        match &mut self.kind {
+            Kind::Allocated(start) => {
+                if let ([low, high], Some(half)) = (bytes, half(start, offset)) {
+                    half.store(u16::from_ne_bytes([*low, *high]), Ordering::Relaxed);
+                    return;
+                }
+                for (index, byte) in bytes.iter().enumerate() {
+                    byte_at(start, offset + index).store(*byte, Ordering::Relaxed);
+                }
+            }
+            Kind::Lent(start) => {
+                // SAFETY: as for `read`.
+                unsafe {
+                    let to = start.0.add(offset).as_ptr();
+                    std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+                }
+            }
+            Kind::Bounced { copy, .. } => {
+                copy[offset..offset + bytes.len()].copy_from_slice(bytes);
+            }
+        }
+    }
+}
+
+/// A byte of a DMA allocation; the offset must lie inside.
+fn byte_at(start: &Pointer, offset: usize) -> &AtomicU8 {
+    // SAFETY: inside an allocation that is live as long as its region, and all accesses to it are atomic.
+    unsafe { AtomicU8::from_ptr(start.0.add(offset).as_ptr()) }
+}
+
+/// Two bytes of a DMA allocation as one, where aligned; the offset must lie inside.
+fn half(start: &Pointer, offset: usize) -> Option<&AtomicU16> {
+    // SAFETY: as for `byte_at`; allocations are page-aligned, so an even offset is aligned.
+    offset
+        .is_multiple_of(2)
+        .then(|| unsafe { AtomicU16::from_ptr(start.0.add(offset).cast().as_ptr()) })
+}
+
+fn layout(pages: usize) -> Layout {
+    Layout::from_size_align(pages * PAGE_SIZE, PAGE_SIZE).expect("a size that memory has")
+}
+
+// SAFETY: `dma_alloc` gives fresh zeroed pages of the global allocator; see there.
+unsafe impl Hal for FakeHal {
+    fn dma_alloc(pages: usize, direction: BufferDirection) -> (PhysAddr, NonNull<u8>) {
+        let memory = Memory::current();
+        let mut state = memory.state();
+        match &mut state.allocations_left {
+            Some(0) => return (0, NonNull::dangling()),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        if pages == 0 {
+            state.violations.push("DMA allocation of no pages".into());
+            return (0, NonNull::dangling());
+        }
+        // SAFETY: the layout is not of size 0.
+        let Some(start) = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout(pages)) }) else {
+            return (0, NonNull::dangling());
+        };
+        let len = pages * PAGE_SIZE;
+        let address = state.place(len, PAGE_SIZE as u64);
+        let kind = Kind::Allocated(Pointer(start));
+        let region = Region {
+            len,
+            direction,
+            kind,
+        };
+        state.regions.insert(address, region);
+        (address, start)
+    }
+
+    unsafe fn dma_dealloc(paddr: PhysAddr, vaddr: NonNull<u8>, pages: usize) -> i32 {
+        let Some(memory) = Memory::of(paddr) else {
+            Memory::current().report(format!("DMA memory freed that never was: {paddr:#x}"));
+            return -1;
+        };
+        let mut state = memory.state();
+        match state.regions.get(&paddr) {
+            Some(Region {
+                kind: Kind::Allocated(start),
+                len,
+                ..
+            }) if start.0 == vaddr && *len == pages * PAGE_SIZE => {
+                state.regions.remove(&paddr);
+                // SAFETY: allocated by `dma_alloc` with this layout, and no longer registered.
+                unsafe { std::alloc::dealloc(vaddr.as_ptr(), layout(pages)) };
+                0
+            }
+            _ => {
+                state
+                    .violations
+                    .push(format!("DMA memory freed twice or wrongly: {paddr:#x}"));
+                -1
+            }
+        }
+    }
+
+    unsafe fn mmio_phys_to_virt(paddr: PhysAddr, _: usize) -> NonNull<u8> {
+        // There is no memory-mapped register behind this platform; a valid pointer can't be made up.
+        panic!("use `PciTransport::with_registers` with the fake, not MMIO at {paddr:#x}")
+    }
+
+    unsafe fn share(buffer: NonNull<[u8]>, direction: BufferDirection) -> PhysAddr {
+        let memory = Memory::current();
+        let mut state = memory.state();
+        let original = Pointer(buffer.cast());
+        let len = buffer.len();
+        if len == 0 {
+            state.violations.push("empty buffer lent".into());
+        }
+        let kind = if state.bounce {
+            let mut copy = std::vec![POISON; len].into_boxed_slice();
+            if direction != BufferDirection::DeviceToDriver {
+                // SAFETY: the caller promises a valid buffer that nobody else accesses now.
+                copy.copy_from_slice(unsafe { buffer.as_ref() });
+            }
+            Kind::Bounced { original, copy }
+        } else {
+            Kind::Lent(original)
+        };
+        let region = Region {
+            len,
+            direction,
+            kind,
+        };
+        // Odd on purpose: a loan need not be aligned.
+        let address = state.place(len, 16) + 3;
+        state.regions.insert(address, region);
+        address
+    }
+
+    unsafe fn unshare(paddr: PhysAddr, buffer: NonNull<[u8]>, direction: BufferDirection) {
+        let Some(memory) = Memory::of(paddr) else {
+            return Memory::current().report(format!("loan ended that never was: {paddr:#x}"));
+        };
+        let mut state = memory.state();
+        let Some(region) = state.regions.remove(&paddr) else {
+            state
+                .violations
+                .push(format!("loan ended twice, or never made: {paddr:#x}"));
+            return;
+        };
+        let original = match &region.kind {
+            Kind::Allocated(start) | Kind::Lent(start) => *start,
+            Kind::Bounced { original, .. } => *original,
+        };
+        let same = original == Pointer(buffer.cast())
+            && region.len == buffer.len()
+            && region.direction == direction;
+        if !same {
+            state
+                .violations
+                .push(format!("loan ended otherwise than it was made: {paddr:#x}"));
+        } else if let Kind::Bounced { copy, .. } = &region.kind
+            && direction != BufferDirection::DriverToDevice
+        {
+            // SAFETY: the caller promises a valid buffer that nobody else accesses now; the lengths are equal.
+            unsafe {
+                let to = buffer.cast::<u8>().as_ptr();
+                std::ptr::copy_nonoverlapping(copy.as_ptr(), to, copy.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! A device in plain memory: for host tests, fuzzing and teaching. Honest by default, hostile on request.
+//!
+//! - [`FakeHal`] and [`Memory`]: the guest's memory as a device may reach it; notes every access that it may not make.
+//! - [`DeviceQueue`]: the device's side of a split virtqueue; notes every rule that the driver breaks.
+//! - [`FakeDevice`]: the registers of a device around a [`DeviceModel`], which says what the device does.
+//! - [`FakeTransport`]: a way to reach it without a bus.
+//! - [`FakeBlk`], [`FakeNic`]: models of the device types.
+//!
+//! Everything happens on the thread that calls, in an order that is the same in every run: a device works when it is
+//! notified, before the notification returns, or when [`FakeDevice::pump`] is called (see [`Pace`]).
+//!
+//! A test begins with [`Memory::fresh`] and ends with [`Memory::assert_clean`].
+
+mod blk;
+mod device;
+mod fault;
+#[expect(unsafe_code, reason = "the memory behind the fake platform")]
+mod hal;
+mod net;
+
+mod queue;
+mod random;
+mod transport;
+
+pub use blk::FakeBlk;
+pub use device::{DeviceModel, FakeDevice, Interrupt, Order, Pace, Queues};
+pub use fault::Fault;
+pub use hal::{FakeHal, Memory};
+pub use net::FakeNic;
+pub use queue::{DeviceQueue, Request, Segment};
+pub use random::Random;
+pub use transport::{FakeNotifier, FakeTransport};
