@@ -33,17 +33,19 @@ which_toolchain() {
 unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS
 
 toolchain=$(which_toolchain)
-case "${1-} $toolchain" in
+command=${1-}
+[ $# = 0 ] || shift
+case "$command $toolchain" in
 --which*)
     echo "$toolchain"
     ;;
 *rustup)
-    exec cargo "$@" --target $target
+    exec cargo "$command" --target $target "$@"
     ;;
 *debian)
     # Debian's cargo must find Debian's rustc, and core is built by stable's own compiler only under this variable.
     export PATH=/usr/bin:/bin RUSTC_BOOTSTRAP=1
-    exec cargo "$@" --target $target -Zbuild-std=core,alloc -Zbuild-std-features=compiler-builtins-mem
+    exec cargo "$command" --target $target -Zbuild-std=core,alloc -Zbuild-std-features=compiler-builtins-mem "$@"
     ;;
 *)
     echo "no toolchain for $target: run \`make setup\`" >&2

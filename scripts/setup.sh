@@ -3,6 +3,7 @@
 #
 #   scripts/setup.sh         what building and running the guest needs
 #   scripts/setup.sh tests   and what the tests need besides
+#   scripts/setup.sh ci      and what .ci/run needs besides
 #
 # It uses rustup (unless RUSTUP_AUTO_INSTALL=0) and apt. Where it can't install it names what is needed, and fails.
 set -eu
@@ -29,7 +30,8 @@ missing() {
     have ld || echo "ld"
     have_qemu || echo "qemu"
     have curl || echo "curl"
-    [ "$1" != tests ] || { have ip && have ping && have nsenter; } || echo "network-tools"
+    case $1 in tests | ci) { have ip && have ping && have nsenter; } || echo "network-tools" ;; esac
+    case $1 in ci) { cargo fmt --version && cargo clippy --version; } >/dev/null 2>&1 || echo "rust-tools" ;; esac
 }
 
 explain() {
@@ -40,6 +42,7 @@ explain() {
     ld) echo "GNU ld: Debian's binutils" ;;
     qemu) echo "qemu-system-x86_64 >= $qemu_oldest: Debian's qemu-system-x86 (on bookworm from bookworm-backports)" ;;
     curl) echo "curl" ;;
+    rust-tools) echo "rustfmt and clippy: \`rustup component add rustfmt clippy\`, or Debian's rustfmt-web and rust-web-clippy" ;;
     network-tools) echo "ip, ping and nsenter: Debian's iproute2, iputils-ping and util-linux" ;;
     esac
 }
@@ -129,6 +132,11 @@ install_rust() {
     give_up "no rustc >= $rust_oldest among apt's packages"
 }
 
+install_rust_tools() {
+    if have rustup; then give_up "rustup's toolchain lacks rustfmt or clippy"; fi
+    if [ -n "$(candidate rustfmt-web)" ]; then install rustfmt-web rust-web-clippy; else install rustfmt rust-clippy; fi
+}
+
 scope=${1-run}
 needs=$(missing "$scope")
 if [ -z "$needs" ]; then
@@ -157,6 +165,7 @@ for need in $needs; do
     ld) install binutils ;;
     qemu) install_qemu ;;
     curl) install curl ca-certificates ;;
+    rust-tools) install_rust_tools ;;
     network-tools) install iproute2 iputils-ping util-linux ;;
     esac
 done

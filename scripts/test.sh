@@ -17,7 +17,7 @@ run() {
 
 if [ -z "$cell" ]; then
     run cargo test -p vringlet --all-features
-    run cargo test -p vringlet-tests --lib --bins
+    run cargo test -p vringlet-boot -p vringlet-kernel -p vringlet-tests --lib
 fi
 run cargo test -p vringlet-tests --test matrix -- ${cell:+"$cell"}
 
