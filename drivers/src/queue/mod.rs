@@ -129,6 +129,8 @@ pub struct Queue<H: Hal, N, P> {
     /// The device may access ring and buffers.
     live: bool,
     broken: bool,
+    /// What the device did to break it.
+    violation: Option<Cause>,
     stats: QueueStats,
 }
 
@@ -194,6 +196,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
             descriptors: Vec::with_capacity(8),
             live: true,
             broken: false,
+            violation: None,
             stats: QueueStats::default(),
         })
     }
@@ -360,6 +363,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
             Ok(completion) => Ok(completion),
             Err(cause) => {
                 self.broken = true;
+                self.violation = Some(cause);
                 self.stats.violations += 1;
                 Err(self.error(cause))
             }
@@ -409,6 +413,16 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
     /// Whether [`Self::poll`] would find something.
     pub fn has_completions(&self) -> bool {
         !self.broken && self.ring.has_used()
+    }
+
+    /// Whether the device is done with all that it was given: it can't go on before it gets more.
+    pub fn is_exhausted(&self) -> bool {
+        !self.broken && self.ring.all_used(self.in_flight)
+    }
+
+    /// What the device did that broke the queue.
+    pub fn failure(&self) -> Option<Error> {
+        self.violation.map(|cause| self.error(cause))
     }
 
     /// Asks the device for an interrupt with the next completion. Returns whether there is one already, for which no

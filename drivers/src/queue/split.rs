@@ -270,6 +270,12 @@ impl<H: Hal> SplitRing<H> {
         self.memory.load_u16(self.used + 2) != self.last_used_idx
     }
 
+    #[inline]
+    pub(super) fn all_used(&self, in_flight: u16) -> bool {
+        let index = self.memory.load_u16(self.used + 2);
+        index == self.last_used_idx.wrapping_add(in_flight)
+    }
+
     /// Takes the next entry of the used ring. Of what the device wrote, only the index is checked here.
     #[inline]
     pub(super) fn next_used(&mut self, in_flight: u16) -> Result<Option<Used>, Cause> {
