@@ -189,6 +189,10 @@ pub enum Cause {
     DeviceError,
     /// The device does not support the request, or the feature was not negotiated.
     Unsupported,
+    /// The device refused a command on its control queue.
+    CommandRefused,
+    /// The link of a network device is down.
+    LinkDown,
     /// A status byte that the specification does not know.
     UnknownStatus(u8),
     /// The device said "used" but wrote no status.
@@ -289,6 +293,8 @@ impl fmt::Display for Cause {
             Self::Timeout => f.write_str("no answer in the time allowed"),
             Self::DeviceError => f.write_str("device reports an I/O error"),
             Self::Unsupported => f.write_str("request is not supported"),
+            Self::CommandRefused => f.write_str("device refused the command"),
+            Self::LinkDown => f.write_str("link is down"),
             Self::UnknownStatus(status) => write!(f, "unknown status {status:#04x}"),
             Self::NoStatus => f.write_str("device wrote no status"),
             Self::ShortResponse { len, need } => {

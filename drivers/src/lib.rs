@@ -40,6 +40,7 @@ pub mod features;
 pub mod init;
 #[expect(unsafe_code, reason = "device registers")]
 pub mod mmio;
+pub mod net;
 pub mod queue;
 pub mod report;
 pub mod transport;
@@ -48,6 +49,7 @@ pub use buffer::Buffer;
 pub use device::{DeviceId, DeviceName, Location};
 pub use driver::{Driver, Failed, Finished};
 pub use error::{Cause, Error, Result};
+pub use net::Net;
 pub use queue::{Queue, QueueOptions, QueueStats, Token};
 pub use report::{QueueReport, Report};
 pub use transport::{PciTransport, Transport};

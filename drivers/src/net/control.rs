@@ -1,0 +1,307 @@
+//! The control queue (spec 5.1.6.5): commands that set what the device receives, and who it is.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll, Waker};
+
+use spin::Mutex;
+use virtio_drivers::Hal;
+
+use super::config::{Features, MacAddress};
+use super::wire::{self, CommandHeader};
+use crate::buffer::Buffer;
+use crate::error::{Cause, Error, Result};
+use crate::features::Negotiated;
+use crate::queue::{Chain, Completion, Payload, Queue, QueueOptions};
+use crate::transport::{Notifier, Quiesced, Transport};
+
+/// A way of receiving that can be turned on and off (spec 5.1.6.5.1). The discriminant is the number of the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ReceiveMode {
+    /// Take every frame.
+    Promiscuous = 0,
+    /// Take every multicast frame.
+    AllMulticast = 1,
+    /// Take every unicast frame.
+    AllUnicast = 2,
+    /// Take no multicast frame.
+    NoMulticast = 3,
+    /// Take no unicast frame.
+    NoUnicast = 4,
+    /// Take no broadcast frame.
+    NoBroadcast = 5,
+}
+
+/// What the device can be told over its control queue. A command needs its feature to be agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command<'a> {
+    /// Turns a way of receiving on or off. Needs `CTRL_RX`; all but promiscuous and all-multicast need `CTRL_RX_EXTRA`.
+    Receive(ReceiveMode, bool),
+    /// Sets the addresses received besides the device's own, instead of those set before. Needs `CTRL_RX`.
+    MacTable {
+        /// Addresses of single stations.
+        unicast: &'a [MacAddress],
+        /// Addresses of groups.
+        multicast: &'a [MacAddress],
+    },
+    /// Sets the device's own address. Needs `CTRL_MAC_ADDR`.
+    MacAddress(MacAddress),
+    /// Receives frames of this VLAN from now on. Needs `CTRL_VLAN`.
+    VlanAdd(u16),
+    /// Receives no frames of this VLAN any more. Needs `CTRL_VLAN`.
+    VlanDelete(u16),
+    /// Says that the wish to be announced was heard. Needs `GUEST_ANNOUNCE`.
+    AnnounceAck,
+}
+
+/// The most addresses in a table: more than any device filters by, and still a short command.
+const MAC_TABLE_MAX: usize = 1024;
+/// VLAN ids have 12 bits.
+const VLAN_IDS: u16 = 4096;
+
+impl Command<'_> {
+    /// The feature that the command needs.
+    fn feature(&self) -> Features {
+        match self {
+            Self::Receive(ReceiveMode::Promiscuous | ReceiveMode::AllMulticast, _)
+            | Self::MacTable { .. } => Features::CTRL_RX,
+            Self::Receive(..) => Features::CTRL_RX_EXTRA,
+            Self::MacAddress(_) => Features::CTRL_MAC_ADDR,
+            Self::VlanAdd(_) | Self::VlanDelete(_) => Features::CTRL_VLAN,
+            Self::AnnounceAck => Features::GUEST_ANNOUNCE,
+        }
+    }
+
+    fn header(&self) -> CommandHeader {
+        match self {
+            Self::Receive(mode, _) => [wire::CTRL_RX, *mode as u8],
+            Self::MacTable { .. } => wire::MAC_TABLE_SET,
+            Self::MacAddress(_) => wire::MAC_ADDR_SET,
+            Self::VlanAdd(_) => wire::VLAN_ADD,
+            Self::VlanDelete(_) => wire::VLAN_DEL,
+            Self::AnnounceAck => wire::ANNOUNCE_ACK,
+        }
+    }
+
+    /// The command-specific data.
+    fn data(&self) -> Result<Vec<u8>, Cause> {
+        let mut data = Vec::new();
+        match *self {
+            Self::Receive(_, on) => data.push(on.into()),
+            Self::MacTable { unicast, multicast } => {
+                if unicast.len() + multicast.len() > MAC_TABLE_MAX {
+                    return Err(Cause::InvalidParameter("too many addresses"));
+                }
+                if !unicast.iter().all(|address| address.is_unicast()) {
+                    return Err(Cause::InvalidParameter("not a unicast address"));
+                }
+                if !multicast.iter().all(|address| address.is_multicast()) {
+                    return Err(Cause::InvalidParameter("not a multicast address"));
+                }
+                wire::append_mac_table(&mut data, unicast);
+                wire::append_mac_table(&mut data, multicast);
+            }
+            Self::MacAddress(address) if !address.is_unicast() => {
+                return Err(Cause::InvalidParameter("not a unicast address"));
+            }
+            Self::MacAddress(address) => data.extend_from_slice(&address.0),
+            Self::VlanAdd(id) | Self::VlanDelete(id) if id >= VLAN_IDS => {
+                return Err(Cause::InvalidParameter("VLAN id above 4095"));
+            }
+            Self::VlanAdd(id) | Self::VlanDelete(id) => data.extend_from_slice(&id.to_le_bytes()),
+            Self::AnnounceAck => {}
+        }
+        Ok(data)
+    }
+}
+
+/// The device's answer to a command, once it is there: a future, or to be asked with [`Self::get`]. Dropping it changes
+/// nothing about the command.
+#[must_use = "says whether the device obeyed"]
+pub struct Reply(Arc<Mutex<Answer>>);
+
+#[derive(Default)]
+struct Answer {
+    result: Option<Result<()>>,
+    waker: Option<Waker>,
+}
+
+impl Reply {
+    /// The answer, if it is there.
+    pub fn get(&self) -> Option<Result<()>> {
+        self.0.lock().result
+    }
+}
+
+impl Future for Reply {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let mut answer = self.0.lock();
+        match answer.result {
+            Some(result) => Poll::Ready(result),
+            None => {
+                answer.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reply({:?})", self.get())
+    }
+}
+
+/// A command with the device.
+pub(super) struct InFlight {
+    data: Option<Buffer>,
+    address: Option<MacAddress>,
+    answer: Arc<Mutex<Answer>>,
+}
+
+impl InFlight {
+    fn answer(self, result: Result<()>) {
+        let mut answer = self.answer.lock();
+        answer.result = Some(result);
+        let waker = answer.waker.take();
+        drop(answer);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Payload for InFlight {
+    fn segments<'a>(&'a mut self, chain: &mut Chain<'a>) {
+        if let Some(data) = &self.data {
+            chain.readable(data);
+        }
+    }
+}
+
+/// What commands did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ControlStats {
+    /// Commands that the device obeyed.
+    pub obeyed: u64,
+    /// Commands that it refused or answered wrongly.
+    pub refused: u64,
+}
+
+/// The control queue.
+pub(super) struct Control<H: Hal, N> {
+    queue: Queue<H, N, InFlight>,
+    stats: ControlStats,
+}
+
+impl<H: Hal, N: Notifier> Control<H, N> {
+    pub(super) fn new<T: Transport<Notifier = N>>(
+        transport: &mut T,
+        index: u16,
+        queue_size: u16,
+        negotiated: Negotiated,
+    ) -> Result<Self> {
+        let options = QueueOptions {
+            size: queue_size,
+            header_len: wire::COMMAND_HEADER_LEN,
+            footer_len: wire::ACK_LEN,
+        };
+        Ok(Self {
+            queue: Queue::new(transport, index, options, negotiated)?,
+            stats: ControlStats::default(),
+        })
+    }
+
+    pub(super) fn queue(&self) -> &Queue<H, N, InFlight> {
+        &self.queue
+    }
+
+    pub(super) fn queue_mut(&mut self) -> &mut Queue<H, N, InFlight> {
+        &mut self.queue
+    }
+
+    pub(super) fn stats(&self) -> ControlStats {
+        self.stats
+    }
+
+    pub(super) fn set_stats(&mut self, stats: ControlStats) {
+        self.stats = stats;
+    }
+
+    /// Sends a command.
+    pub(super) fn submit(&mut self, command: Command<'_>, negotiated: Negotiated) -> Result<Reply> {
+        if !negotiated.has(command.feature().bits()) {
+            return Err(self.queue.error(Cause::Unsupported));
+        }
+        let data = command.data().map_err(|cause| self.queue.error(cause))?;
+        let answer = Arc::new(Mutex::new(Answer::default()));
+        let in_flight = InFlight {
+            data: (!data.is_empty()).then(|| Buffer::from(data)),
+            address: match command {
+                Command::MacAddress(address) => Some(address),
+                _ => None,
+            },
+            answer: answer.clone(),
+        };
+        match self.queue.submit(&command.header(), in_flight) {
+            Ok(_) => {
+                self.queue.kick();
+                Ok(Reply(answer))
+            }
+            Err(rejected) => Err(rejected.error),
+        }
+    }
+
+    /// Hands the answers that are there to those who wait for them. Gives the device's own address, if one of them says
+    /// that it is another now.
+    pub(super) fn collect(&mut self) -> Option<MacAddress> {
+        let mut address = None;
+        if self.queue.in_flight() == 0 {
+            return address;
+        }
+        while self.queue.has_completions() || self.queue.enable_interrupts() {
+            let mut ack = [0; wire::ACK_LEN];
+            match self.queue.poll(&mut ack) {
+                Ok(Some(completion)) => {
+                    let result = judge(&completion, ack);
+                    match result {
+                        Ok(()) => {
+                            self.stats.obeyed += 1;
+                            address = completion.payload.address.or(address);
+                        }
+                        Err(_) => self.stats.refused += 1,
+                    }
+                    let result = result.map_err(|cause| self.queue.error(cause));
+                    completion.payload.answer(result);
+                }
+                // What a broken queue has in flight is answered when the device is reset.
+                Ok(None) | Err(_) => break,
+            }
+        }
+        address
+    }
+
+    /// After a reset of the device: nobody need wait any longer.
+    pub(super) fn release(&mut self, proof: &Quiesced) {
+        let error: Error = self.queue.error(Cause::NeedsReset);
+        for (_, command) in self.queue.release(proof) {
+            command.answer(Err(error));
+        }
+    }
+}
+
+/// What a completion says about its command.
+fn judge(completion: &Completion<InFlight>, [ack]: [u8; wire::ACK_LEN]) -> Result<(), Cause> {
+    match (completion.written?, ack) {
+        (0, _) => Err(Cause::NoStatus),
+        (_, wire::OK) => Ok(()),
+        (_, wire::ERR) => Err(Cause::CommandRefused),
+        (_, status) => Err(Cause::UnknownStatus(status)),
+    }
+}

@@ -1,0 +1,650 @@
+//! The network device (spec 5.1): an Ethernet interface.
+//!
+//! [`Net`] is the non-blocking core: [`Net::receive`] and [`Net::transmit`] give frames that lie in the memory which the
+//! device writes and reads, [`Net::flush`] tells the device about all that was done since the last time, and
+//! [`Net::command`] sets what is received. [`Net::poll_ready`] is the async face: it says when there is something to do, and
+//! has the device interrupt only when there is nothing. [`smoltcp`] puts an IP stack on top.
+//!
+//! Buffers are allocated once. A received frame is read where the device wrote it and its buffer goes back when the frame
+//! is dropped, whatever was wrong with it; a frame to send is written where the device reads it.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `config.rs` | feature bits, and the device configuration, checked |
+//! | `wire.rs` | what goes over the queues: headers and commands |
+//! | `receive.rs` | the receive queue and [`RxFrame`] |
+//! | `transmit.rs` | the transmit queue and [`TxFrame`] |
+//! | `control.rs` | the control queue, [`Command`] and [`Reply`] |
+//! | `smoltcp.rs` | `smoltcp::phy::Device` |
+//!
+//! No offload is accepted yet: frames have their checksums and are no longer than the MTU allows.
+
+mod config;
+mod control;
+mod receive;
+#[cfg(feature = "smoltcp")]
+pub mod smoltcp;
+mod transmit;
+mod wire;
+
+use alloc::vec;
+use alloc::vec::Vec;
+use core::task::{Context, Poll, Waker};
+
+use virtio_drivers::Hal;
+
+use self::config::{Identity, LiveConfig};
+use self::control::Control;
+use self::receive::{ReceiveOptions, Receiver};
+use self::transmit::Transmitter;
+use self::wire::{ETHERNET_HEADER_LEN, HEADER_LEN, VLAN_TAG_LEN};
+use crate::device::{DeviceId, DeviceName};
+use crate::error::{Cause, Error, Result};
+use crate::features::Negotiated;
+use crate::init;
+use crate::queue::{Payload, Queue};
+use crate::report::{QueueReport, Report};
+use crate::transport::{InterruptCauses, Notifier, Quiesced, Status, Transport};
+
+pub use self::config::{FEATURE_NAMES, Features, Link, MacAddress, feature_names};
+pub use self::control::{Command, ControlStats, ReceiveMode, Reply};
+pub use self::receive::{ReceiveStats, RxFrame};
+pub use self::transmit::{TransmitStats, TxFrame};
+
+/// How a network device is to be driven.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Descriptors of the receive queue, a power of two; the device's maximum if that is smaller.
+    pub receive_queue_size: u16,
+    /// Descriptors and buffers of the transmit queue, likewise.
+    pub transmit_queue_size: u16,
+    /// Receive buffers; no more than the receive queue has descriptors. Where a frame may only come in one buffer and the
+    /// MTU needs longer ones, there are fewer, of the same total.
+    pub receive_buffers: u16,
+    /// Length of a receive buffer in bytes, at least 12 for the header. It is raised where one frame would not fit into
+    /// one buffer, or with `MRG_RXBUF` into all of them.
+    pub receive_buffer_len: usize,
+    /// The largest IP packet to send, if the device allows larger ones.
+    pub mtu_max: u16,
+    /// The MAC address, if the device has none; made up from the device's place if this is `None`.
+    pub fallback_mac: Option<MacAddress>,
+    /// Feature bits to do without, of [`Features`] and [`crate::features::RingFeatures`].
+    pub declined: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            receive_queue_size: 256,
+            transmit_queue_size: 256,
+            receive_buffers: 256,
+            // One frame of the usual MTU fits, and two buffers fit into a page.
+            receive_buffer_len: 2048,
+            mtu_max: 9000,
+            fallback_mac: None,
+            declined: 0,
+        }
+    }
+}
+
+impl Options {
+    /// Number and length of the receive buffers for frames of up to `max_frame` bytes on a queue of `queue_size`.
+    fn receive_buffers(&self, queue_size: u16, max_frame: usize, mergeable: bool) -> (u16, usize) {
+        let count = self.receive_buffers.min(queue_size).max(1);
+        let need = HEADER_LEN + max_frame;
+        if mergeable {
+            let each = need.div_ceil(count.into());
+            (count, self.receive_buffer_len.max(each).max(HEADER_LEN))
+        } else {
+            let len = self.receive_buffer_len.max(need);
+            let total = usize::from(count) * self.receive_buffer_len;
+            let affordable = u16::try_from(total / len).unwrap_or(u16::MAX);
+            (affordable.clamp(2.min(count), count), len)
+        }
+    }
+}
+
+/// Something that a network stack should know of, to be had once from [`Net::take_event`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The link went up or down, or its speed changed; [`Net::link`] says how it is now.
+    LinkChanged,
+    /// The guest may be at another place of the network now and should make itself known there, by a gratuitous ARP for
+    /// example (spec 5.1.6.5.4). The device has been told that the wish was heard.
+    Announce,
+    /// The device broke the rules or asks for a reset: nothing goes in or out until [`Net::restart`].
+    Failed(Error),
+}
+
+/// A network device with one pair of queues.
+pub struct Net<H: Hal, T: Transport> {
+    transport: T,
+    options: Options,
+    active: Active<H, T::Notifier>,
+    link_changed: bool,
+    announce: bool,
+    /// The first thing that made the device unusable, and whether an event told of it.
+    failure: Option<Error>,
+    failure_told: bool,
+    /// Who sleeps until there is something to do.
+    waker: Option<Waker>,
+    config_changes: u64,
+    announcements: u64,
+}
+
+/// What initialisation makes; made anew by a restart.
+struct Active<H: Hal, N> {
+    negotiated: Negotiated,
+    mac: MacAddress,
+    /// The largest IP packet to send.
+    mtu: u16,
+    live: LiveConfig,
+    queues: Queues<H, N>,
+}
+
+/// Without MQ and RSS these are all that there are (spec 5.1.2).
+struct Queues<H: Hal, N> {
+    receiver: Receiver<H, N>,
+    transmitter: Transmitter<H, N>,
+    control: Option<Control<H, N>>,
+}
+
+const RECEIVE_QUEUE: u16 = 0;
+const TRANSMIT_QUEUE: u16 = 1;
+const CONTROL_QUEUE: u16 = 2;
+const CONTROL_QUEUE_SIZE: u16 = 64;
+
+impl<H: Hal, N: Notifier> Active<H, N> {
+    fn new<T: Transport<Notifier = N>>(transport: &mut T, options: &Options) -> Result<Self> {
+        // A feature that needs another one is not accepted without it (spec 5.1.3.1).
+        let available = transport.device_features() & !options.declined;
+        let unusable = Features::unusable_with(Features::from_bits_truncate(available));
+        let understood = Features::all().difference(unusable).bits();
+        let negotiated = init::negotiate(transport, understood, 0, options.declined)?;
+        let made = Self::with_features(transport, options, negotiated);
+        made.inspect_err(|_| init::give_up(transport))
+    }
+
+    fn with_features<T: Transport<Notifier = N>>(
+        transport: &mut T,
+        options: &Options,
+        negotiated: Negotiated,
+    ) -> Result<Self> {
+        let identity = Identity::read(transport, negotiated, options.fallback_mac)?;
+        let live = LiveConfig::read(transport, negotiated)?;
+        let mut queues = Queues::new(transport, options, identity.mtu, negotiated)?;
+        if let Err(error) = queues.start(transport, negotiated) {
+            // So that the memory of the queues can be freed.
+            queues.release(&transport.reset()?);
+            return Err(error);
+        }
+        queues.transmitter.set_link(live.link.up);
+        Ok(Self {
+            negotiated,
+            mac: identity.mac,
+            mtu: identity.mtu.min(options.mtu_max),
+            live,
+            queues,
+        })
+    }
+}
+
+impl<H: Hal, N: Notifier> Queues<H, N> {
+    /// The receive and the transmit queue. `mtu` is the device's.
+    fn new<T: Transport<Notifier = N>>(
+        transport: &mut T,
+        options: &Options,
+        mtu: u16,
+        negotiated: Negotiated,
+    ) -> Result<Self> {
+        let max = transport.queue_max_size(RECEIVE_QUEUE).max(1);
+        let mergeable = negotiated.has(Features::MRG_RXBUF.bits());
+        let max_frame = usize::from(mtu) + ETHERNET_HEADER_LEN + VLAN_TAG_LEN;
+        let queue_size = options.receive_queue_size.min(max);
+        let (buffers, buffer_len) = options.receive_buffers(queue_size, max_frame, mergeable);
+        let receive = ReceiveOptions {
+            queue_size: options.receive_queue_size,
+            buffers,
+            buffer_len,
+            max_frame,
+            mergeable,
+        };
+        let mut receiver = Receiver::new(transport, RECEIVE_QUEUE, &receive, negotiated)?;
+        let transmitter = Transmitter::new(
+            transport,
+            TRANSMIT_QUEUE,
+            options.transmit_queue_size,
+            usize::from(mtu.min(options.mtu_max)) + ETHERNET_HEADER_LEN,
+            negotiated,
+        );
+        match transmitter {
+            Ok(transmitter) => Ok(Self {
+                receiver,
+                transmitter,
+                control: None,
+            }),
+            Err(error) => {
+                receiver.queue_mut().release(&transport.reset()?);
+                Err(error)
+            }
+        }
+    }
+
+    /// Adds the control queue, and lets the device work.
+    fn start<T: Transport<Notifier = N>>(
+        &mut self,
+        transport: &mut T,
+        negotiated: Negotiated,
+    ) -> Result<()> {
+        if negotiated.has(Features::CTRL_VQ.bits()) {
+            let control = Control::new(transport, CONTROL_QUEUE, CONTROL_QUEUE_SIZE, negotiated)?;
+            self.control = Some(control);
+        }
+        init::driver_ok(transport)?;
+        // Not before: no queue may be notified until DRIVER_OK is set (spec 3.1.1).
+        self.receiver.publish();
+        Ok(())
+    }
+
+    fn release(&mut self, proof: &Quiesced) {
+        self.receiver.queue_mut().release(proof);
+        self.transmitter.queue_mut().release(proof);
+        if let Some(control) = &mut self.control {
+            control.release(proof);
+        }
+    }
+}
+
+impl<H: Hal, T: Transport> Net<H, T> {
+    /// Initialises the device that `transport` leads to.
+    ///
+    /// # Errors
+    ///
+    /// The device is no network device, breaks the rules of initialisation or has an impossible configuration; or memory
+    /// is short. It is left with FAILED set, or reset.
+    pub fn new(mut transport: T, options: Options) -> Result<Self> {
+        let name = transport.name();
+        if name.id != DeviceId::NET {
+            let expected = DeviceId::NET.0;
+            return Err(Error::new(name, Cause::WrongDeviceType { expected }));
+        }
+        let active = Active::new(&mut transport, &options)?;
+        let mut net = Self {
+            transport,
+            options,
+            active,
+            link_changed: false,
+            announce: false,
+            failure: None,
+            failure_told: false,
+            waker: None,
+            config_changes: 0,
+            announcements: 0,
+        };
+        net.hear_announce();
+        Ok(net)
+    }
+
+    /// Which device.
+    pub fn name(&self) -> DeviceName {
+        self.transport.name()
+    }
+
+    /// The features offered and accepted.
+    pub fn negotiated(&self) -> Negotiated {
+        self.active.negotiated
+    }
+
+    /// The device's own address.
+    pub fn mac(&self) -> MacAddress {
+        self.active.mac
+    }
+
+    /// The largest IP packet that can be sent. A frame has 14 bytes more.
+    pub fn mtu(&self) -> u16 {
+        self.active.mtu
+    }
+
+    /// The state of the link, as the device last said.
+    pub fn link(&self) -> Link {
+        self.active.live.link
+    }
+
+    /// Number of receive buffers and their length in bytes, the header of 12 included.
+    pub fn receive_buffers(&self) -> (u16, usize) {
+        self.active.queues.receiver.buffers()
+    }
+
+    /// What made the device unusable, until [`Self::restart`].
+    pub fn failure(&self) -> Option<Error> {
+        self.failure
+    }
+
+    /// The next frame that came in. Its buffer goes back to the device when it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The device broke the rules of the queue: nothing comes from it until [`Self::restart`].
+    #[inline]
+    pub fn receive(&mut self) -> Result<Option<RxFrame<'_, H, T::Notifier>>> {
+        let failure = &mut self.failure;
+        let received = self.active.queues.receiver.receive();
+        received.inspect_err(|error| {
+            failure.get_or_insert(*error);
+        })
+    }
+
+    /// Memory for a frame of `len` bytes, Ethernet header included, to be filled and sent. What it holds is left over from
+    /// an earlier frame.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::QueueFull`]: all buffers are with the device; [`Self::poll_ready`] says when there is room.
+    /// [`Cause::LinkDown`], or a length that the link can't take.
+    #[inline]
+    pub fn transmit(&mut self, len: usize) -> Result<TxFrame<'_, H, T::Notifier>> {
+        self.active.queues.transmitter.reserve(len)
+    }
+
+    /// Whether [`Self::transmit`] has a buffer. If not, [`Self::poll_ready`] waits for one from now on.
+    #[inline]
+    pub fn has_room(&mut self) -> bool {
+        self.active.queues.transmitter.has_room()
+    }
+
+    /// Tells the device about frames sent and buffers given back since the last time: at most one notification for each of
+    /// the two queues. Call it after every round of work; [`Self::poll_ready`] does so too.
+    #[inline]
+    pub fn flush(&mut self) {
+        self.active.queues.transmitter.publish();
+        self.active.queues.receiver.publish();
+    }
+
+    /// Sends a command to the device. It does not wait: ask the [`Reply`], or await it. [`Self::process`] and
+    /// [`Self::poll_ready`] collect the answers.
+    ///
+    /// # Errors
+    ///
+    /// The feature that it needs was not agreed on ([`Cause::Unsupported`]), a parameter is impossible, or the control
+    /// queue is full.
+    pub fn command(&mut self, command: Command<'_>) -> Result<Reply> {
+        match &mut self.active.queues.control {
+            Some(control) => control.submit(command, self.active.negotiated),
+            None => Err(Error::new(self.name(), Cause::Unsupported)),
+        }
+    }
+
+    /// Sends a command and looks for the answer. `wait` is called again and again while there is none; it may spin or do
+    /// other things, and returns whether to wait on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::command`]; the device refuses ([`Cause::CommandRefused`]) or answers wrongly; or [`Cause::Timeout`].
+    pub fn command_and_wait(
+        &mut self,
+        command: Command<'_>,
+        mut wait: impl FnMut() -> bool,
+    ) -> Result<()> {
+        let reply = self.command(command)?;
+        loop {
+            self.collect_answers();
+            if let Some(result) = reply.get() {
+                return result;
+            }
+            if let Some(failure) = self.active.queues.failure() {
+                return Err(failure);
+            }
+            if !wait() {
+                let cause = Cause::Timeout;
+                return Err(Error::on_queue(self.name(), CONTROL_QUEUE, cause));
+            }
+        }
+    }
+
+    fn collect_answers(&mut self) {
+        if let Some(control) = &mut self.active.queues.control
+            && let Some(address) = control.collect()
+        {
+            self.active.mac = address;
+        }
+    }
+
+    /// For an interrupt: sees to what it was about and wakes who sleeps in [`Self::poll_ready`].
+    ///
+    /// With MSI-X the vector says what it was about; otherwise [`Self::take_interrupt_causes`] does. Without interrupts,
+    /// call it with all causes now and then.
+    ///
+    /// # Errors
+    ///
+    /// The device says that it needs a reset ([`Self::restart`]), or its configuration can't be read.
+    pub fn process(&mut self, causes: InterruptCauses) -> Result<()> {
+        if causes.contains(InterruptCauses::QUEUE) {
+            self.active.queues.count_interrupt();
+            self.collect_answers();
+        }
+        let mut result = Ok(());
+        if causes.contains(InterruptCauses::CONFIG) {
+            self.config_changes += 1;
+            result = self.read_live_config();
+            if let Err(error) = result {
+                self.failure.get_or_insert(error);
+            }
+        }
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+        result
+    }
+
+    /// Reads and thereby clears why the device last interrupted. For INTx; with MSI-X a needless exit.
+    pub fn take_interrupt_causes(&mut self) -> InterruptCauses {
+        self.transport.take_interrupt_causes()
+    }
+
+    fn read_live_config(&mut self) -> Result<()> {
+        if self.transport.status().contains(Status::DEVICE_NEEDS_RESET) {
+            return Err(Error::new(self.name(), Cause::NeedsReset));
+        }
+        let old = self.active.live;
+        self.active.live = LiveConfig::read(&self.transport, self.active.negotiated)?;
+        if self.active.live.link != old.link {
+            self.link_changed = true;
+            let up = self.active.live.link.up;
+            self.active.queues.transmitter.set_link(up);
+        }
+        self.hear_announce();
+        Ok(())
+    }
+
+    /// Notes the wish to be announced, and tells the device that it was heard (spec 5.1.6.5.4).
+    fn hear_announce(&mut self) {
+        if !self.active.live.announce {
+            return;
+        }
+        // A full control queue leaves the wish standing in the configuration, to be read again with the next change.
+        if self.command(Command::AnnounceAck).is_ok() {
+            self.announce = true;
+            self.announcements += 1;
+        }
+    }
+
+    /// The next thing that a network stack should know of.
+    pub fn take_event(&mut self) -> Option<Event> {
+        self.note_failures();
+        if let Some(failure) = self.failure
+            && !core::mem::replace(&mut self.failure_told, true)
+        {
+            Some(Event::Failed(failure))
+        } else if core::mem::take(&mut self.link_changed) {
+            Some(Event::LinkChanged)
+        } else if core::mem::take(&mut self.announce) {
+            Some(Event::Announce)
+        } else {
+            None
+        }
+    }
+
+    fn note_failures(&mut self) {
+        self.failure = self.failure.or(self.active.queues.failure());
+    }
+
+    /// Ready when there is a frame to receive, room to send for which somebody waited, or an event; then work until there
+    /// is none of these. Only while it is pending does the device interrupt, and [`Self::process`] wakes the task.
+    ///
+    /// There is room for one task.
+    pub fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.flush();
+        self.collect_answers();
+        self.note_failures();
+        let event =
+            self.link_changed || self.announce || self.failure.is_some() && !self.failure_told;
+        let Queues {
+            receiver,
+            transmitter,
+            ..
+        } = &mut self.active.queues;
+        // Interrupts are asked for first, and what came before is looked for afterwards: the other way round, what comes
+        // in between would be noticed by nobody.
+        if event
+            || transmitter.room_came()
+            || receiver.enable_interrupts()
+            || transmitter.enable_interrupts_if_wanted()
+        {
+            return Poll::Ready(());
+        }
+        match &mut self.waker {
+            Some(waker) => waker.clone_from(context.waker()),
+            None => self.waker = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Resets the device and initialises it anew: after [`Event::Failed`]. Receive modes, filters and a MAC address that
+    /// was set are as they were at first. Frames that were being sent may be lost.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::new`]. The device is not in use then, and this can be tried again.
+    pub fn restart(&mut self) -> Result<()> {
+        let proof = self.transport.reset()?;
+        self.active.queues.release(&proof);
+        let mut active = Active::new(&mut self.transport, &self.options)?;
+        active.queues.take_stats_of(&self.active.queues);
+        self.link_changed |= active.live.link != self.active.live.link;
+        self.active = active;
+        self.failure = None;
+        self.failure_told = false;
+        self.hear_announce();
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    /// What the receive queue did.
+    pub fn receive_stats(&self) -> ReceiveStats {
+        self.active.queues.receiver.stats()
+    }
+
+    /// What the transmit queue did.
+    pub fn transmit_stats(&self) -> TransmitStats {
+        self.active.queues.transmitter.stats()
+    }
+
+    /// What commands did.
+    pub fn control_stats(&self) -> ControlStats {
+        let control = self.active.queues.control.as_ref();
+        control.map_or(ControlStats::default(), Control::stats)
+    }
+
+    /// The driver's account of its device.
+    pub fn report(&self) -> Report {
+        let receive = self.receive_stats();
+        let transmit = self.transmit_stats();
+        let control = self.control_stats();
+        Report {
+            device: self.name(),
+            negotiated: self.negotiated(),
+            feature_names: FEATURE_NAMES,
+            queues: self.active.queues.reports(),
+            config_changes: self.config_changes,
+            counters: vec![
+                ("rx_packets", receive.packets),
+                ("rx_bytes", receive.bytes),
+                ("rx_merged", receive.merged),
+                ("rx_no_buffer", receive.no_buffer),
+                ("rx_runt", receive.runt),
+                ("rx_too_long", receive.too_long),
+                ("rx_bad_length", receive.bad_length),
+                ("rx_bad_header", receive.bad_header),
+                ("rx_bad_merge", receive.bad_merge),
+                ("tx_packets", transmit.packets),
+                ("tx_bytes", transmit.bytes),
+                ("tx_full", transmit.full),
+                ("tx_link_down", transmit.link_down),
+                ("tx_runt", transmit.runt),
+                ("tx_too_long", transmit.too_long),
+                ("tx_failed", transmit.failed),
+                ("commands_obeyed", control.obeyed),
+                ("commands_refused", control.refused),
+                ("announcements", self.announcements),
+            ],
+        }
+    }
+}
+
+impl<H: Hal, N: Notifier> Queues<H, N> {
+    /// Counts an interrupt for every queue that it may have been meant for.
+    fn count_interrupt(&mut self) {
+        fn count<H: Hal, N: Notifier, P: Payload>(queue: &mut Queue<H, N, P>) {
+            if queue.has_completions() {
+                queue.count_interrupt();
+            }
+        }
+        count(self.receiver.queue_mut());
+        if self.transmitter.is_waited_for() {
+            count(self.transmitter.queue_mut());
+        }
+        if let Some(control) = &mut self.control {
+            count(control.queue_mut());
+        }
+    }
+
+    fn failure(&self) -> Option<Error> {
+        let control = self.control.as_ref();
+        let control = control.and_then(|control| control.queue().failure());
+        let transmit = self.transmitter.queue().failure();
+        self.receiver.queue().failure().or(transmit).or(control)
+    }
+
+    fn reports(&self) -> Vec<QueueReport> {
+        let mut reports = vec![
+            self.receiver.queue().report("receiveq1"),
+            self.transmitter.queue().report("transmitq1"),
+        ];
+        reports.extend(
+            self.control
+                .as_ref()
+                .map(|control| control.queue().report("controlq")),
+        );
+        reports
+    }
+
+    fn take_stats_of(&mut self, old: &Self) {
+        self.receiver.set_stats(old.receiver.stats());
+        self.transmitter.set_stats(old.transmitter.stats());
+        if let (Some(control), Some(old)) = (&mut self.control, &old.control) {
+            control.set_stats(old.stats());
+        }
+    }
+}
+
+impl<H: Hal, T: Transport> Drop for Net<H, T> {
+    fn drop(&mut self) {
+        match self.transport.reset() {
+            Ok(proof) => self.active.queues.release(&proof),
+            // What the device keeps writing to is leaked by the queues.
+            Err(error) => log::error!("{error}"),
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! The receive queue: buffers lent to the device for as long as the driver lives, and the frames that come in them.
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::Deref;
+
+use virtio_drivers::Hal;
+
+use super::wire::{ETHERNET_HEADER_LEN, HEADER_LEN, Header};
+use crate::buffer::Buffer;
+use crate::error::{Cause, Error, Result};
+use crate::features::Negotiated;
+use crate::queue::{Chain, Payload, Queue, QueueOptions};
+use crate::transport::{Notifier, Transport};
+
+/// What the receive queue did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReceiveStats {
+    /// Frames handed out.
+    pub packets: u64,
+    /// Their bytes, Ethernet header included.
+    pub bytes: u64,
+    /// Frames of `packets` that came in several buffers and were copied together.
+    pub merged: u64,
+    /// Times the driver woke up and found that the device had no buffer left: it may have dropped frames.
+    pub no_buffer: u64,
+    /// Dropped: shorter than an Ethernet header.
+    pub runt: u64,
+    /// Dropped: longer than the MTU allows.
+    pub too_long: u64,
+    /// Dropped: the device claims more bytes than the buffer has.
+    pub bad_length: u64,
+    /// Dropped: no header, or one that describes an offload that was not agreed on.
+    pub bad_header: u64,
+    /// Dropped: `num_buffers` is a lie, or a buffer of a merged frame was not filled.
+    pub bad_merge: u64,
+}
+
+impl ReceiveStats {
+    /// All frames dropped by the driver.
+    pub fn dropped(&self) -> u64 {
+        self.runt + self.too_long + self.bad_length + self.bad_header + self.bad_merge
+    }
+}
+
+/// A receive buffer on its way to the device and back.
+pub(super) struct ReceiveBuffer(Buffer);
+
+impl Payload for ReceiveBuffer {
+    fn segments<'a>(&'a mut self, chain: &mut Chain<'a>) {
+        chain.writable(&mut self.0);
+    }
+}
+
+/// How the receive queue is to be.
+pub(super) struct ReceiveOptions {
+    /// Descriptors.
+    pub(super) queue_size: u16,
+    /// The most buffers to lend.
+    pub(super) buffers: u16,
+    /// Length of each, header included.
+    pub(super) buffer_len: usize,
+    /// The longest frame that is taken.
+    pub(super) max_frame: usize,
+    /// A frame may be spread over several buffers.
+    pub(super) mergeable: bool,
+}
+
+/// The receive queue.
+pub(super) struct Receiver<H: Hal, N> {
+    queue: Queue<H, N, ReceiveBuffer>,
+    /// Buffers that a broken queue did not take back.
+    spare: Vec<ReceiveBuffer>,
+    buffers: u16,
+    buffer_len: usize,
+    max_frame: usize,
+    mergeable: bool,
+    /// A frame that came in several buffers, copied together.
+    assembled: Vec<u8>,
+    /// Buffers given back that the device doesn't know of yet.
+    unpublished: u16,
+    interrupts: bool,
+    stats: ReceiveStats,
+}
+
+/// The device learns of buffers given back at the latest when it is a quarter of them, so that it does not run short
+/// while a long burst is worked off.
+const PUBLISH_SHARE: u16 = 4;
+
+impl<H: Hal, N: Notifier> Receiver<H, N> {
+    pub(super) fn new<T: Transport<Notifier = N>>(
+        transport: &mut T,
+        index: u16,
+        options: &ReceiveOptions,
+        negotiated: Negotiated,
+    ) -> Result<Self> {
+        let no_memory = Error::on_queue(transport.name(), index, Cause::NoMemory);
+        // Whatever can fail on our side fails before the device knows the queue.
+        let max = transport.queue_max_size(index).max(1);
+        let count = usize::from(options.buffers.min(options.queue_size).min(max));
+        let mut spare = Vec::new();
+        spare.try_reserve_exact(count).map_err(|_| no_memory)?;
+        for _ in 0..count {
+            let buffer = Buffer::zeroed(options.buffer_len).ok_or(no_memory)?;
+            spare.push(ReceiveBuffer(buffer));
+        }
+        let mut assembled = Vec::new();
+        if options.mergeable {
+            assembled
+                .try_reserve_exact(options.max_frame)
+                .map_err(|_| no_memory)?;
+        }
+        let queue_options = QueueOptions {
+            size: options.queue_size,
+            ..QueueOptions::default()
+        };
+        let mut receiver = Self {
+            queue: Queue::new(transport, index, queue_options, negotiated)?,
+            spare,
+            buffers: count as u16,
+            buffer_len: options.buffer_len,
+            max_frame: options.max_frame,
+            mergeable: options.mergeable,
+            assembled,
+            unpublished: 0,
+            interrupts: false,
+            stats: ReceiveStats::default(),
+        };
+        receiver.queue.disable_interrupts();
+        while let Some(buffer) = receiver.spare.pop() {
+            // The queue has a descriptor for each.
+            if let Err(rejected) = receiver.queue.submit(&[], buffer) {
+                receiver.spare.push(rejected.payload);
+                break;
+            }
+        }
+        Ok(receiver)
+    }
+
+    pub(super) fn queue(&self) -> &Queue<H, N, ReceiveBuffer> {
+        &self.queue
+    }
+
+    pub(super) fn queue_mut(&mut self) -> &mut Queue<H, N, ReceiveBuffer> {
+        &mut self.queue
+    }
+
+    pub(super) fn stats(&self) -> ReceiveStats {
+        self.stats
+    }
+
+    pub(super) fn set_stats(&mut self, stats: ReceiveStats) {
+        self.stats = stats;
+    }
+
+    /// How many buffers there are, and how long each is.
+    pub(super) fn buffers(&self) -> (u16, usize) {
+        (self.buffers, self.buffer_len)
+    }
+
+    /// Tells the device about the buffers given back.
+    #[inline]
+    pub(super) fn publish(&mut self) {
+        self.queue.kick();
+        self.unpublished = 0;
+    }
+
+    /// Asks for an interrupt with the next frame; `true` if one is there already, and then interrupts stay off.
+    pub(super) fn enable_interrupts(&mut self) -> bool {
+        if self.queue.enable_interrupts() {
+            self.queue.disable_interrupts();
+            return true;
+        }
+        self.interrupts = true;
+        false
+    }
+
+    /// The next frame.
+    #[inline]
+    pub(super) fn receive(&mut self) -> Result<Option<RxFrame<'_, H, N>>> {
+        if self.interrupts {
+            // While frames are being worked off, interrupts would only say what is known (spec 5.1.6.4).
+            self.interrupts = false;
+            self.queue.disable_interrupts();
+            if self.queue.is_exhausted() {
+                self.stats.no_buffer += 1;
+            }
+        }
+        while let Some(completion) = self.queue.poll(&mut [])? {
+            let frame = match self.accept(completion.payload, completion.written)? {
+                Ok(frame) => frame,
+                Err(dropped) => {
+                    *dropped.counter(&mut self.stats) += 1;
+                    continue;
+                }
+            };
+            self.stats.packets += 1;
+            self.stats.bytes += frame.len() as u64;
+            self.stats.merged += u64::from(matches!(frame, Frame::Assembled { .. }));
+            return Ok(Some(RxFrame {
+                receiver: self,
+                frame,
+            }));
+        }
+        Ok(None)
+    }
+
+    /// Checks what came back against what was lent. A buffer that is not part of the result is back with the device.
+    fn accept(
+        &mut self,
+        buffer: ReceiveBuffer,
+        written: Result<u32, Cause>,
+    ) -> Result<Result<Frame, Dropped>> {
+        let header = match written {
+            Ok(written) => {
+                let bytes = buffer.0.get(..written as usize);
+                bytes.and_then(Header::parse).ok_or(Dropped::BadHeader)
+            }
+            Err(_) => Err(Dropped::BadLength),
+        };
+        let header = match header {
+            Ok(header) => header,
+            Err(dropped) => {
+                self.give_back(buffer);
+                return Ok(Err(dropped));
+            }
+        };
+        let len = written.map_or(0, |written| written as usize) - HEADER_LEN;
+        // Without MRG_RXBUF some devices leave the field 0.
+        if self.mergeable && header.num_buffers != 1 {
+            let whole = self.assemble(buffer, len, header.num_buffers)?;
+            return Ok(whole.and_then(|frame| self.check(&header, frame.len()).map(|()| frame)));
+        }
+        Ok(match self.check(&header, len) {
+            Ok(()) => Ok(Frame::InPlace { buffer, len }),
+            Err(dropped) => {
+                self.give_back(buffer);
+                Err(dropped)
+            }
+        })
+    }
+
+    fn check(&self, header: &Header, len: usize) -> Result<(), Dropped> {
+        if !header.is_plain() {
+            Err(Dropped::BadHeader)
+        } else if len < ETHERNET_HEADER_LEN {
+            Err(Dropped::Runt)
+        } else if len > self.max_frame {
+            Err(Dropped::TooLong)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Copies a frame of `num_buffers` buffers together, the first of which holds `len` bytes of it.
+    fn assemble(
+        &mut self,
+        first: ReceiveBuffer,
+        len: usize,
+        num_buffers: u16,
+    ) -> Result<Result<Frame, Dropped>> {
+        self.assembled.clear();
+        // A number that can't be true says nothing about the buffers that follow; a true one means that they all belong to
+        // this frame and have to go with it, whatever is wrong with one of them.
+        let plausible = (2..=self.buffers).contains(&num_buffers);
+        let mut result = match first.0.get(HEADER_LEN..) {
+            Some(part) if plausible && part.len() == len => self.append(part),
+            _ => Err(Dropped::BadMerge),
+        };
+        self.give_back(first);
+        let rest = if plausible { num_buffers - 1 } else { 0 };
+        for left in (0..rest).rev() {
+            // All buffers of a frame are used together (spec 5.1.6.4.1), so they are there, or the device lied.
+            let Some(completion) = self.queue.poll(&mut [])? else {
+                return Ok(Err(Dropped::BadMerge));
+            };
+            let buffer = completion.payload;
+            result = result.and_then(|()| {
+                let len = completion.written.map_err(|_| Dropped::BadLength)? as usize;
+                match buffer.0.get(..len) {
+                    // All but the last are filled.
+                    Some(part) if left == 0 || len == buffer.0.len() => self.append(part),
+                    _ => Err(Dropped::BadMerge),
+                }
+            });
+            self.give_back(buffer);
+        }
+        Ok(result.map(|()| Frame::Assembled {
+            len: self.assembled.len(),
+        }))
+    }
+
+    fn append(&mut self, part: &[u8]) -> Result<(), Dropped> {
+        if self.assembled.len() + part.len() > self.max_frame {
+            return Err(Dropped::TooLong);
+        }
+        self.assembled.extend_from_slice(part);
+        Ok(())
+    }
+
+    /// Lends a buffer to the device again.
+    #[inline]
+    fn give_back(&mut self, buffer: ReceiveBuffer) {
+        match self.queue.submit(&[], buffer) {
+            Ok(_) => {
+                self.unpublished += 1;
+                if self.unpublished >= (self.buffers / PUBLISH_SHARE).max(1) {
+                    self.publish();
+                }
+            }
+            // A queue takes back as many as it gave, unless it is broken; then the buffer waits here for the end.
+            Err(rejected) => self.spare.push(rejected.payload),
+        }
+    }
+}
+
+/// Why a frame was dropped.
+#[derive(Clone, Copy, Debug)]
+enum Dropped {
+    Runt,
+    TooLong,
+    BadLength,
+    BadHeader,
+    BadMerge,
+}
+
+impl Dropped {
+    fn counter(self, stats: &mut ReceiveStats) -> &mut u64 {
+        match self {
+            Self::Runt => &mut stats.runt,
+            Self::TooLong => &mut stats.too_long,
+            Self::BadLength => &mut stats.bad_length,
+            Self::BadHeader => &mut stats.bad_header,
+            Self::BadMerge => &mut stats.bad_merge,
+        }
+    }
+}
+
+/// Where the bytes of a frame are.
+enum Frame {
+    /// In the buffer that the device wrote, behind the header.
+    InPlace { buffer: ReceiveBuffer, len: usize },
+    /// In [`Receiver::assembled`]; the buffers are back with the device.
+    Assembled { len: usize },
+}
+
+impl Frame {
+    fn len(&self) -> usize {
+        match self {
+            Self::InPlace { len, .. } | Self::Assembled { len } => *len,
+        }
+    }
+}
+
+/// A received Ethernet frame, read in place. Dropping it lends its buffer to the device again.
+pub struct RxFrame<'a, H: Hal, N: Notifier> {
+    receiver: &'a mut Receiver<H, N>,
+    frame: Frame,
+}
+
+impl<H: Hal, N: Notifier> Deref for RxFrame<'_, H, N> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        let bytes = match &self.frame {
+            Frame::InPlace { buffer, len } => buffer.0.get(HEADER_LEN..HEADER_LEN + len),
+            Frame::Assembled { len } => self.receiver.assembled.get(..*len),
+        };
+        bytes.unwrap_or_default()
+    }
+}
+
+impl<H: Hal, N: Notifier> Drop for RxFrame<'_, H, N> {
+    #[inline]
+    fn drop(&mut self) {
+        let gone = Frame::Assembled { len: 0 };
+        if let Frame::InPlace { buffer, .. } = core::mem::replace(&mut self.frame, gone) {
+            self.receiver.give_back(buffer);
+        }
+    }
+}
+
+impl<H: Hal, N: Notifier> fmt::Debug for RxFrame<'_, H, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RxFrame({} bytes)", self.len())
+    }
+}
