@@ -1,0 +1,531 @@
+//! The asynchronous face, over the block device and a RAM disk.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
+
+use vringlet::asynchronous::Asynchronous;
+use vringlet::blk::{Blk, Options, Request};
+use vringlet::fake::{
+    FakeBlk, FakeDevice, FakeHal, FakeTransport, Fault, Interrupt, Memory, Order, Pace, Random,
+};
+use vringlet::features::RingFeatures;
+use vringlet::{Buffer, Cause, Driver};
+
+type Disk = Asynchronous<Blk<FakeHal, FakeTransport<FakeBlk>>>;
+
+/// Whether and how often somebody was woken.
+#[derive(Default)]
+struct Alarm {
+    rung: AtomicBool,
+    times: AtomicU64,
+}
+
+impl Alarm {
+    fn take(&self) -> bool {
+        self.rung.swap(false, Ordering::Relaxed)
+    }
+
+    fn times(&self) -> u64 {
+        self.times.load(Ordering::Relaxed)
+    }
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.rung.store(true, Ordering::Relaxed);
+        self.times.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A future with who is woken for it.
+struct Task<'a, T> {
+    future: Pin<Box<dyn Future<Output = T> + 'a>>,
+    alarm: Arc<Alarm>,
+}
+
+impl<'a, T> Task<'a, T> {
+    fn new(future: impl Future<Output = T> + 'a) -> Self {
+        let alarm = Arc::new(Alarm::default());
+        alarm.rung.store(true, Ordering::Relaxed);
+        let future = Box::pin(future);
+        Self { future, alarm }
+    }
+
+    fn poll(&mut self) -> Poll<T> {
+        let waker = Waker::from(self.alarm.clone());
+        self.future.as_mut().poll(&mut Context::from_waker(&waker))
+    }
+
+    /// Polls if woken, as an executor does.
+    fn run(&mut self) -> Poll<T> {
+        match self.alarm.take() {
+            true => self.poll(),
+            false => Poll::Pending,
+        }
+    }
+}
+
+/// Runs tasks, the first of which is the owner and never ends, round after round as embassy's executor does. Whenever no
+/// task is ready, `idle` is called, which must make one so.
+fn run(mut tasks: Vec<Task<'_, ()>>, mut idle: impl FnMut()) {
+    while tasks.len() > 1 {
+        let ready: Vec<bool> = tasks.iter().map(|task| task.alarm.take()).collect();
+        if !ready.contains(&true) {
+            idle();
+            let woken = tasks
+                .iter()
+                .any(|task| task.alarm.rung.load(Ordering::Relaxed));
+            assert!(woken, "{} tasks sleep for ever", tasks.len() - 1);
+        }
+        let mut ready = ready.into_iter();
+        tasks.retain_mut(|task| match ready.next() {
+            Some(true) => task.poll().is_pending(),
+            _ => true,
+        });
+    }
+}
+
+/// A disk and the interrupts that it sent.
+struct Machine {
+    device: FakeDevice<FakeBlk>,
+    disk: Disk,
+    interrupts: mpsc::Receiver<Interrupt>,
+    /// Woken by an interrupt.
+    interrupted: Arc<SharedWaker>,
+}
+
+/// The waker of the task that waits for interrupts.
+#[derive(Default)]
+struct SharedWaker(std::sync::Mutex<Option<Waker>>);
+
+fn machine(model: FakeBlk, options: Options) -> Machine {
+    let device = FakeDevice::new(model);
+    let blk = Blk::new(device.transport(), options).expect("an honest device");
+    let (sender, interrupts) = mpsc::channel();
+    let interrupted = Arc::new(SharedWaker::default());
+    let wakes = interrupted.clone();
+    device.on_interrupt(move |interrupt| {
+        sender.send(interrupt).expect("a receiver");
+        if let Some(waker) = wakes.0.lock().expect("no panic").take() {
+            waker.wake();
+        }
+    });
+    Machine {
+        device,
+        disk: Asynchronous::new(blk),
+        interrupts,
+        interrupted,
+    }
+}
+
+impl Machine {
+    /// The owner's task, as a kernel would write it.
+    async fn own(&self) {
+        loop {
+            let mut submitted = Box::pin(self.disk.submitted());
+            let (interrupt, submitted) = std::future::poll_fn(|context| {
+                *self.interrupted.0.lock().expect("no panic") = Some(context.waker().clone());
+                let interrupt = self.interrupts.try_iter().count() > 0;
+                let submitted = submitted.as_mut().poll(context).is_ready();
+                match interrupt || submitted {
+                    true => Poll::Ready((interrupt, submitted)),
+                    false => Poll::Pending,
+                }
+            })
+            .await;
+            if interrupt {
+                let _ = self.disk.process();
+            }
+            if submitted {
+                self.disk.kick();
+            }
+        }
+    }
+
+    fn process(&self) {
+        self.disk.process().expect("an honest ring");
+    }
+}
+
+fn buffer(len: usize) -> Buffer {
+    Buffer::zeroed(len).expect("memory")
+}
+
+fn small_queue(queue_size: u16) -> Options {
+    Options {
+        queue_size,
+        ..Options::default()
+    }
+}
+
+#[test]
+fn tasks_beyond_the_queue_s_size_all_get_their_own_data() {
+    for (declined, pace) in [
+        (RingFeatures::empty(), Pace::OnNotify),
+        (RingFeatures::empty(), Pace::Manual),
+        (RingFeatures::EVENT_IDX, Pace::Manual),
+        (RingFeatures::INDIRECT_DESC, Pace::Manual),
+        (RingFeatures::all(), Pace::OnNotify),
+    ] {
+        let memory = Memory::fresh();
+        let declined = declined & (RingFeatures::EVENT_IDX | RingFeatures::INDIRECT_DESC);
+        let mut model = FakeBlk::new(256);
+        Random::new(1).fill(&mut model.disk);
+        let expected = model.disk.clone();
+        let options = Options {
+            queue_size: 8,
+            declined,
+        };
+        let machine = machine(model, options);
+        machine.device.set_pace(pace);
+        machine.device.set_order(Order::Shuffled(5));
+        let done = RefCell::new(0);
+        let mut tasks = vec![Task::new(machine.own())];
+        for task in 0..40u64 {
+            let (disk, done, expected) = (&machine.disk, &done, &expected);
+            tasks.push(Task::new(async move {
+                let mut random = Random::new(task);
+                for _ in 0..20 {
+                    let sector = random.below(256);
+                    let read = disk.read(sector as u64, buffer(512)).await.expect("done");
+                    assert_eq!(*read, expected[sector * 512..][..512]);
+                    *done.borrow_mut() += 1;
+                }
+            }));
+        }
+        run(tasks, || machine.device.pump());
+        assert_eq!(done.into_inner(), 40 * 20);
+        drop(machine);
+        memory.assert_clean();
+    }
+}
+
+#[test]
+fn what_is_submitted_in_one_round_shares_a_kick() {
+    let memory = Memory::fresh();
+    let machine = machine(FakeBlk::new(64), Options::default());
+    machine.device.set_pace(Pace::Manual);
+    let mut owner = Task::new(machine.own());
+    assert!(owner.run().is_pending());
+    let mut reads: Vec<_> = (0..32)
+        .map(|sector| Task::new(machine.disk.read(sector, buffer(512))))
+        .collect();
+    assert!(reads.iter_mut().all(|read| read.run().is_pending()));
+    assert_eq!(machine.device.notifications(0), 0);
+    assert_eq!(owner.alarm.times(), 1, "the owner is woken once for all");
+    assert!(owner.run().is_pending());
+    assert_eq!(machine.device.notifications(0), 1);
+    machine.device.pump();
+    assert_eq!(machine.device.interrupts(0), 1, "one for all");
+    assert!(owner.run().is_pending());
+    assert!(reads.iter_mut().all(|read| read.run().is_ready()));
+    assert!(reads.iter().all(|read| read.alarm.times() == 1));
+    drop((owner, reads));
+    drop(machine);
+    memory.assert_clean();
+}
+
+#[test]
+fn each_task_is_woken_for_its_own_request_only() {
+    let memory = Memory::fresh();
+    let machine = machine(FakeBlk::new(8), Options::default());
+    machine.device.set_pace(Pace::Manual);
+    machine.device.set_order(Order::Shuffled(2));
+    let mut reads: Vec<_> = (0..8)
+        .map(|sector| Task::new(machine.disk.read(sector, buffer(512))))
+        .collect();
+    reads
+        .iter_mut()
+        .for_each(|read| assert!(read.run().is_pending()));
+    machine.disk.kick();
+    for done in 1..=8 {
+        machine.device.complete(0, 1);
+        machine.process();
+        let woken = reads.iter().filter(|read| read.alarm.times() > 0).count();
+        assert_eq!(woken, done);
+    }
+    assert!(reads.iter_mut().all(|read| read.run().is_ready()));
+    drop(reads);
+    drop(machine);
+    memory.assert_clean();
+}
+
+#[test]
+fn a_dropped_future_leaves_its_buffer_with_the_device_until_it_is_done() {
+    let memory = Memory::fresh();
+    let machine = machine(FakeBlk::new(8), small_queue(4));
+    machine.device.set_pace(Pace::Manual);
+    let mut reads: Vec<_> = (0..8)
+        .map(|sector| Task::new(machine.disk.read(sector, buffer(512))))
+        .collect();
+    reads
+        .iter_mut()
+        .for_each(|read| assert!(read.run().is_pending()));
+    machine.disk.kick();
+    assert_eq!(memory.live().1, 4, "four are with the device, four wait");
+    drop(reads.drain(1..3));
+    assert_eq!(memory.live().1, 4, "the device still has the two");
+    // One that waits for room is just taken back.
+    reads.pop();
+    for _ in 0..2 {
+        machine.device.pump();
+        machine.process();
+    }
+    assert!(
+        reads
+            .iter_mut()
+            .all(|read| matches!(read.run(), Poll::Ready(Ok(_))))
+    );
+    machine.device.with(|disk| assert_eq!(disk.log.len(), 7));
+    assert_eq!(memory.live().1, 0);
+    drop(reads);
+    drop(machine);
+    memory.assert_clean();
+}
+
+#[test]
+fn waiters_for_room_go_first_come_first_served() {
+    let memory = Memory::fresh();
+    let machine = machine(FakeBlk::new(64), small_queue(4));
+    machine.device.set_pace(Pace::Manual);
+    let order = Rc::new(RefCell::new(Vec::new()));
+    let mut tasks: Vec<_> = (0..12u64)
+        .map(|sector| {
+            let (disk, order) = (&machine.disk, order.clone());
+            Task::new(async move {
+                disk.read(sector, buffer(512)).await.expect("done");
+                order.borrow_mut().push(sector);
+            })
+        })
+        .collect();
+    tasks
+        .iter_mut()
+        .for_each(|task| assert!(task.run().is_pending()));
+    machine.disk.kick();
+    // A late one does not overtake, though there is room when it comes.
+    machine.device.complete(0, 1);
+    let (disk, late_order) = (&machine.disk, order.clone());
+    let mut late = Task::new(async move {
+        disk.read(63, buffer(512)).await.expect("done");
+        late_order.borrow_mut().push(63);
+    });
+    assert!(late.run().is_pending());
+    tasks.push(late);
+    while !tasks.is_empty() {
+        machine.process();
+        tasks.retain_mut(|task| task.run().is_pending());
+        machine.device.complete(0, 1);
+    }
+    let expected: Vec<u64> = (0..12).chain([63]).collect();
+    assert_eq!(*order.borrow(), expected);
+    drop(tasks);
+    drop(machine);
+    memory.assert_clean();
+}
+
+#[test]
+fn a_request_that_cannot_succeed_fails_even_from_the_backlog() {
+    let memory = Memory::fresh();
+    let machine = machine(FakeBlk::new(8), small_queue(4));
+    machine.device.set_pace(Pace::Manual);
+    let mut reads: Vec<_> = (0..4)
+        .map(|sector| Task::new(machine.disk.read(sector, buffer(512))))
+        .collect();
+    reads
+        .iter_mut()
+        .for_each(|read| assert!(read.run().is_pending()));
+    let mut good = Task::new(machine.disk.read(0, buffer(512)));
+    let mut bad = Task::new(machine.disk.read(8, buffer(512)));
+    assert!(good.run().is_pending());
+    assert!(bad.run().is_pending(), "it waits behind the other");
+    machine.disk.kick();
+    machine.device.pump();
+    machine.process();
+    let Poll::Ready(Err(failed)) = bad.run() else {
+        panic!("past the end");
+    };
+    assert!(matches!(failed.error.cause, Cause::OutOfRange { .. }));
+    assert_eq!(failed.request.map(|buffer| buffer.len()), Some(512));
+    machine.device.pump();
+    machine.process();
+    assert!(good.run().is_ready());
+    assert!(reads.iter_mut().all(|read| read.run().is_ready()));
+    drop((reads, bad, good));
+    drop(machine);
+    memory.assert_clean();
+}
+
+#[test]
+fn a_liar_is_reset_and_everybody_is_told() {
+    let memory = Memory::fresh();
+    for fault in [Fault::UsedId(9999), Fault::UsedIndexAhead(1000)] {
+        let machine = machine(FakeBlk::new(8), small_queue(4));
+        machine.device.set_pace(Pace::Manual);
+        let mut reads: Vec<_> = (0..6)
+            .map(|sector| Task::new(machine.disk.read(sector, buffer(512))))
+            .collect();
+        reads
+            .iter_mut()
+            .for_each(|read| assert!(read.run().is_pending()));
+        machine.disk.kick();
+        machine.device.inject(fault);
+        machine.device.complete(0, 1);
+        let error = machine.disk.process().expect_err("a lie");
+        for read in &mut reads {
+            let Poll::Ready(Err(failed)) = read.run() else {
+                panic!("still waiting");
+            };
+            assert_eq!(failed.error, error);
+            assert!(failed.request.is_some(), "the device was reset");
+        }
+        let mut late = Task::new(machine.disk.flush());
+        assert_eq!(late.run(), Poll::Ready(Err(error)));
+        drop((reads, late));
+        assert_eq!(machine.disk.process(), Err(error));
+
+        machine.device.heal();
+        machine.device.set_pace(Pace::OnNotify);
+        machine.disk.restart().expect("healed");
+        let mut read = Task::new(machine.disk.read(0, buffer(512)));
+        assert!(read.run().is_pending());
+        machine.disk.kick();
+        machine.process();
+        assert!(matches!(read.run(), Poll::Ready(Ok(_))));
+        drop(read);
+        drop(machine);
+        memory.take_violations();
+        memory.assert_clean();
+    }
+}
+
+#[test]
+fn a_device_that_cannot_be_reset_keeps_the_buffers_but_nobody_waits() {
+    let memory = Memory::fresh();
+    let machine = machine(FakeBlk::new(8), Options::default());
+    machine.device.set_pace(Pace::Manual);
+    let mut read = Task::new(machine.disk.read(0, buffer(512)));
+    assert!(read.run().is_pending());
+    machine.disk.kick();
+    machine.device.inject(Fault::ResetNeverEnds);
+    machine.device.inject(Fault::UsedId(77));
+    machine.device.pump();
+    machine.disk.process().expect_err("a lie");
+    let Poll::Ready(Err(failed)) = read.run() else {
+        panic!("still waiting");
+    };
+    assert!(failed.request.is_none());
+    assert_eq!(memory.live().1, 1, "the device may write to it");
+    drop(read);
+    // The rest is leaked on purpose.
+    drop(machine);
+    assert_eq!(memory.live().1, 1);
+}
+
+#[test]
+fn a_future_polled_by_another_task_wakes_that_one() {
+    let memory = Memory::fresh();
+    let machine = machine(FakeBlk::new(8), Options::default());
+    machine.device.set_pace(Pace::Manual);
+    let mut read = Task::new(machine.disk.perform(Request::read(0, buffer(512))));
+    assert!(read.run().is_pending());
+    let first = std::mem::take(&mut read.alarm);
+    assert!(read.poll().is_pending());
+    machine.disk.kick();
+    machine.device.pump();
+    machine.process();
+    assert_eq!((first.times(), read.alarm.times()), (0, 1));
+    assert!(read.run().is_ready());
+    assert!(read.poll().is_pending(), "over, and no panic");
+    drop(read);
+    drop(machine);
+    memory.assert_clean();
+}
+
+/// Tasks come, wait, and are dropped at random, against a device that answers in any order, a few at a time.
+#[test]
+fn random_cancelling_loses_nobody_and_nothing() {
+    for seed in 0..50 {
+        let memory = Memory::fresh();
+        let mut random = Random::new(seed);
+        let declined = RingFeatures::from_bits_truncate(random.next() & (3 << 28));
+        let options = Options {
+            queue_size: 16,
+            declined,
+        };
+        let mut model = FakeBlk::new(64);
+        for (index, byte) in model.disk.iter_mut().enumerate() {
+            *byte = (index / 512) as u8;
+        }
+        let machine = machine(model, options);
+        machine.device.set_pace(Pace::Manual);
+        machine.device.set_order(Order::Shuffled(seed));
+        let mut owner = Task::new(machine.own());
+        let mut reads: Vec<Task<'_, ()>> = Vec::new();
+        for _ in 0..400 {
+            match random.below(8) {
+                0..3 => {
+                    let (sector, disk) = (random.below(64) as u64, &machine.disk);
+                    let segments = 1 + random.below(3);
+                    reads.push(Task::new(async move {
+                        let buffers: Vec<_> =
+                            (0..segments).map(|_| buffer(512 / segments)).collect();
+                        let fits = 512 % segments == 0 && sector < 64;
+                        let result = disk.perform(Request::read(sector, buffers)).await;
+                        match result {
+                            Ok(request) => {
+                                for buffer in request.data().buffers() {
+                                    assert!(buffer.iter().all(|byte| *byte == sector as u8));
+                                }
+                            }
+                            Err(_) => assert!(!fits),
+                        }
+                    }));
+                }
+                3 if !reads.is_empty() => {
+                    reads.swap_remove(random.below(reads.len()));
+                }
+                4 => {
+                    machine.device.complete(0, random.below(6));
+                }
+                5 => drop(owner.run()),
+                _ => reads.retain_mut(|read| read.run().is_pending()),
+            }
+        }
+        let mut rounds = 0;
+        while !reads.is_empty() {
+            let _ = owner.run();
+            reads.retain_mut(|read| read.run().is_pending());
+            machine.device.pump();
+            rounds += 1;
+            assert!(
+                rounds < 1000,
+                "seed {seed}: {} tasks sleep for ever",
+                reads.len()
+            );
+        }
+        let _ = owner.run();
+        machine.device.pump();
+        let _ = owner.run();
+        assert_eq!(machine.disk.with(|blk| blk.in_flight()), 0);
+        assert_eq!(memory.live().1, 0);
+        drop((owner, reads));
+        drop(machine);
+        memory.assert_clean();
+    }
+}
+
+#[test]
+fn the_driver_can_be_asked_and_taken_back() {
+    let memory = Memory::fresh();
+    let machine = machine(FakeBlk::new(8), Options::default());
+    assert_eq!(machine.disk.with(|blk| blk.config().capacity), 8);
+    let mut blk = machine.disk.into_inner();
+    blk.submit(Request::flush()).expect("room");
+    drop(blk);
+    memory.assert_clean();
+}
