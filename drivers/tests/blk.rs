@@ -1,5 +1,10 @@
 //! The block device's core and its blocking face, against a RAM disk.
 
+#![expect(
+    clippy::single_range_in_vec_init,
+    reason = "one range of sectors is meant"
+)]
+
 use vringlet::blk::{Blk, CacheMode, Config, Data, Features, Options, Request, SECTOR_LEN};
 use vringlet::blocking::Blocking;
 use vringlet::fake::{
