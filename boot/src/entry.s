@@ -1,5 +1,7 @@
-# From 32-bit protected mode without paging, as the PVH boot ABI hands over
-# (https://xenbits.xen.org/docs/unstable/misc/pvh.html), to 64-bit Rust.
+# From 32-bit protected mode without paging, as both boot protocols hand over, to 64-bit Rust:
+#
+#   PVH          https://xenbits.xen.org/docs/unstable/misc/pvh.html
+#   Multiboot2   https://www.gnu.org/software/grub/manual/multiboot2/multiboot.html
 
 # ELF note, owner "Xen", type 18 (XEN_ELFNOTE_PHYS32_ENTRY): what makes `qemu -kernel` start us.
 .section .note.Xen, "a", @note
@@ -10,13 +12,41 @@
     .asciz "Xen"
     .quad pvh_entry
 
+# Multiboot2 header: what makes GRUB start us.
+.section .multiboot2, "a"
+    .balign 8
+multiboot2_header:
+    .long 0xe85250d6                    # magic
+    .long 0                             # architecture: i386, 32-bit protected mode
+    .long multiboot2_header_end - multiboot2_header
+    .long -(0xe85250d6 + multiboot2_header_end - multiboot2_header)
+    .word 1, 0                          # information request: a memory map, or do not start us
+    .long 12
+    .long 6
+    .balign 8
+    .word 3, 0                          # entry address, other than the ELF header's
+    .long 12
+    .long multiboot2_entry
+    .balign 8
+    .word 6, 0                          # modules begin at a page
+    .long 8
+    .word 0, 0                          # end
+    .long 8
+multiboot2_header_end:
+
 .section .text.entry, "ax"
 .code32
 
+multiboot2_entry:
+    mov edi, eax                        # the first argument of `start`: the protocol's magic
+    jmp entry
+
 .global pvh_entry
 pvh_entry:
-    mov edi, 0x336ec578                 # the first argument of `start`: hvm_start_info's magic
-    mov esi, ebx                        # the second: the address of hvm_start_info
+    mov edi, 0x336ec578                 # hvm_start_info's magic; PVH promises nothing of eax
+
+entry:
+    mov esi, ebx                        # the second argument: the address of the information
     cli
     cld
     mov esp, offset boot_stack_end
@@ -60,8 +90,7 @@ pvh_entry:
     cmp ecx, 4 * 512
     jne 2b
 
-    mov eax, cr4
-    or eax, 1 << 5                      # PAE
+    mov eax, 1 << 5                     # PAE, and nothing that firmware may have left
     mov cr4, eax
     mov eax, offset identity_level_4
     mov cr3, eax

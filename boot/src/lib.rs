@@ -11,6 +11,7 @@ pub mod handoff;
 pub mod kernel;
 pub mod layout;
 pub mod memory_map;
+pub mod multiboot2;
 pub mod physical;
 pub mod rsdp;
 pub mod start_info;

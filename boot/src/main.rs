@@ -19,7 +19,7 @@ use vringlet_boot::frames::Frames;
 use vringlet_boot::kernel::Kernel;
 use vringlet_boot::layout::{Layout, Sizes};
 use vringlet_boot::memory_map::{PAGE, page_bounds};
-use vringlet_boot::{rsdp, start_info};
+use vringlet_boot::{multiboot2, rsdp, start_info};
 use x86_64::VirtAddr;
 
 use crate::identity::Identity;
@@ -43,6 +43,7 @@ fn boot(magic: u32, info: u32) -> Result<Infallible, Error> {
     // What is there?
     let handoff = match magic {
         start_info::MAGIC => start_info::read(&Identity, info.into(), cpu.memory_end)?,
+        multiboot2::MAGIC => multiboot2::read(&Identity, info.into(), cpu.memory_end)?,
         other => {
             return Err(Error::Handoff {
                 what: "unknown boot protocol",
