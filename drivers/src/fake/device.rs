@@ -432,6 +432,15 @@ impl<M: DeviceModel> Core<M> {
         state.is_some_and(|state| state.ring.is_some())
     }
 
+    /// `queue_notify_off` of a queue (PCI).
+    pub(super) fn notify_offset(&self, queue: u16) -> u16 {
+        let lied = self.common.faults.iter().find_map(|fault| match *fault {
+            Fault::NotifyOffset(offset) => Some(offset),
+            _ => None,
+        });
+        lied.unwrap_or(queue)
+    }
+
     /// The driver turns a queue on.
     pub(super) fn enable_queue(&mut self, queue: u16, addresses: QueueAddresses) {
         let max = self.queue_max_size(queue);
