@@ -197,12 +197,11 @@ impl State {
             state.add_bar(MSIX_BAR, 0x1000, 0xfd00_0000);
             let len = state.msix_table.len();
             state.structure(MSIX_TABLE, MSIX_BAR, 0, len);
-            let body = u32::from(layout.vectors - 1) | (MSIX_BAR as u32) << 16;
-            // Message control, then table offset and BAR.
+            // Message control; offset and BAR of the table; of the pending bits, which nobody reads here.
             let mut bytes = std::vec![0x11, 0];
-            bytes.extend((body as u16).to_le_bytes());
-            bytes.extend(((body >> 16) & 7).to_le_bytes());
-            bytes.extend([0; 4]);
+            bytes.extend((layout.vectors - 1).to_le_bytes());
+            bytes.extend((MSIX_BAR as u32).to_le_bytes());
+            bytes.extend((MSIX_BAR as u32 | 0x800).to_le_bytes());
             state.capability(&mut free, MSIX_TABLE, &bytes);
         }
         let notify_len = (usize::from(queues) * layout.notify_multiplier as usize).max(0x1000);

@@ -58,7 +58,7 @@ pub(super) struct Structures {
 /// One pass over the capability list.
 ///
 /// Of several capabilities of one type the first usable one counts (spec 4.1.4: the device lists them in order of
-/// preference); one in an I/O BAR is passed over, as is a type this crate does not know. A capability that describes
+/// preference); one in an I/O BAR is passed over, as is a type or BAR number that is reserved. A capability that describes
 /// something impossible fails the whole device: it is broken or hostile.
 pub(super) fn find<C: ConfigurationAccess>(
     config: &C,
@@ -143,6 +143,10 @@ impl<C: ConfigurationAccess> Capability<'_, C> {
         }
         let word = self.word(4)?;
         let (bar, id) = (word as u8, (word >> 8) as u8);
+        if usize::from(bar) >= bars.len() {
+            // Reserved values are for a future that this driver does not know (spec 4.1.4, driver requirements).
+            return Ok(());
+        }
         let mut offset = u64::from(self.word(8)?);
         let mut len = u64::from(self.word(12)?);
         if kind == cfg_type::SHARED_MEMORY {
