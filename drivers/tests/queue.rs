@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Data, Echo, start};
-use vringlet::fake::{FakeDevice, Memory};
+use vringlet::fake::{FakeDevice, Fault, Memory};
 use vringlet::{QueueOptions, Transport};
 
 #[test]
@@ -26,6 +26,31 @@ fn a_request_goes_out_and_comes_back() {
 
     let proof = transport.reset().expect("an honest device");
     assert!(queue.release(&proof).is_empty());
+    drop(queue);
+    memory.assert_clean();
+}
+
+#[test]
+fn a_proof_of_an_earlier_reset_releases_nothing() {
+    let memory = Memory::fresh();
+    let device = FakeDevice::new(Echo::new(8));
+    let other = FakeDevice::new(Echo::new(8));
+    device.inject(Fault::Silent);
+    let mut transport = device.transport();
+    let stale = transport.reset().expect("an honest device");
+    let mut queue = start(&mut transport, QueueOptions::default(), 0);
+    let token = queue.submit(&[], Data::new(b"x", 1)).expect("room");
+    queue.kick();
+
+    assert!(queue.release(&stale).is_empty());
+    let foreign = other.transport().reset().expect("an honest device");
+    assert!(queue.release(&foreign).is_empty());
+    assert_eq!(queue.in_flight(), 1, "the device still has it");
+
+    let proof = transport.reset().expect("an honest device");
+    let back = queue.release(&proof);
+    assert_eq!(back.len(), 1);
+    assert_eq!(back[0].0, token);
     drop(queue);
     memory.assert_clean();
 }

@@ -50,7 +50,7 @@ impl<M: DeviceModel> Transport for FakeTransport<M> {
     fn reset(&mut self) -> Result<Quiesced> {
         self.device.with_core(|core| core.set_status(0));
         match self.status().bits() {
-            0 => Ok(Quiesced(self.name)),
+            0 => Ok(Quiesced::now(self.name)),
             status => Err(self.error(Cause::ResetTimeout { status })),
         }
     }

@@ -30,7 +30,7 @@ use crate::dma::{Access, Dma};
 use crate::error::{Cause, Error, Result};
 use crate::features::{Negotiated, RingFeatures};
 use crate::report::QueueReport;
-use crate::transport::{Notifier, Quiesced, Transport};
+use crate::transport::{Moment, Notifier, Quiesced, Transport};
 
 pub use self::chain::{Chain, Payload};
 #[cfg(doc)]
@@ -128,6 +128,8 @@ pub struct Queue<H: Hal, N, P> {
     descriptors: Vec<Descriptor>,
     /// The device may access ring and buffers.
     live: bool,
+    /// When the device was told of them.
+    enabled: Moment,
     broken: bool,
     /// What the device did to break it.
     violation: Option<Cause>,
@@ -195,6 +197,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
             stride,
             descriptors: Vec::with_capacity(8),
             live: true,
+            enabled: Moment::now(),
             broken: false,
             violation: None,
             stats: QueueStats::default(),
@@ -446,11 +449,12 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
     }
 
     /// After a reset of the device: ends all loans and hands back what was in flight, each with the token that named it.
+    /// Does nothing if the proof is of another device, or of a reset before this queue was made.
     ///
     /// Until this has been called, dropping the queue leaks its memory and all buffers in flight on purpose, because the
     /// device may still write to them.
     pub fn release(&mut self, proof: &Quiesced) -> Vec<(Token, P)> {
-        if proof.0 != self.device {
+        if !proof.covers(self.device, self.enabled) {
             return Vec::new();
         }
         self.live = false;

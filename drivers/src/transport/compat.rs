@@ -57,7 +57,7 @@ impl<T: StockTransport + Send> Transport for FromStock<T> {
         self.inner.lock().set_status(DeviceStatus::empty());
         for _ in 0..RESET_READS {
             if self.status().is_empty() {
-                return Ok(Quiesced(self.name));
+                return Ok(Quiesced::now(self.name));
             }
             core::hint::spin_loop();
         }

@@ -6,6 +6,8 @@
 pub mod compat;
 pub mod pci;
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use bitflags::bitflags;
 
 use crate::device::DeviceName;
@@ -56,10 +58,38 @@ pub struct QueueAddresses {
     pub device: u64,
 }
 
-/// Proof that the device `0` has been reset and so touches no memory of ours any more. Only a transport makes it, and a
+/// Proof that a device was reset and touches nothing of ours that it was told of before. Only a transport makes it, and a
 /// queue gives up its memory for nothing less.
 #[derive(Debug)]
-pub struct Quiesced(pub(crate) DeviceName);
+pub struct Quiesced {
+    device: DeviceName,
+    moment: Moment,
+}
+
+impl Quiesced {
+    /// The device's status has just read 0 after a reset.
+    pub(crate) fn now(device: DeviceName) -> Self {
+        let moment = Moment::now();
+        Self { device, moment }
+    }
+
+    /// Whether it is about `device`, and the reset came later than `moment`.
+    pub(crate) fn covers(&self, device: DeviceName, moment: Moment) -> bool {
+        self.device == device && self.moment > moment
+    }
+}
+
+/// Before and after: a proof of an earlier reset says nothing about a queue that was enabled since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment(u64);
+
+impl Moment {
+    /// Later than any moment before.
+    pub(crate) fn now() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// A device's bell for one queue.
 pub trait Notifier: Send {

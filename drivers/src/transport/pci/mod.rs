@@ -276,7 +276,7 @@ impl<R: Registers> Transport for PciTransport<R> {
         for _ in 0..RESET_READS {
             status = self.common.read_u8(common::DEVICE_STATUS);
             if status == 0 {
-                return Ok(Quiesced(self.name));
+                return Ok(Quiesced::now(self.name));
             }
             core::hint::spin_loop();
         }
