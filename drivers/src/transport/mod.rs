@@ -1,9 +1,11 @@
 //! How a driver reaches its device: [`Transport`], and the ways there are.
 //!
 //! - [`pci`]: modern virtio over PCI, with MSI-X and shared-memory regions.
+//! - [`either`]: one type for both.
 //! - [`compat`]: any transport of the `virtio-drivers` crate under our drivers (MMIO among them), and ours under its.
 
 pub mod compat;
+pub mod either;
 pub mod pci;
 
 use core::sync::atomic::{AtomicU64, Ordering};
