@@ -17,6 +17,7 @@ const F_CTRL_VLAN: u64 = 1 << 19;
 const F_CTRL_RX_EXTRA: u64 = 1 << 20;
 const F_GUEST_ANNOUNCE: u64 = 1 << 21;
 const F_CTRL_MAC_ADDR: u64 = 1 << 23;
+const F_SPEED_DUPLEX: u64 = 1 << 63;
 
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
@@ -48,6 +49,8 @@ pub struct FakeNic {
     pub announce: bool,
     /// `mtu`.
     pub mtu: u16,
+    /// `speed` and `duplex`.
+    pub speed_duplex: (u32, u8),
     /// Whether what is sent comes back.
     pub loopback: bool,
     /// Frames sent by the driver, without their header.
@@ -70,6 +73,8 @@ pub struct FakeNic {
     pub refuse: Option<(u8, u8)>,
     /// `num_buffers` of the next frame is this, whatever is true.
     pub lie_about_buffers: Option<u16>,
+    /// `flags` and `gso_type` of the next frame.
+    pub next_offload: (u8, u8),
     negotiated: u64,
     /// Receive buffers taken from the queue and not used yet.
     posted: VecDeque<Request>,
@@ -87,12 +92,14 @@ impl Default for FakeNic {
                 | F_CTRL_VLAN
                 | F_CTRL_RX_EXTRA
                 | F_GUEST_ANNOUNCE
-                | F_CTRL_MAC_ADDR,
+                | F_CTRL_MAC_ADDR
+                | F_SPEED_DUPLEX,
             queue_sizes: [256, 256, 64],
             mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
             link: true,
             announce: false,
             mtu: 1500,
+            speed_duplex: (1000, 1),
             loopback: false,
             sent: Vec::new(),
             incoming: VecDeque::new(),
@@ -104,6 +111,7 @@ impl Default for FakeNic {
             commands: Vec::new(),
             refuse: None,
             lie_about_buffers: None,
+            next_offload: (0, 0),
             negotiated: 0,
             posted: VecDeque::new(),
         }
@@ -238,6 +246,7 @@ impl FakeNic {
             let mut packet = std::vec![0; HEADER];
             let buffers = self.lie_about_buffers.take().unwrap_or(count);
             packet[10..12].copy_from_slice(&buffers.to_le_bytes());
+            (packet[0], packet[1]) = std::mem::take(&mut self.next_offload);
             packet.extend(frame);
             let mut rest = packet.as_slice();
             for request in self.posted.drain(..usize::from(count)) {
@@ -340,6 +349,8 @@ impl DeviceModel for FakeNic {
         // max_virtqueue_pairs
         config.extend(1u16.to_le_bytes());
         config.extend(self.mtu.to_le_bytes());
+        config.extend(self.speed_duplex.0.to_le_bytes());
+        config.push(self.speed_duplex.1);
         config
     }
 
