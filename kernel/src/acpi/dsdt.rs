@@ -65,6 +65,78 @@ pub fn virtio_mmio(code: &[u8]) -> Vec<VirtioMmio> {
         .collect()
 }
 
+/// The global interrupt number that a pin (0 is INTA) of a device on the root bus is wired to: the entry of a constant
+/// `_PRT` package that names the device and the pin, and the interrupt of the link device that the entry names.
+pub fn pci_interrupt(code: &[u8], device: u8, pin: u8) -> Option<u32> {
+    const PACKAGE_OF_FOUR: u8 = 4;
+    let entries = positions(code, &[0x12]).filter_map(|at| {
+        let (length, rest) = code.get(at + 1..)?.split_first()?;
+        // Such an entry is short: its length takes one byte.
+        let rest = rest
+            .get(..usize::from(*length))?
+            .strip_prefix(&[PACKAGE_OF_FOUR])?;
+        let (address, rest) = integer(rest)?;
+        let (entry_pin, link) = integer(rest)?;
+        let matches = address == u64::from(device) << 16 | 0xffff && entry_pin == u64::from(pin);
+        link.first_chunk::<4>().filter(|_| matches)
+    });
+    entries.filter_map(|link| link_interrupt(code, link)).next()
+}
+
+/// The interrupt of an interrupt link device (`PNP0C0F`) with constant resources.
+fn link_interrupt(code: &[u8], name: &[u8; 4]) -> Option<u32> {
+    const DEVICE: [u8; 2] = [0x5b, 0x82];
+    positions(code, name).find_map(|at| {
+        // Before the name: the operator and the length, of one or two bytes.
+        let is_device = |length: usize| {
+            at.checked_sub(length + 2)
+                .is_some_and(|at| code[at..].starts_with(&DEVICE))
+        };
+        if !is_device(1) && !is_device(2) {
+            return None;
+        }
+        let body = code.get(at..at + 80).or(code.get(at..))?;
+        positions(body, b"PNP0C0F").next()?;
+        let resources = positions(body, b"_CRS").next()?;
+        let resources = body.get(resources..)?;
+        let interrupt = positions(resources, &[0x89, 0x06, 0x00]).next()?;
+        u32_at(resources, interrupt + 5)
+    })
+}
+
+/// A constant integer, and what follows it.
+fn integer(code: &[u8]) -> Option<(u64, &[u8])> {
+    let (prefix, rest) = code.split_first()?;
+    let bytes = match prefix {
+        // ZeroOp, OneOp.
+        0 | 1 => return Some((u64::from(*prefix), rest)),
+        0x0a => 1,
+        0x0b => 2,
+        0x0c => 4,
+        _ => return None,
+    };
+    let (value, rest) = rest.split_at_checked(bytes)?;
+    let value = value
+        .iter()
+        .rev()
+        .fold(0, |value, byte| value << 8 | u64::from(*byte));
+    Some((value, rest))
+}
+
+/// PCI configuration space in memory: what the host bridge's `_CBA` returns, up to the end of the range reserved for it.
+pub fn ecam(code: &[u8]) -> Option<Range<u64>> {
+    const RETURN_OP: u8 = 0xa4;
+    let base = positions(code, b"_CBA").find_map(|at| {
+        // After the name: the method's flags, then `Return` and the address.
+        let body = code.get(at + 5..)?.strip_prefix(&[RETURN_OP])?;
+        integer(body).map(|(base, _)| base)
+    })?;
+    let reserved = pci_windows(code)
+        .into_iter()
+        .find(|window| window.contains(&base))?;
+    Some(base..reserved.end)
+}
+
 /// The address ranges that are handed to PCI: 32-bit and 64-bit memory windows of the host bridge.
 pub fn pci_windows(code: &[u8]) -> Vec<Range<u64>> {
     const MEMORY: u8 = 0;
@@ -146,6 +218,38 @@ mod tests {
             interrupt: 23,
         };
         assert_eq!(virtio_mmio(&code), [device]);
+    }
+
+    #[test]
+    fn a_pci_pin_is_followed_to_its_link_device() {
+        let mut code = b"\x08_PRT\x12\x1c\x02\x12\x0b\x04\x0b\xff\xff\x00L000\x00\x12\x0d\x04\x0c\xff\xff\x01\x00\x0a\x02L001\x00".to_vec();
+        assert_eq!(pci_interrupt(&code, 0, 0), None);
+        for (name, number) in [(b"L000", 16), (b"L001", 17)] {
+            code.extend_from_slice(b"[\x82I\x04");
+            code.extend_from_slice(name);
+            code.extend_from_slice(
+                b"\x08_HID\rPNP0C0F\x00\x08_CRS\x11\x0e\n\x0b\x89\x06\x00\x01\x01",
+            );
+            code.extend_from_slice(&[number, 0, 0, 0]);
+        }
+        assert_eq!(pci_interrupt(&code, 0, 0), Some(16));
+        assert_eq!(pci_interrupt(&code, 1, 2), Some(17));
+        assert_eq!(pci_interrupt(&code, 1, 0), None);
+        assert_eq!(pci_interrupt(&code, 2, 0), None);
+        for length in 0..code.len() {
+            pci_interrupt(&code[..length], 1, 2);
+        }
+    }
+
+    #[test]
+    fn configuration_space_is_what_the_host_bridge_returns() {
+        let mut code = b"\x14\x0c_CBA\x00\xa4\x0c\x00\x00\x00\xe0\x08_CRS".to_vec();
+        assert_eq!(ecam(&code), None);
+        code.extend_from_slice(&[0x8a, 0x2b, 0, 0, 0x0c, 1]);
+        for field in [0, 0xe000_0000, 0xefff_ffff, 0, 0x1000_0000_u64] {
+            code.extend_from_slice(&field.to_le_bytes());
+        }
+        assert_eq!(ecam(&code), Some(0xe000_0000..0xf000_0000));
     }
 
     #[test]

@@ -140,10 +140,25 @@ fn read(rsdp: u64) -> Option<Info> {
             core::slice::from_raw_parts(code.as_ptr(), dsdt.length as usize)
         });
     }
+    if info.ecam.is_empty() {
+        info.ecam.extend(ecam_of_dsdt(info.dsdt));
+    }
     if let Ok(fadt) = tables.find_table::<Fadt>() {
         read_fadt(&fadt, &mut info);
     }
     Some(info)
+}
+
+/// A host bridge that the MCFG table does not list (microvm's).
+fn ecam_of_dsdt(dsdt: &[u8]) -> Option<Ecam> {
+    const BUS_BYTES: u64 = 1 << 20;
+    let range = dsdt::ecam(dsdt)?;
+    let buses = ((range.end - range.start) / BUS_BYTES).min(256);
+    Some(Ecam {
+        address: range.start,
+        first_bus: 0,
+        last_bus: u8::try_from(buses.checked_sub(1)?).ok()?,
+    })
 }
 
 fn read_madt(madt: &PhysicalMapping<Mapper, Madt>, info: &mut Info) {

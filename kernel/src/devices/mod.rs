@@ -1,4 +1,173 @@
-//! The virtio devices: found, named (blk0, net0, ...), and kept where the shell can show them.
+//! The virtio devices: found, named (blk0, net0, ...), driven, and kept where the shell can show them.
+//!
+//! [`init`] walks the PCI functions and the virtio-mmio slots, in that order. Each device gets a name by type and order,
+//! a transport ([`DeviceTransport`]) and a way to be told of interrupts ([`Interrupts`]); then the file of its type takes
+//! it over. To add a type, write `devices/TYPE.rs` with
+//!
+//! ```ignore
+//! pub(super) async fn start(found: Found) -> Result<Box<dyn Driven>, vringlet::Error>
+//! ```
+//!
+//! that makes the driver, spawns its owner's task (which awaits `interrupts.queue(n)`) and keeps what the commands of
+//! the type need; and list it in [`start`].
+
+mod interrupts;
+mod mmio;
+mod transport;
+
+pub use interrupts::{Interrupts, Mode};
+pub use transport::{DeviceNotifier, DeviceTransport};
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use spin::Mutex;
+use vringlet::transport::pci;
+use vringlet::{DeviceId, DeviceName, Location, PciTransport, Report, Transport};
+
+use crate::memory::paging;
+use crate::pci::{ConfigSpace, Function, functions};
+
+/// A device that was found, on its way to a driver.
+pub struct Found {
+    /// Its name, such as `blk0`.
+    pub name: String,
+    /// How its registers are reached.
+    pub transport: DeviceTransport,
+    /// How it is heard.
+    pub interrupts: Interrupts,
+}
+
+/// A device with a driver.
+pub trait Driven: Send + Sync {
+    /// The driver's account of its device.
+    fn report(&self) -> Report;
+
+    /// What the boot log says of the device, such as `64 MiB, 512-byte blocks`.
+    fn summary(&self) -> String;
+}
+
+/// An entry of the registry.
+pub struct Device {
+    /// Its name, such as `blk0`.
+    pub name: String,
+    /// Its type and place.
+    pub place: DeviceName,
+    /// How it is heard.
+    pub mode: Mode,
+    /// Its driver, or why it has none.
+    pub driver: Result<Box<dyn Driven>, String>,
+}
+
+static REGISTRY: Mutex<Vec<&'static Device>> = Mutex::new(Vec::new());
+
+/// All devices found, in the order they were named.
+pub fn all() -> Vec<&'static Device> {
+    REGISTRY.lock().clone()
+}
+
+/// The device of this name.
+pub fn find(name: &str) -> Option<&'static Device> {
+    REGISTRY
+        .lock()
+        .iter()
+        .find(|device| device.name == name)
+        .copied()
+}
 
 /// Finds the devices and brings up those there is a driver for.
-pub async fn init() {}
+pub async fn init() {
+    for function in functions() {
+        let Some(id) = pci::device_id(function.vendor, function.device, function.subsystem) else {
+            continue;
+        };
+        let place = DeviceName {
+            id,
+            location: Location::Pci(function.address),
+        };
+        let name = name_for(id);
+        match open_pci(function, &name) {
+            Ok((transport, interrupts)) => bring_up(name, place, transport, interrupts).await,
+            Err(error) => register(name, place, Mode::None, Err(error)),
+        }
+    }
+    for slot in mmio::slots() {
+        let Some(id) = slot.device_id() else { continue };
+        let place = DeviceName {
+            id,
+            location: Location::Mmio(slot.address),
+        };
+        let name = name_for(id);
+        match slot.open(&name) {
+            Ok((transport, interrupts)) => bring_up(name, place, transport, interrupts).await,
+            Err(error) => register(name, place, Mode::None, Err(error)),
+        }
+    }
+}
+
+/// The type's name and the number of such devices before: `blk0`, `blk1`.
+fn name_for(id: DeviceId) -> String {
+    let number = REGISTRY
+        .lock()
+        .iter()
+        .filter(|device| device.place.id == id)
+        .count();
+    match id.name() {
+        Some(kind) => format!("{kind}{number}"),
+        None => format!("type{}-{number}", id.0),
+    }
+}
+
+fn open_pci(function: &Function, name: &str) -> Result<(DeviceTransport, Interrupts), String> {
+    let registers = |address, length| {
+        let length = usize::try_from(length).ok()?;
+        paging::registers(address, length)
+            .inspect_err(|error| {
+                log::warn!("{name}: registers at {address:#x}, {length:#x} bytes: {error}")
+            })
+            .ok()
+    };
+    let mut transport = PciTransport::with_registers(&mut ConfigSpace, function.address, registers)
+        .map_err(|error| format!("{error}"))?;
+    let interrupts = Interrupts::of_pci(&mut transport, function, name);
+    Ok((DeviceTransport::Pci(transport), interrupts))
+}
+
+async fn bring_up(
+    name: String,
+    place: DeviceName,
+    transport: DeviceTransport,
+    interrupts: Interrupts,
+) {
+    let mode = interrupts.mode();
+    let found = Found {
+        name: name.clone(),
+        transport,
+        interrupts,
+    };
+    let driver = start(place.id, found).await;
+    register(name, place, mode, driver);
+}
+
+/// Hands the device to the file of its type.
+async fn start(id: DeviceId, mut found: Found) -> Result<Box<dyn Driven>, String> {
+    // Types with a driver come here: `DeviceId::BLK => return blk::start(found).await...`
+    let _ = found.transport.reset();
+    Err(format!("no driver for {id}"))
+}
+
+fn register(name: String, place: DeviceName, mode: Mode, driver: Result<Box<dyn Driven>, String>) {
+    match &driver {
+        Ok(driven) => log::info!("{name}: {place} ({mode}): {}", driven.summary()),
+        Err(reason) => log::warn!("{name}: {place}: {reason}"),
+    }
+    let device = Device {
+        name,
+        place,
+        mode,
+        driver,
+    };
+    REGISTRY.lock().push(Box::leak(Box::new(device)));
+}

@@ -16,7 +16,7 @@ use spin::{Mutex, Once};
 use x86_64::instructions::interrupts::without_interrupts;
 use x86_64::instructions::port::Port;
 
-use super::{Error, Handler, PIC_VECTORS, claim, lapic};
+use super::{Error, Handler, PIC_VECTORS, claim, lapic, name_vector};
 use crate::acpi;
 use crate::memory::paging;
 
@@ -139,9 +139,12 @@ fn connect(
         .iter()
         .find(|place| place.get().is_none())
         .ok_or(Error::LineFull(number))?;
-    if first && let Some((io_apic, input)) = io_apic {
-        let vector = claim(&format!("line {number} ({name})"), line)?;
-        io_apic.route(input, vector, signal);
+    if first {
+        let shown = format!("line {number} ({name})");
+        match io_apic {
+            Some((io_apic, input)) => io_apic.route(input, claim(&shown, line)?, signal),
+            None => name_vector(PIC_VECTORS + number as u8, &shown, line),
+        }
     }
     place.call_once(|| handler);
     line.unmask();

@@ -115,17 +115,20 @@ pub fn allocate(name: &str, handler: &'static dyn Handler) -> Result<Vector, Err
 }
 
 fn claim(name: &str, handler: &'static dyn Handler) -> Result<u8, Error> {
-    let owner = || Owner {
-        name: name.to_string(),
-        handler,
-    };
     // Tasks run on one processor and one after the other: nobody takes the slot between the test and the call.
     let free = |number: &u8| SLOTS[usize::from(*number)].owner.get().is_none();
     let number = (FIRST_DEVICE_VECTOR..=LAST_DEVICE_VECTOR)
         .find(free)
         .ok_or(Error::NoVectors)?;
-    SLOTS[usize::from(number)].owner.call_once(owner);
+    name_vector(number, name, handler);
     Ok(number)
+}
+
+fn name_vector(number: u8, name: &str, handler: &'static dyn Handler) {
+    SLOTS[usize::from(number)].owner.call_once(|| Owner {
+        name: name.to_string(),
+        handler,
+    });
 }
 
 /// Called by the trap entry for every vector that is not an exception.
@@ -189,6 +192,7 @@ pub fn vectors() -> impl Iterator<Item = (u8, &'static str, u64)> {
 /// A flag that an interrupt raises and one task waits for.
 pub struct Event {
     raised: AtomicBool,
+    count: AtomicU64,
     waker: AtomicWaker,
 }
 
@@ -197,14 +201,21 @@ impl Event {
     pub const fn new() -> Self {
         Self {
             raised: AtomicBool::new(false),
+            count: AtomicU64::new(0),
             waker: AtomicWaker::new(),
         }
     }
 
     /// Raises the flag and wakes the task that waits.
     pub fn raise(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
         self.raised.store(true, Ordering::Release);
         self.waker.wake();
+    }
+
+    /// How often it was raised so far.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
     }
 
     /// Takes the flag down; says whether it was up.

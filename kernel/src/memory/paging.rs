@@ -10,6 +10,7 @@ use core::ptr::NonNull;
 use bootloader_api::info::{MemoryRegion, MemoryRegionKind};
 use raw_cpuid::CpuId;
 use spin::{Mutex, Once};
+use vringlet::mmio::Mmio;
 use x86_64::registers::control::Cr3;
 use x86_64::registers::model_specific::{Efer, EferFlags};
 use x86_64::structures::paging::mapper::{MapToError, Translate};
@@ -155,6 +156,13 @@ pub fn map_mmio(physical: u64, bytes: usize) -> Result<NonNull<u8>, MapError> {
         None => mappings.map(physical, end)?,
     };
     NonNull::new(address as *mut u8).ok_or(MapError::OutOfMemory)
+}
+
+/// Maps device registers for a driver, which bounds every access to them.
+pub fn registers(physical: u64, bytes: usize) -> Result<Mmio, MapError> {
+    let start = map_mmio(physical, bytes)?;
+    // SAFETY: `bytes` bytes are mapped uncached at `start`, for good, and none of them is memory.
+    Ok(unsafe { Mmio::new(start, bytes) })
 }
 
 impl Mappings {

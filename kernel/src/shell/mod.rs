@@ -45,6 +45,7 @@ pub struct Command {
 const GROUPS: &[&[Command]] = &[
     commands::session::COMMANDS,
     commands::machine::COMMANDS,
+    commands::pci::COMMANDS,
     commands::power::COMMANDS,
 ];
 

@@ -1,0 +1,244 @@
+//! How a device is heard: MSI-X where it has it, else its interrupt line, else by looking now and then.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
+
+use vringlet::mmio::{Mmio, Registers};
+use vringlet::transport::InterruptCauses;
+use vringlet::transport::pci::{InterruptStatus, Message};
+use vringlet::{PciTransport, transport};
+
+use crate::interrupts::{self, Event, Handler, lines};
+use crate::pci::{ConfigSpace, Function};
+use crate::time;
+
+/// How often a device that can't interrupt is looked at.
+const POLL: Duration = Duration::from_millis(1);
+/// Queues that get an event of their own; the last one's serves those beyond.
+const MOST_QUEUES: u16 = 16;
+
+/// How a device makes itself heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// By a message per queue.
+    MsiX,
+    /// By an interrupt line, which it may share.
+    Line(u32),
+    /// Not at all: it is looked at every millisecond.
+    Polled,
+    /// It was not brought up.
+    None,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MsiX => "msix",
+            Self::Line(_) => "intx",
+            Self::Polled => "polled",
+            Self::None => "off",
+        })
+    }
+}
+
+/// The events of one device. Each is awaited by one task: the owner of that queue.
+#[derive(Clone)]
+pub struct Interrupts {
+    mode: Mode,
+    /// The device's configuration changed.
+    config: &'static Event,
+    queues: &'static [Event],
+}
+
+impl Interrupts {
+    /// Connects a PCI device: every queue gets a message of its own if the device and the kernel have that many.
+    pub(super) fn of_pci(transport: &mut PciTransport, function: &Function, name: &str) -> Self {
+        let queues = transport.queue_count().clamp(1, MOST_QUEUES);
+        let mut this = Self::unconnected(queues);
+        match this.connect_messages(transport, name) {
+            Ok(()) => {
+                this.mode = Mode::MsiX;
+                return this;
+            }
+            Err(reason) => log::debug!("{name}: no MSI-X: {reason}"),
+        }
+        let line = function
+            .interrupt_line()
+            .map_err(|reason| format!("{reason}"));
+        let connected = line.and_then(|line| {
+            let status = transport
+                .interrupt_status()
+                .ok_or("it has no interrupt status")?;
+            let handler = PciLine {
+                status,
+                events: this.clone(),
+            };
+            lines::connect_shared(line, name, Box::leak(Box::new(handler)))
+                .map_err(|error| format!("{error}"))?;
+            Ok(line)
+        });
+        match connected {
+            Ok(line) => this.mode = Mode::Line(line),
+            Err(reason) => log::warn!("{name}: polled: {reason}"),
+        }
+        this
+    }
+
+    /// Connects a virtio-mmio device to its line.
+    pub(super) fn of_mmio(registers: Mmio, line: Option<u32>, name: &str) -> Self {
+        let mut this = Self::unconnected(MOST_QUEUES);
+        let connected = line
+            .ok_or("nothing says which interrupt line is its own".into())
+            .and_then(|line| {
+                let handler = MmioLine {
+                    registers,
+                    events: this.clone(),
+                };
+                lines::connect_shared(line, name, Box::leak(Box::new(handler)))
+                    .map_err(|error| format!("{error}"))?;
+                Ok::<_, alloc::string::String>(line)
+            });
+        match connected {
+            Ok(line) => this.mode = Mode::Line(line),
+            Err(reason) => log::warn!("{name}: polled: {reason}"),
+        }
+        this
+    }
+
+    fn unconnected(queues: u16) -> Self {
+        let queues: Vec<Event> = (0..queues).map(|_| Event::new()).collect();
+        Self {
+            mode: Mode::Polled,
+            config: Box::leak(Box::new(Event::new())),
+            queues: queues.leak(),
+        }
+    }
+
+    /// Message 0 is for configuration changes, the next ones for the queues in their order. With fewer messages than
+    /// that, the last one raises the events of all queues left; a single one raises everything.
+    fn connect_messages(
+        &self,
+        transport: &mut PciTransport,
+        name: &str,
+    ) -> Result<(), alloc::string::String> {
+        let available = usize::from(transport.msix_vectors());
+        if available == 0 {
+            return Err("the device has none".into());
+        }
+        let wanted = 1 + self.queues.len();
+        let count = wanted.min(available);
+        let allocate = |name: &str, handler| {
+            interrupts::allocate(name, handler).map_err(|error| format!("{error}"))
+        };
+        let mut messages = Vec::with_capacity(count);
+        if count == 1 {
+            let all: &'static Self = Box::leak(Box::new(self.clone()));
+            messages.push(allocate(
+                name,
+                Box::leak(Box::new(move || all.raise(InterruptCauses::all()))),
+            )?);
+        } else {
+            messages.push(allocate(&format!("{name} config"), self.config)?);
+            let own = count - 2;
+            for (index, event) in self.queues.iter().enumerate().take(own) {
+                messages.push(allocate(&format!("{name} queue {index}"), event)?);
+            }
+            let rest = self.queues.get(own..).unwrap_or_default();
+            let handler: &'static dyn Handler = match rest {
+                [event] => event,
+                rest => Box::leak(Box::new(move || {
+                    rest.iter().for_each(Event::raise);
+                    true
+                })),
+            };
+            messages.push(allocate(&format!("{name} queue {own}"), handler)?);
+        }
+        let messages: Vec<Message> = messages
+            .iter()
+            .map(|vector| Message {
+                address: vector.address,
+                data: vector.data,
+            })
+            .collect();
+        transport
+            .enable_msix(&mut ConfigSpace, &messages)
+            .map_err(|error| format!("{error}"))
+    }
+
+    fn raise(&self, causes: InterruptCauses) -> bool {
+        if causes.contains(InterruptCauses::QUEUE) {
+            self.queues.iter().for_each(Event::raise);
+        }
+        if causes.contains(InterruptCauses::CONFIG) {
+            self.config.raise();
+        }
+        !causes.is_empty()
+    }
+
+    /// How the device is heard.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Waits until queue `index` may have used buffers. One task per queue.
+    pub async fn queue(&self, index: u16) {
+        let last = self.queues.len().saturating_sub(1);
+        if let Some(event) = self.queues.get(usize::from(index).min(last)) {
+            self.wait(event).await;
+        }
+    }
+
+    /// Waits until the configuration may have changed. One task.
+    pub async fn config(&self) {
+        self.wait(self.config).await;
+    }
+
+    async fn wait(&self, event: &Event) {
+        match self.mode {
+            Mode::Polled | Mode::None => time::after(POLL).await,
+            Mode::MsiX | Mode::Line(_) => event.wait().await,
+        }
+    }
+
+    /// Interrupts so far, for queue `index`. On a line, which does not say for which queue, those of the device.
+    pub fn count(&self, index: u16) -> u64 {
+        self.queues.get(usize::from(index)).map_or(0, Event::count)
+    }
+}
+
+/// A PCI device on an interrupt line.
+struct PciLine {
+    status: InterruptStatus,
+    events: Interrupts,
+}
+
+impl Handler for PciLine {
+    fn interrupt(&self) -> bool {
+        // Reading the status takes the line down.
+        self.events.raise(self.status.take())
+    }
+}
+
+/// A virtio-mmio device on its interrupt line.
+struct MmioLine {
+    registers: Mmio,
+    events: Interrupts,
+}
+
+impl Handler for MmioLine {
+    fn interrupt(&self) -> bool {
+        // InterruptStatus and InterruptACK (spec 4.2.2).
+        const INTERRUPT_STATUS: usize = 0x60;
+        const INTERRUPT_ACK: usize = 0x64;
+        let status = self.registers.read_u32(INTERRUPT_STATUS);
+        if status == 0 {
+            return false;
+        }
+        self.registers.write_u32(INTERRUPT_ACK, status);
+        self.events
+            .raise(transport::InterruptCauses::from_bits_truncate(status as u8))
+    }
+}

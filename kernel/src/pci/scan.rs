@@ -1,0 +1,88 @@
+//! Walking the buses: every device and function of the root bus, and what is behind each bridge.
+
+use alloc::vec::Vec;
+
+use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunction};
+
+use super::config::ConfigSpace;
+use super::{Function, Kind, header};
+
+const DEVICES: u8 = 32;
+const FUNCTIONS: u8 = 8;
+const MULTI_FUNCTION: u32 = 1 << 23;
+const NO_FUNCTION: u32 = u32::MAX;
+
+/// All functions.
+pub(super) fn all() -> Vec<Function> {
+    let mut walk = Walk {
+        found: Vec::new(),
+        visited: [false; 256],
+    };
+    walk.bus(0, None);
+    walk.found
+}
+
+struct Walk {
+    found: Vec<Function>,
+    /// Buses walked: a bridge that leads back to one of them leads nowhere, and the walk ends.
+    visited: [bool; 256],
+}
+
+impl Walk {
+    fn bus(&mut self, bus: u8, parent: Option<DeviceFunction>) {
+        if core::mem::replace(&mut self.visited[usize::from(bus)], true) {
+            return;
+        }
+        for device in 0..DEVICES {
+            for function in 0..FUNCTIONS {
+                let address = DeviceFunction {
+                    bus,
+                    device,
+                    function,
+                };
+                let Some(found) = look(address, parent) else {
+                    // Function 0 must be there for the others to be.
+                    if function == 0 { break } else { continue }
+                };
+                let kind = found.kind;
+                self.found.push(found);
+                if let Kind::Bridge(secondary) = kind {
+                    // Each level of recursion has a bus of its own, so 255 at most; QEMU's machines have three.
+                    self.bus(secondary, Some(address));
+                }
+                let header = ConfigSpace.read_word(address, header::HEADER_TYPE);
+                if function == 0 && header & MULTI_FUNCTION == 0 {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Reads the header of a function, if there is one.
+pub(super) fn look(address: DeviceFunction, parent: Option<DeviceFunction>) -> Option<Function> {
+    let read = |register| ConfigSpace.read_word(address, register);
+    let ids = read(0);
+    if ids == NO_FUNCTION || ids & 0xffff == 0xffff {
+        return None;
+    }
+    let [_, interface, subclass, class] = read(header::CLASS).to_le_bytes();
+    let kind = match read(header::HEADER_TYPE) >> 16 & 0x7f {
+        0 => Kind::Endpoint,
+        1 => Kind::Bridge((read(header::BUS_NUMBERS) >> 8) as u8),
+        _ => Kind::Other,
+    };
+    let subsystem = match kind {
+        Kind::Endpoint => (read(header::SUBSYSTEM) >> 16) as u16,
+        _ => 0,
+    };
+    Some(Function {
+        address,
+        vendor: ids as u16,
+        device: (ids >> 16) as u16,
+        subsystem,
+        class: [class, subclass, interface],
+        kind,
+        parent,
+    })
+}
