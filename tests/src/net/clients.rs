@@ -131,6 +131,21 @@ pub fn answer(command: &mut Command) -> Result<Answer> {
     })
 }
 
+/// The guest's state as JSON, from the forwarded port of its web server.
+pub fn status(port: u16) -> Result<serde_json::Value> {
+    let answer = curl(&format!("http://127.0.0.1:{port}{STATUS}"), &[])?;
+    ensure!(answer.status == 200, "{STATUS} answers {}", answer.status);
+    ensure!(
+        answer.content_type.starts_with("application/json"),
+        "{STATUS} is {}",
+        answer.content_type
+    );
+    serde_json::from_str(&answer.body).with_context(|| format!("{STATUS}: {}", answer.body))
+}
+
+/// Where the guest serves its state.
+pub const STATUS: &str = "/status.json";
+
 /// Sends raw bytes to a TCP service and returns what it answers until it closes or falls silent for `patience`.
 pub fn raw_request(port: u16, bytes: &[u8], patience: Duration) -> Result<Vec<u8>> {
     let mut stream = connect(port)?;

@@ -6,21 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 use smoltcp::wire::{DhcpMessageType, DhcpPacket, DhcpRepr};
 use vringlet_tests::cell::{Booted, Cell, MEMORY, PATIENCE};
 use vringlet_tests::disk::sha256;
 use vringlet_tests::net::capture::{frames, udp_payload};
 use vringlet_tests::net::clients::{
-    answer, connect, curl, curl_arguments, echo_over, raw_request, tcp_echo, udp_echo,
+    STATUS, answer, connect, curl, curl_arguments, echo_over, raw_request, status, tcp_echo,
+    udp_echo,
 };
 use vringlet_tests::net::peer::{self, Peer};
 use vringlet_tests::net::{ECHO, FORWARDS, WEB, namespace};
 
 use crate::Spec;
-
-/// The status page as JSON.
-const JSON: &str = "/status.json";
 
 pub(crate) fn cells() -> Vec<Spec> {
     let mut cells = Vec::new();
@@ -353,20 +351,10 @@ fn page(cell: &Cell, machine: &str) -> Result<()> {
     guest.power_off()
 }
 
-fn status(port: u16) -> Result<Value> {
-    let answer = curl(&format!("http://127.0.0.1:{port}{JSON}"), &[])?;
-    ensure!(answer.status == 200, "{JSON} answers {}", answer.status);
-    ensure!(
-        answer.content_type.starts_with("application/json"),
-        "{JSON} is {}",
-        answer.content_type
-    );
-    serde_json::from_str(&answer.body).with_context(|| format!("{JSON}: {}", answer.body))
-}
-
 /// All connections open before the first is used, to the page and to the echo service.
 fn many_connections(cell: &Cell, machine: &str) -> Result<()> {
-    const COUNT: usize = 64;
+    const PAGES: usize = 64;
+    const ECHOES: usize = 16;
     let mut guest = on_user_net(cell, machine, "")?;
     let qmp = &mut guest.process().qmp;
     let (web, echo) = (
@@ -374,7 +362,7 @@ fn many_connections(cell: &Cell, machine: &str) -> Result<()> {
         qmp.forwarded_port("tcp", ECHO)?,
     );
 
-    let clients = (0..COUNT)
+    let clients = (0..ECHOES)
         .map(|_| connect(echo))
         .collect::<Result<Vec<_>>>()?;
     for (index, client) in clients.iter().enumerate() {
@@ -391,7 +379,7 @@ fn many_connections(cell: &Cell, machine: &str) -> Result<()> {
     }
     drop(clients);
 
-    let mut clients = (0..COUNT)
+    let mut clients = (0..PAGES)
         .map(|_| connect(web))
         .collect::<Result<Vec<_>>>()?;
     for client in &mut clients {
@@ -401,7 +389,7 @@ fn many_connections(cell: &Cell, machine: &str) -> Result<()> {
         let mut text = Vec::new();
         client
             .read_to_end(&mut text)
-            .with_context(|| format!("client {index} of {COUNT}"))?;
+            .with_context(|| format!("client {index} of {PAGES}"))?;
         ensure!(
             text.starts_with(b"HTTP/1.1 200 "),
             "client {index} got {:?}",
@@ -657,11 +645,11 @@ fn tap(cell: &Cell, machine: &str, properties: &str) -> Result<()> {
         let page = answer(
             command
                 .args(curl_arguments())
-                .arg(format!("http://{host}/")),
+                .arg(format!("http://{host}{STATUS}")),
         )?;
         ensure!(
             page.status == 200 && page.body.contains("net0"),
-            "http://{host}/ answers {}",
+            "http://{host}{STATUS} answers {}",
             page.status
         );
     }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use vringlet_tests::cell::{Booted, Cell, MEMORY};
 use vringlet_tests::console::Console;
 use vringlet_tests::disk::{Disk, MIB};
-use vringlet_tests::net::clients::{curl, tcp_echo, udp_echo};
+use vringlet_tests::net::clients::{status, tcp_echo, udp_echo};
 use vringlet_tests::net::{ECHO, FORWARDS, WEB};
 use vringlet_tests::qemu::{Image, Machine};
 
@@ -207,11 +207,10 @@ fn net(cell: &Cell, point: Point) -> Result<()> {
                 .collect::<Vec<_>>(),
         )?;
     }
-    let page = curl(&format!("http://127.0.0.1:{web}/"), &[])?;
-    ensure!(page.status == 200, "the page answers {}", page.status);
+    let status = status(web)?.to_string();
     ensure!(
-        page.body.contains("net0"),
-        "the page does not name the guest's own net0"
+        status.contains("net0"),
+        "the guest's status does not name its net0: {status}"
     );
     guest.power_off()
 }
