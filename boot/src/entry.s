@@ -221,5 +221,6 @@ exception_common:
 identity_level_4: .skip 4096
 identity_level_3: .skip 4096
 identity_level_2: .skip 4 * 4096
-boot_stack:       .skip 128 * 1024
+# Memory maps live on it, a few copies at a time: about 100 KiB in the worst case.
+boot_stack:       .skip 256 * 1024
 boot_stack_end:
