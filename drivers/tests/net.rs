@@ -97,7 +97,7 @@ fn frames_of_every_length_come_and_go() {
         for len in 14..=1514 {
             let bytes = frame(len, len as u64);
             inject(&card, &bytes);
-            assert_eq!(receive_all(&mut net), [bytes.clone()]);
+            assert_eq!(receive_all(&mut net), std::slice::from_ref(&bytes));
             send(&mut net, &bytes).expect("room");
             net.flush();
             assert_eq!(card.with(FakeNic::take_sent), [bytes]);
@@ -178,15 +178,12 @@ fn buffers_hold_the_largest_frame_that_the_device_may_send() {
         let bytes = frame(65535 + 14, 3);
         for _ in 0..10 {
             inject(&card, &bytes);
-            assert_eq!(receive_all(&mut net), [bytes.clone()]);
+            assert_eq!(receive_all(&mut net), std::slice::from_ref(&bytes));
         }
         let (count, len) = net.receive_buffers();
         assert!(usize::from(count) * len >= 65535 + 18 + 12);
         // No more memory than was asked for, but for a second buffer where one would not do.
-        assert!(
-            usize::from(count) * len <= (256 * 2048).max(2 * 65600),
-            "{count} of {len}"
-        );
+        assert!(usize::from(count) * len <= 256 * 2048, "{count} of {len}");
         assert_eq!(net.mtu(), 9000, "what the options say");
         assert!(net.transmit(9015).is_err());
         send(&mut net, &bytes[..9014]).expect("room");
@@ -822,7 +819,7 @@ fn any_queue_size_works() {
             };
             let mut net: Driver = Net::new(card.transport(), options).expect("an honest device");
             let mut received = 0;
-            for round in 0..60u64 {
+            for round in 0..30u64 {
                 for part in 0..=round % u64::from(size) {
                     send(&mut net, &frame(60, round << 32 | part)).expect("room");
                 }

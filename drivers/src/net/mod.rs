@@ -3,7 +3,7 @@
 //! [`Net`] is the non-blocking core: [`Net::receive`] and [`Net::transmit`] give frames that lie in the memory which the
 //! device writes and reads, [`Net::flush`] tells the device about all that was done since the last time, and
 //! [`Net::command`] sets what is received. [`Net::poll_ready`] is the async face: it says when there is something to do, and
-//! has the device interrupt only when there is nothing. [`smoltcp`] puts an IP stack on top.
+//! has the device interrupt only when there is nothing ([`Net::prepare_to_sleep`]). [`smoltcp`] puts an IP stack on top.
 //!
 //! Buffers are allocated once. A received frame is read where the device wrote it and its buffer goes back when the frame
 //! is dropped, whatever was wrong with it; a frame to send is written where the device reads it.
@@ -488,11 +488,13 @@ impl<H: Hal, T: Transport> Net<H, T> {
         self.failure = self.failure.or(self.active.queues.failure());
     }
 
-    /// Ready when there is a frame to receive, room to send for which somebody waited, or an event; then work until there
-    /// is none of these. Only while it is pending does the device interrupt, and [`Self::process`] wakes the task.
+    /// Asks the device to interrupt when there is a frame to receive, or room to send for which somebody waits. `false` if
+    /// there is something to do already, an event or what was asked for: then work until there is none of it, for which no
+    /// interrupt will come. While frames are taken the device does not interrupt.
     ///
-    /// There is room for one task.
-    pub fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// It tells the device what [`Self::flush`] would.
+    #[must_use = "says whether an interrupt will come"]
+    pub fn prepare_to_sleep(&mut self) -> bool {
         self.flush();
         self.collect_answers();
         self.note_failures();
@@ -505,11 +507,19 @@ impl<H: Hal, T: Transport> Net<H, T> {
         } = &mut self.active.queues;
         // Interrupts are asked for first, and what came before is looked for afterwards: the other way round, what comes
         // in between would be noticed by nobody.
-        if event
+        let awake = event
             || transmitter.room_came()
             || receiver.enable_interrupts()
-            || transmitter.enable_interrupts_if_wanted()
-        {
+            || transmitter.enable_interrupts_if_wanted();
+        !awake
+    }
+
+    /// Ready when [`Self::prepare_to_sleep`] finds something to do. Else [`Self::process`] wakes the task, for which there
+    /// is room for one.
+    ///
+    /// A task that awaits the interrupts itself has no need of it.
+    pub fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if !self.prepare_to_sleep() {
             return Poll::Ready(());
         }
         match &mut self.waker {
