@@ -4,6 +4,8 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
 use core::fmt;
+use core::future::poll_fn;
+use core::task::Poll;
 use core::time::Duration;
 
 use vringlet::mmio::{Mmio, Registers};
@@ -194,6 +196,33 @@ impl Interrupts {
     /// Waits until the configuration may have changed. One task.
     pub async fn config(&self) {
         self.wait(self.config).await;
+    }
+
+    /// Waits until any of the first `queues` queues may have used buffers or the configuration may have changed, and says
+    /// which of the two; `None` if the device must be asked. For a task that owns all of the device.
+    pub async fn any(&self, queues: usize) -> Option<InterruptCauses> {
+        if matches!(self.mode, Mode::Polled | Mode::None) {
+            time::after(POLL).await;
+            return None;
+        }
+        let queues = self.queues.get(..queues).unwrap_or(self.queues);
+        let causes = poll_fn(|context| {
+            let mut causes = InterruptCauses::empty();
+            // Every one of them is looked at, so that none is left raised for the next time.
+            for event in queues {
+                if event.poll_wait(context).is_ready() {
+                    causes |= InterruptCauses::QUEUE;
+                }
+            }
+            if self.config.poll_wait(context).is_ready() {
+                causes |= InterruptCauses::CONFIG;
+            }
+            match causes.is_empty() {
+                true => Poll::Pending,
+                false => Poll::Ready(causes),
+            }
+        });
+        Some(causes.await)
     }
 
     async fn wait(&self, event: &Event) {

@@ -13,6 +13,7 @@
 
 mod interrupts;
 mod mmio;
+pub mod net;
 mod transport;
 
 pub use interrupts::{Interrupts, Mode};
@@ -153,9 +154,14 @@ async fn bring_up(
 
 /// Hands the device to the file of its type.
 async fn start(id: DeviceId, mut found: Found) -> Result<Box<dyn Driven>, String> {
-    // Types with a driver come here: `DeviceId::BLK => return blk::start(found).await...`
-    let _ = found.transport.reset();
-    Err(format!("no driver for {id}"))
+    let started = match id {
+        DeviceId::NET => net::start(found),
+        _ => {
+            let _ = found.transport.reset();
+            return Err(format!("no driver for {id}"));
+        }
+    };
+    started.map_err(|error| format!("{error}"))
 }
 
 fn register(name: String, place: DeviceName, mode: Mode, driver: Result<Box<dyn Driven>, String>) {

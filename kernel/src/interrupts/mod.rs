@@ -12,7 +12,7 @@ use alloc::string::{String, ToString};
 use core::fmt;
 use core::future::poll_fn;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use core::task::Poll;
+use core::task::{Context, Poll};
 
 use atomic_waker::AtomicWaker;
 use spin::Once;
@@ -226,19 +226,21 @@ impl Event {
     /// Waits until the flag is up and takes it down. One task at a time: a second one would take the first one's
     /// place.
     pub async fn wait(&self) {
-        poll_fn(|context| {
-            if self.take() {
-                return Poll::Ready(());
-            }
-            self.waker.register(context.waker());
-            // It may have been raised between the look and the registration.
-            if self.take() {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        })
-        .await;
+        poll_fn(|context| self.poll_wait(context)).await;
+    }
+
+    /// As [`wait`](Self::wait), for a future that waits for other things as well.
+    pub fn poll_wait(&self, context: &mut Context<'_>) -> Poll<()> {
+        if self.take() {
+            return Poll::Ready(());
+        }
+        self.waker.register(context.waker());
+        // It may have been raised between the look and the registration.
+        if self.take() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     }
 }
 

@@ -1,0 +1,126 @@
+//! Network cards: the driver of each, and the task that moves frames between it and its stack.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use spin::Mutex;
+use vringlet::net::{Command, Features, Net, Options, ReceiveMode};
+use vringlet::{Cause, Error, Report};
+
+use super::{DeviceTransport, Driven, Found, Interrupts};
+use crate::memory::dma::KernelHal;
+use crate::time;
+
+/// The driver of a card. It is a smoltcp device.
+pub type Driver = Net<KernelHal, DeviceTransport>;
+
+/// A network card.
+pub struct Card {
+    name: String,
+    driver: Mutex<Driver>,
+    interrupts: Interrupts,
+}
+
+/// How long a card may take to obey a command.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The queues of a card without multiqueue: receive, transmit, control.
+const QUEUES: usize = 3;
+
+static CARDS: Mutex<Vec<&'static Card>> = Mutex::new(Vec::new());
+
+/// All cards, in the order they were named.
+pub fn all() -> Vec<&'static Card> {
+    CARDS.lock().clone()
+}
+
+/// The card of this name; without a name the first one.
+pub fn find(name: Option<&str>) -> Option<&'static Card> {
+    let cards = CARDS.lock();
+    let wanted = |card: &&&Card| name.is_none_or(|name| card.name == name);
+    cards.iter().find(wanted).copied()
+}
+
+/// Makes the driver of a card.
+pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
+    let mut driver = Driver::new(found.transport, Options::default())?;
+    for error in filter(&mut driver) {
+        // It receives more than it need, or no multicast.
+        log::warn!("{}: {error}", found.name);
+    }
+    let card: &'static Card = Box::leak(Box::new(Card {
+        name: found.name,
+        driver: Mutex::new(driver),
+        interrupts: found.interrupts,
+    }));
+    CARDS.lock().push(card);
+    Ok(Box::new(card))
+}
+
+/// Frames for others are filtered out by the device, those for groups are not: IPv6 can't do without, and smoltcp does not
+/// say which groups it is in.
+fn filter(driver: &mut Driver) -> impl Iterator<Item = Error> {
+    let modes = [
+        (ReceiveMode::AllMulticast, true),
+        (ReceiveMode::Promiscuous, false),
+    ];
+    let can = driver.negotiated().has(Features::CTRL_RX.bits());
+    modes
+        .into_iter()
+        .filter(move |_| can)
+        .filter_map(|(mode, on)| {
+            let start = time::now();
+            let wait = || start.elapsed() < PATIENCE;
+            driver
+                .command_and_wait(Command::Receive(mode, on), wait)
+                .err()
+        })
+}
+
+impl Card {
+    /// Its name, such as `net0`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Uses the driver. Short: nothing else can meanwhile.
+    pub fn with<R>(&self, f: impl FnOnce(&mut Driver) -> R) -> R {
+        f(&mut self.driver.lock())
+    }
+
+    /// Has the card obey a command.
+    pub async fn command(&self, command: Command<'_>) -> Result<(), Error> {
+        let reply = self.with(|driver| driver.command(command))?;
+        let result = time::timeout(PATIENCE, reply).await;
+        result
+            .unwrap_or_else(|_| Err(self.with(|driver| Error::new(driver.name(), Cause::Timeout))))
+    }
+
+    /// Waits until there is something to do for the card's task: frames, room to send for which it waits, or an event.
+    pub async fn ready(&self) {
+        while self.with(Net::prepare_to_sleep) {
+            let causes = self.interrupts.any(QUEUES).await;
+            self.with(|driver| {
+                let causes = causes.unwrap_or_else(|| driver.take_interrupt_causes());
+                // What it finds wrong is an event, which ends the wait.
+                let _ = driver.process(causes);
+            });
+        }
+    }
+}
+
+impl Driven for &'static Card {
+    fn report(&self) -> Report {
+        self.with(|driver| driver.report())
+    }
+
+    fn summary(&self) -> String {
+        self.with(|driver| {
+            let (mac, mtu, link) = (driver.mac(), driver.mtu(), driver.link());
+            format!("mac {mac}, mtu {mtu}, {link}")
+        })
+    }
+}
