@@ -88,7 +88,7 @@ add_backports() {
                 for (i = 1; i <= NF; i++) if ($i ~ /^Suites:/ && ($i " ") ~ ("[ \t]" release "[ \t]")) mine = 1
                 for (i = 1; i <= NF; i++) if ($i ~ /^Enabled:[ \t]*no/) mine = 0
                 if (!mine) next
-                for (i = 1; i <= NF; i++) print ($i ~ /^Suites:/) ? "Suites: " release "-backports" : $i
+                for (i = 1; i <= NF; i++) if ($i !~ /^#/) print ($i ~ /^Suites:/) ? "Suites: " release "-backports" : $i
                 exit
             }' "$source" ;;
         *) sed -n "s/^deb \(\[[^]]*\]\)\{0,1\} *\([^ ]*\) $release .*/\1 \2/p" "$source" | head -n 1 \
