@@ -58,14 +58,13 @@ fn start(boot: &'static mut BootInfo) -> ! {
     if let Some(level) = fw_cfg::option("log").and_then(|level| level.parse().ok()) {
         log::set_max_level(level);
     }
-    let (_, frames) = memory::frames::usage();
     log::info!(
-        "vringlet {}: {} MiB, {} CPUs ({}), boot path {}",
+        "vringlet {}: {} MiB, {} CPUs, boot path {}, {}",
         env!("CARGO_PKG_VERSION"),
-        (frames * memory::PAGE_BYTES).div_ceil(1 << 20),
+        memory::installed(boot).div_ceil(1 << 20),
         acpi::info().processors.max(1),
-        arch::cpu::features().name,
         boot_path(boot),
+        arch::cpu::features().name,
     );
     pci::init();
     task::spawn(async {

@@ -44,7 +44,7 @@ pub fn off() -> &'static str {
     let Some(power) = acpi::info().power.as_ref() else {
         return "the machine has no ACPI";
     };
-    let Some(sleep_type) = power.soft_off else {
+    let Some(sleep_type) = acpi::dsdt::soft_off(acpi::info().dsdt) else {
         return "ACPI does not say how (no \\_S5 in the DSDT)";
     };
     match power.sleep_control {

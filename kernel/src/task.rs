@@ -82,7 +82,7 @@ fn sleep() {
     // With interrupts off, nothing can be woken between the look and the sleep: `sti` takes effect after the `hlt`
     // that follows it has begun, so an interrupt that waits ends the sleep at once.
     interrupts::disable();
-    if PENDING.load(Ordering::Acquire) {
+    if PENDING.load(Ordering::Acquire) || lines::restless() {
         interrupts::enable();
         return;
     }

@@ -79,8 +79,6 @@ pub struct Power {
     pub pm1_control: [Option<u16>; 2],
     /// On hardware-reduced ACPI machines: the sleep control register.
     pub sleep_control: Option<Register>,
-    /// `\_S5`: the sleep type that switches the machine off.
-    pub soft_off: Option<u8>,
     /// The reset register and the value that resets.
     pub reset: Option<(Register, u8)>,
 }
@@ -217,7 +215,6 @@ fn read_fadt(fadt: &Fadt, info: &mut Info) {
     info.power = Some(Power {
         pm1_control,
         sleep_control,
-        soft_off: dsdt::soft_off(info.dsdt),
         reset: reset.map(|register| (register, fadt.reset_value)),
     });
 }

@@ -51,7 +51,7 @@ static TABLE: [Line; LINES] = {
     table
 };
 
-/// A burst was cut short somewhere, or is being counted.
+/// A line fired since the last look at bursts.
 static RESTLESS: AtomicBool = AtomicBool::new(false);
 
 static IO_APICS: Once<Vec<IoApic>> = Once::new();
@@ -171,8 +171,15 @@ pub(crate) fn settle() {
     for line in &TABLE {
         if line.burst.swap(0, Ordering::Relaxed) != 0 && line.masked.load(Ordering::Relaxed) {
             line.unmask();
+            // What an edge-triggered device signalled meanwhile is lost: its handler must look for itself.
+            without_interrupts(|| line.call_handlers());
         }
     }
+}
+
+/// Whether a line fired since the last [`settle`], and so may be masked. The processor must not sleep then.
+pub(crate) fn restless() -> bool {
+    RESTLESS.load(Ordering::Relaxed)
 }
 
 /// An interrupt of the 8259s. Returns false if it was spurious.
@@ -223,6 +230,12 @@ impl Line {
         self.set_mask(false);
     }
 
+    fn call_handlers(&self) -> bool {
+        // Every one of them, not only up to the first that says it was its device: several may have raised the line.
+        let called = self.handlers.iter().filter_map(Once::get);
+        called.fold(false, |served, handler| handler.interrupt() | served)
+    }
+
     fn set_mask(&self, masked: bool) {
         without_interrupts(|| match io_apic_of(self.number) {
             Some((io_apic, input)) => io_apic.set_mask(input, masked),
@@ -237,9 +250,7 @@ impl Handler for Line {
         if self.burst.fetch_add(1, Ordering::Relaxed) >= BURST {
             self.mask();
         }
-        // Every one of them, not only up to the first that says it was its device: several may have raised the line.
-        let called = self.handlers.iter().filter_map(Once::get);
-        called.fold(false, |served, handler| handler.interrupt() | served)
+        self.call_handlers()
     }
 }
 

@@ -10,6 +10,7 @@ pub mod heap;
 pub mod paging;
 
 use bootloader_api::BootInfo;
+use bootloader_api::info::MemoryRegionKind;
 
 /// Bytes per page and per frame.
 pub const PAGE_BYTES: usize = 4096;
@@ -19,4 +20,18 @@ pub fn init(boot: &'static BootInfo, physical_memory_offset: u64) {
     frames::init(&boot.memory_regions, physical_memory_offset);
     heap::init(physical_memory_offset);
     paging::init(&boot.memory_regions, physical_memory_offset);
+}
+
+/// Bytes of memory that the boot loader knows of, taken or not.
+pub fn installed(boot: &BootInfo) -> u64 {
+    let known = boot.memory_regions.iter().filter(|region| {
+        let kind = region.kind;
+        matches!(
+            kind,
+            MemoryRegionKind::Usable | MemoryRegionKind::Bootloader
+        )
+    });
+    known
+        .map(|region| region.end.saturating_sub(region.start))
+        .sum()
 }
