@@ -11,6 +11,7 @@
 //! that makes the driver, spawns its owner's task (which awaits `interrupts.queue(n)`) and keeps what the commands of
 //! the type need; and list it in [`start`].
 
+pub mod blk;
 mod interrupts;
 mod mmio;
 pub mod net;
@@ -155,6 +156,7 @@ async fn bring_up(
 /// Hands the device to the file of its type.
 async fn start(id: DeviceId, mut found: Found) -> Result<Box<dyn Driven>, String> {
     let started = match id {
+        DeviceId::BLK => blk::start(found),
         DeviceId::NET => net::start(found),
         _ => {
             let _ = found.transport.reset();

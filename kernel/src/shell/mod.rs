@@ -46,6 +46,9 @@ const GROUPS: &[&[Command]] = &[
     commands::session::COMMANDS,
     commands::machine::COMMANDS,
     commands::pci::COMMANDS,
+    commands::virtio::COMMANDS,
+    commands::blk::COMMANDS,
+    commands::selftest::COMMANDS,
     commands::power::COMMANDS,
 ];
 

@@ -1,6 +1,9 @@
 //! The commands, one file per group.
 
+pub(super) mod blk;
 pub(super) mod machine;
 pub(super) mod pci;
 pub(super) mod power;
+pub(super) mod selftest;
 pub(super) mod session;
+pub(super) mod virtio;

@@ -1,0 +1,136 @@
+//! Disks: each has a task that owns it, and is shared by whoever reads and writes it.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::future::pending;
+use core::ops::Deref;
+
+use embassy_futures::select::{Either3, select3};
+use spin::Mutex;
+use vringlet::asynchronous::Asynchronous;
+use vringlet::blk::{Blk, Options};
+use vringlet::{Cause, Error, Report};
+
+use super::{DeviceTransport, Driven, Found, Interrupts, Mode};
+use crate::memory::dma::KernelHal;
+use crate::task;
+
+/// How often a disk whose device breaks the rules is started again before it is given up.
+const MOST_RESTARTS: u32 = 3;
+
+/// A disk. Dereferences to the driver's asynchronous face.
+pub struct Disk {
+    /// Its name, such as `blk0`.
+    pub name: String,
+    shared: Asynchronous<Blk<KernelHal, DeviceTransport>>,
+    interrupts: Interrupts,
+}
+
+impl Deref for Disk {
+    type Target = Asynchronous<Blk<KernelHal, DeviceTransport>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.shared
+    }
+}
+
+static DISKS: Mutex<Vec<&'static Disk>> = Mutex::new(Vec::new());
+
+/// All disks, in the order they were found.
+pub fn all() -> Vec<&'static Disk> {
+    DISKS.lock().clone()
+}
+
+/// The disk of this name.
+pub fn find(name: &str) -> Option<&'static Disk> {
+    DISKS.lock().iter().find(|disk| disk.name == name).copied()
+}
+
+/// Brings a disk up.
+pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
+    let blk = Blk::new(found.transport, Options::default())?;
+    let disk: &'static Disk = Box::leak(Box::new(Disk {
+        name: found.name,
+        shared: Asynchronous::new(blk),
+        interrupts: found.interrupts,
+    }));
+    DISKS.lock().push(disk);
+    task::spawn(disk.own());
+    Ok(Box::new(disk))
+}
+
+impl Disk {
+    /// The owner's task.
+    async fn own(&self) {
+        let mut restarts = 0;
+        loop {
+            let Err(error) = self.serve().await;
+            self.stop(error);
+            log::error!("{}: {error}", self.name);
+            restarts += 1;
+            if restarts > MOST_RESTARTS {
+                log::error!("{}: given up", self.name);
+                return;
+            }
+            match self.restart() {
+                Ok(()) => log::warn!("{}: started again", self.name),
+                Err(error) => {
+                    log::error!("{}: given up: {error}", self.name);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Kicks for what was submitted and serves the interrupts, until the device must be reset.
+    async fn serve(&self) -> Result<core::convert::Infallible, Error> {
+        loop {
+            let config = self.interrupts.config();
+            match select3(self.completions(), self.submitted(), config).await {
+                Either3::First(()) => {
+                    self.with(Blk::count_interrupt);
+                    self.process()?;
+                }
+                Either3::Second(()) => self.kick(),
+                Either3::Third(()) => self.config_changed()?,
+            }
+        }
+    }
+
+    /// Waits until the device may be done with something. Without interrupts, there is no looking while nothing is in
+    /// flight.
+    async fn completions(&self) {
+        if self.interrupts.mode() == Mode::Polled && self.with(|blk| blk.in_flight()) == 0 {
+            pending::<()>().await;
+        }
+        self.interrupts.queue(0).await;
+    }
+
+    fn config_changed(&self) -> Result<(), Error> {
+        match self.with(Blk::take_config_change) {
+            Ok(change) if change.old.capacity != change.new.capacity => {
+                let (old, new) = (change.old.capacity, change.new.capacity);
+                log::info!("{}: resized from {old} to {new} sectors", self.name);
+            }
+            Ok(_) => log::debug!("{}: the configuration changed", self.name),
+            Err(error) if error.cause == Cause::NeedsReset => return Err(error),
+            Err(error) => log::warn!("{}: {error}", self.name),
+        }
+        Ok(())
+    }
+}
+
+impl Driven for &'static Disk {
+    fn report(&self) -> Report {
+        self.with(|blk| blk.report())
+    }
+
+    fn summary(&self) -> String {
+        let config = self.with(|blk| *blk.config());
+        let access = if config.read_only { ", read-only" } else { "" };
+        let mib = config.bytes() >> 20;
+        format!("{mib} MiB, {}-byte blocks{access}", config.block_size)
+    }
+}

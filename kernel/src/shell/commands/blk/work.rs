@@ -1,0 +1,276 @@
+//! Work on many sectors, in requests of which several are in flight.
+
+use alloc::format;
+use alloc::vec::Vec;
+use core::cell::Cell;
+use core::ops::Range;
+use core::time::Duration;
+
+use futures_util::future::try_join_all;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use sha2::{Digest, Sha256};
+use vringlet::blk::SECTOR_LEN;
+use vringlet::{Buffer, Error as DeviceError};
+
+use super::pattern;
+use crate::devices::blk::Disk;
+use crate::shell::Error;
+use crate::time;
+
+/// Requests in flight where nothing else is said, and the most.
+pub(super) const DEPTH: u64 = 16;
+const MOST_DEPTH: u64 = 1024;
+/// Bytes of a request where nothing else is said, and the most.
+pub(super) const REQUEST_BYTES: u64 = 64 << 10;
+const MOST_REQUEST_BYTES: u64 = 16 << 20;
+
+/// How much of a disk is worked on, and how.
+pub(in crate::shell) struct Work<'a> {
+    pub(super) disk: &'a Disk,
+    sectors: Range<u64>,
+    depth: usize,
+    /// Sectors of the largest request, a whole number of blocks.
+    max: u64,
+    block: u64,
+}
+
+impl<'a> Work<'a> {
+    /// Work on `count` sectors from `sector` on, `depth` requests of at most `max` bytes at a time. Refuses what can't be
+    /// done before any of it is.
+    pub(in crate::shell) fn new(
+        disk: &'a Disk,
+        sector: u64,
+        count: u64,
+        depth: u64,
+        max: u64,
+    ) -> Result<Self, Error> {
+        let name = &disk.name;
+        let config = disk.with(|blk| *blk.config());
+        let block = u64::from(config.block_size) / SECTOR_LEN as u64;
+        if !(1..=MOST_DEPTH).contains(&depth) {
+            return Err(Error::usage(format!("depth is 1 to {MOST_DEPTH}")));
+        }
+        if max < config.block_size.into() || max > MOST_REQUEST_BYTES {
+            let least = config.block_size;
+            return Err(Error::usage(format!(
+                "requests of {name} have {least} to {MOST_REQUEST_BYTES} bytes"
+            )));
+        }
+        let end = sector
+            .checked_add(count)
+            .filter(|end| *end <= config.capacity);
+        let Some(end) = end else {
+            return Err(Error::failed(format!(
+                "{name}: {count} sectors at {sector} are past the end ({} sectors)",
+                config.capacity
+            )));
+        };
+        if !sector.is_multiple_of(block) || !count.is_multiple_of(block) {
+            return Err(Error::failed(format!(
+                "{name}: {count} sectors at {sector} are not whole blocks of {block} sectors"
+            )));
+        }
+        Ok(Self {
+            disk,
+            sectors: sector..end,
+            depth: depth as usize,
+            max: max / SECTOR_LEN as u64 / block * block,
+            block,
+        })
+    }
+
+    /// The sectors cut into requests of sizes that look random and are the same for the same seed.
+    fn random_pieces(&self, seed: u64) -> impl Iterator<Item = Range<u64>> + use<> {
+        let (max, block, end) = (self.max, self.block, self.sectors.end);
+        let mut next = self.sectors.start;
+        let mut state = seed;
+        core::iter::from_fn(move || {
+            state = pattern::mix(state);
+            let blocks = 1 + state % (max / block);
+            piece(&mut next, end, blocks * block)
+        })
+    }
+
+    /// The sectors cut into requests of the largest size.
+    fn even_pieces(&self) -> impl Iterator<Item = Range<u64>> + use<> {
+        let (max, end) = (self.max, self.sectors.end);
+        let mut next = self.sectors.start;
+        core::iter::from_fn(move || piece(&mut next, end, max))
+    }
+
+    /// Writes the test pattern of `seed`. Gives the number of requests.
+    pub(in crate::shell) async fn fill(&self, seed: u64) -> Result<u64, Error> {
+        let writes = self.random_pieces(seed).map(async |sectors: Range<u64>| {
+            let mut buffer = buffer(&sectors)?;
+            pattern::fill(&mut buffer, sectors.start, seed);
+            self.write(sectors.start, buffer).await
+        });
+        let writes = stream::iter(writes).buffer_unordered(self.depth);
+        writes.try_fold(0, async |count, _| Ok(count + 1)).await
+    }
+
+    /// Compares with the test pattern of `seed`. Gives the number of requests.
+    pub(in crate::shell) async fn verify(&self, seed: u64) -> Result<u64, Error> {
+        let reads = self.random_pieces(seed).map(async |sectors: Range<u64>| {
+            let buffer = self.read(sectors.clone()).await?;
+            Ok((sectors.start, buffer))
+        });
+        // In order, so that the first difference found is the first there is.
+        let reads = stream::iter(reads).buffered(self.depth);
+        let check =
+            async |count: u64, (start, buffer): (u64, Buffer)| match pattern::first_difference(
+                &buffer, start, seed,
+            ) {
+                None => Ok(count + 1),
+                Some(sector) => Err(Error::failed(format!(
+                    "{}: sector {sector} is not what seed {seed} makes of it",
+                    self.disk.name
+                ))),
+            };
+        reads.try_fold(0, check).await
+    }
+
+    /// The SHA-256 of the bytes.
+    pub(in crate::shell) async fn hash(&self) -> Result<[u8; 32], Error> {
+        let reads = self.even_pieces().map(|sectors| self.read(sectors));
+        let reads = stream::iter(reads).buffered(self.depth);
+        let hash = async |hash: Sha256, buffer: Buffer| Ok(hash.chain_update(&*buffer));
+        let hash = reads.try_fold(Sha256::new(), hash).await?;
+        Ok(hash.finalize().into())
+    }
+
+    /// Discards all of it. Gives the number of requests.
+    pub(super) async fn discard(&self) -> Result<u64, Error> {
+        let limits = self.disk.with(|blk| blk.config().discard);
+        let limit = limits.map_or(u32::MAX, |limits| limits.max_sectors);
+        let discard = async |sectors| self.disk.discard(&[sectors]).await;
+        self.for_each_range("discard", limit, discard).await
+    }
+
+    /// Makes all of it zero, without giving the space up. Gives the number of requests.
+    pub(super) async fn zero(&self) -> Result<u64, Error> {
+        let limits = self.disk.with(|blk| blk.config().write_zeroes);
+        let limit = limits.map_or(u32::MAX, |limits| limits.max_sectors);
+        let zero = async |sectors| self.disk.write_zeroes(&[sectors], false).await;
+        self.for_each_range("zero", limit, zero).await
+    }
+
+    async fn for_each_range(
+        &self,
+        what: &str,
+        limit: u32,
+        run: impl AsyncFn(Range<u64>) -> Result<(), DeviceError>,
+    ) -> Result<u64, Error> {
+        let most = (u64::from(limit) / self.block * self.block).max(self.block);
+        let (mut next, mut requests) = (self.sectors.start, 0);
+        while let Some(sectors) = piece(&mut next, self.sectors.end, most) {
+            let sector = sectors.start;
+            run(sectors)
+                .await
+                .map_err(|error| self.failed(what, sector, error))?;
+            requests += 1;
+        }
+        Ok(requests)
+    }
+
+    /// Bytes of the largest request.
+    pub(super) fn request_bytes(&self) -> u64 {
+        self.max * SECTOR_LEN as u64
+    }
+
+    /// Reads all of it.
+    pub(in crate::shell) async fn read_all(&self) -> Result<Vec<Buffer>, Error> {
+        let reads = self.even_pieces().map(|sectors| self.read(sectors));
+        stream::iter(reads).buffered(self.depth).try_collect().await
+    }
+
+    /// Writes back what [`Self::read_all`] gave.
+    pub(in crate::shell) async fn write_all(&self, buffers: Vec<Buffer>) -> Result<(), Error> {
+        let pieces = self.even_pieces().zip(buffers);
+        let writes = pieces.map(|(sectors, buffer)| self.write(sectors.start, buffer));
+        let writes = stream::iter(writes).buffer_unordered(self.depth);
+        writes.try_for_each(async |_| Ok(())).await
+    }
+
+    /// Reads or writes `count` requests of the largest size, from the first to the last sector and again.
+    pub(super) async fn bench(&self, write: bool, count: u64) -> Result<Measured, Error> {
+        let places = (self.sectors.end - self.sectors.start) / self.max;
+        if places == 0 {
+            return Err(Error::failed(format!(
+                "{}: is smaller than one request",
+                self.disk.name
+            )));
+        }
+        let next = Cell::new(0);
+        let worker = async || {
+            let mut bytes = buffer(&(0..self.max))?;
+            while next.get() < count {
+                let sector = self.sectors.start + next.get() % places * self.max;
+                next.set(next.get() + 1);
+                bytes = match write {
+                    true => self.write(sector, bytes).await?,
+                    false => self
+                        .disk
+                        .read(sector, bytes)
+                        .await
+                        .map_err(|f| self.failed("read", sector, f))?,
+                };
+            }
+            Ok::<(), Error>(())
+        };
+        let before = self.disk.with(|blk| blk.report());
+        let start = time::now();
+        try_join_all((0..self.depth).map(|_| worker())).await?;
+        let time = start.elapsed();
+        let after = self.disk.with(|blk| blk.report());
+        let sum = |report: &vringlet::Report, f: fn(&vringlet::QueueStats) -> u64| {
+            report
+                .queues
+                .iter()
+                .map(|queue| f(&queue.stats))
+                .sum::<u64>()
+        };
+        let difference = |f| sum(&after, f) - sum(&before, f);
+        Ok(Measured {
+            requests: difference(|stats| stats.completed),
+            time,
+            kicks: difference(|stats| stats.kicks),
+            interrupts: difference(|stats| stats.interrupts),
+        })
+    }
+
+    async fn read(&self, sectors: Range<u64>) -> Result<Buffer, Error> {
+        let read = self.disk.read(sectors.start, buffer(&sectors)?).await;
+        read.map_err(|failed| self.failed("read", sectors.start, failed))
+    }
+
+    async fn write(&self, sector: u64, buffer: Buffer) -> Result<Buffer, Error> {
+        let written = self.disk.write(sector, buffer).await;
+        written.map_err(|failed| self.failed("write", sector, failed))
+    }
+
+    fn failed(&self, what: &str, sector: u64, error: impl Into<DeviceError>) -> Error {
+        let error = error.into();
+        Error::failed(format!("{}: {what} at {sector}: {error}", self.disk.name))
+    }
+}
+
+/// What a benchmark took.
+pub(super) struct Measured {
+    pub(super) requests: u64,
+    pub(super) time: Duration,
+    pub(super) kicks: u64,
+    pub(super) interrupts: u64,
+}
+
+/// Cuts at most `most` sectors off what begins at `next`.
+fn piece(next: &mut u64, end: u64, most: u64) -> Option<Range<u64>> {
+    let start = *next;
+    *next = end.min(start.saturating_add(most));
+    (start < *next).then_some(start..*next)
+}
+
+fn buffer(sectors: &Range<u64>) -> Result<Buffer, Error> {
+    let bytes = (sectors.end - sectors.start) as usize * SECTOR_LEN;
+    Buffer::zeroed(bytes).ok_or_else(|| Error::failed("not enough memory for a request"))
+}

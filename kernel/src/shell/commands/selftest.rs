@@ -1,0 +1,83 @@
+//! The tour: selftest. Everything there is, used once, with nothing lost.
+
+use alloc::boxed::Box;
+
+use super::blk::Work;
+use crate::devices::{self, blk::Disk};
+use crate::shell::{Args, Command, Error, Output};
+
+pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
+    name: "selftest",
+    usage: &["selftest"],
+    help: "uses every device once; what is on the disks stays as it is",
+    run: |args, out| Box::pin(selftest(args, out)),
+}];
+
+/// Bytes at the end of a disk that are written, and then written back.
+const SCRATCH_BYTES: u64 = 256 << 10;
+const REQUEST_BYTES: u64 = 64 << 10;
+const DEPTH: u64 = 8;
+
+async fn selftest(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    args.end()?;
+    devices(out)?;
+    for disk in devices::blk::all() {
+        check_disk(disk, out).await?;
+    }
+    Ok(())
+}
+
+/// Every device has a driver that works.
+fn devices(out: Output<'_>) -> Result<(), Error> {
+    for device in devices::all() {
+        let (name, place, mode) = (&device.name, device.place, device.mode);
+        match &device.driver {
+            Ok(driver) => writeln!(out, "{name}: {place} ({mode}): {}", driver.summary())?,
+            Err(reason) => writeln!(out, "{name}: {place}: {reason}")?,
+        }
+    }
+    Ok(())
+}
+
+/// Reads the end of the disk, writes the test pattern there, reads it back, and writes back what was there.
+async fn check_disk(disk: &Disk, out: Output<'_>) -> Result<(), Error> {
+    let config = disk.with(|blk| *blk.config());
+    let sector_len = vringlet::blk::SECTOR_LEN as u64;
+    let block = u64::from(config.block_size) / sector_len;
+    let end = config.capacity / block * block;
+    let count = end.min((SCRATCH_BYTES / sector_len).next_multiple_of(block));
+    let max = REQUEST_BYTES.max(config.block_size.into());
+    let work = Work::new(disk, end - count, count, DEPTH, max)?;
+
+    let before = work.hash().await?;
+    if config.read_only {
+        writeln!(out, "{}: {count} sectors read (read-only)", disk.name)?;
+        return Ok(());
+    }
+    let original = work.read_all().await?;
+    let seed = u64::from_le_bytes(*b"vringlet");
+    let checked = async {
+        work.fill(seed).await?;
+        work.verify(seed).await
+    };
+    let checked = checked.await;
+    // Whatever came of it, the disk gets back what it had.
+    work.write_all(original).await?;
+    if config.flush {
+        let flushed = disk.flush().await;
+        flushed.map_err(|error| Error::failed(format_args!("{}: {error}", disk.name)))?;
+    }
+    let requests = checked?;
+    if work.hash().await? != before {
+        let name = &disk.name;
+        return Err(Error::failed(format_args!(
+            "{name}: the last {count} sectors are not what they were"
+        )));
+    }
+    writeln!(
+        out,
+        "{}: {count} sectors written, verified in {requests} requests, and put back",
+        disk.name
+    )?;
+    Ok(())
+}
