@@ -1,7 +1,9 @@
-//! Memory that driver and device share: [`Dma`], allocated for the purpose (rings, headers), and `Lent`, a caller's
-//! buffer for the time of one request. Both come from [`virtio_drivers::Hal`]; bouncing and IOMMU mapping happen behind
-//! it and nowhere else.
+//! Memory that driver and device share: [`Dma`], allocated for the purpose (rings, headers), [`Outbound`], which the
+//! device only reads (pictures), and `Lent`, a caller's buffer for the time of one request. All come from
+//! [`virtio_drivers::Hal`]; bouncing and IOMMU mapping happen behind it and nowhere else.
 
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -168,6 +170,121 @@ impl<H: Hal> Drop for Dma<H> {
                 self.pages
             );
         }
+    }
+}
+
+/// Memory that a device may read for a long time, and has no business writing, while the driver reads and writes it as
+/// plain bytes: a framebuffer.
+///
+/// It comes in pieces, each physically contiguous, so that a large one needs no large run of free memory. There is one
+/// `Outbound` for it and so one writer; what keeps it from being freed under the device is a [`Lease`] with the driver
+/// that told the device where it is.
+///
+/// A device that reads while the driver writes sees some bytes of before and some of after, no worse. What was written
+/// before a request was made available to the device is visible to it then: [`crate::Queue::kick`] orders the two.
+#[derive(Debug)]
+pub struct Outbound<H: Hal> {
+    pieces: Arc<Vec<Dma<H>>>,
+    /// Of every piece but the last, which ends where `len` does.
+    piece_len: usize,
+    len: usize,
+}
+
+/// Keeps an [`Outbound`]'s memory from being freed, for as long as a device may read it. Forget it, with
+/// [`core::mem::forget`], when that is for ever.
+#[derive(Debug)]
+pub struct Lease<H: Hal> {
+    pieces: Arc<Vec<Dma<H>>>,
+}
+
+impl<H: Hal> Clone for Lease<H> {
+    fn clone(&self) -> Self {
+        let pieces = self.pieces.clone();
+        Self { pieces }
+    }
+}
+
+impl<H: Hal> Outbound<H> {
+    /// Allocates `len` zero bytes in pieces of `piece_len` and a rest.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::NoMemory`], and [`Cause::InvalidParameter`] if either length is 0.
+    pub fn new(len: usize, piece_len: usize) -> Result<Self, Cause> {
+        if len == 0 || piece_len == 0 {
+            return Err(Cause::InvalidParameter("memory of no bytes"));
+        }
+        let count = len.div_ceil(piece_len);
+        let mut pieces = Vec::new();
+        pieces
+            .try_reserve_exact(count)
+            .map_err(|_| Cause::NoMemory)?;
+        for index in 0..count {
+            let rest = len - index * piece_len;
+            pieces.push(Dma::new(
+                rest.min(piece_len),
+                BufferDirection::DriverToDevice,
+            )?);
+        }
+        Ok(Self {
+            pieces: Arc::new(pieces),
+            piece_len,
+            len,
+        })
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never true: there is at least a byte.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Where the device finds the pieces, in order, and how long each is.
+    pub fn pieces(&self) -> impl Iterator<Item = (u64, usize)> {
+        let pieces = self.pieces.iter().enumerate();
+        pieces.map(|(index, piece)| (piece.address(0), self.len_of(index)))
+    }
+
+    /// A share in the ownership, for as long as the device knows of the memory.
+    pub fn lease(&self) -> Lease<H> {
+        let pieces = self.pieces.clone();
+        Lease { pieces }
+    }
+
+    /// The bytes of piece `index`.
+    #[inline]
+    pub fn piece(&self, index: usize) -> Option<&[u8]> {
+        let raw = self.raw(index)?;
+        // SAFETY: the piece is allocated and initialised (`Hal` zeroes it) for as long as `self.pieces` holds it. Nothing
+        // in this program writes it meanwhile: the only access to it is through the one `Outbound`, borrowed here, since
+        // a `Lease` gives none and nothing else has these `Dma`s. The device was given it for reading.
+        Some(unsafe { raw.as_ref() })
+    }
+
+    /// The bytes of piece `index`, for writing.
+    #[inline]
+    pub fn piece_mut(&mut self, index: usize) -> Option<&mut [u8]> {
+        let mut raw = self.raw(index)?;
+        // SAFETY: as for `piece`, and `&mut self` is unique. That the device reads the bytes at the same time is an access
+        // from outside the program, which can't change what the program does; the pointer comes from `Hal` and the
+        // device's address for it was given away, so the compiler must expect that fences make the writes visible.
+        Some(unsafe { raw.as_mut() })
+    }
+
+    #[inline]
+    fn raw(&self, index: usize) -> Option<NonNull<[u8]>> {
+        let start = self.pieces.get(index)?.start;
+        Some(NonNull::slice_from_raw_parts(start, self.len_of(index)))
+    }
+
+    /// The length of a piece that there is, no more than was allocated for it in `new`.
+    #[inline]
+    fn len_of(&self, index: usize) -> usize {
+        (self.len - index * self.piece_len).min(self.piece_len)
     }
 }
 
