@@ -13,6 +13,8 @@ impl DeviceId {
     pub const NET: Self = Self(1);
     /// Block device (spec 5.2).
     pub const BLK: Self = Self(2);
+    /// GPU device (spec 5.7).
+    pub const GPU: Self = Self(16);
 
     /// The name as in QEMU's `-device virtio-NAME-pci`, where the id is a known one.
     pub const fn name(self) -> Option<&'static str> {

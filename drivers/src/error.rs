@@ -204,6 +204,40 @@ pub enum Cause {
         /// Bytes needed.
         need: u32,
     },
+    /// The device answered a command with an error of its type.
+    Refused {
+        /// The command, by its name in the specification.
+        command: &'static str,
+        /// The device's code for what is wrong.
+        code: u32,
+        /// That code's name in the specification.
+        name: &'static str,
+    },
+    /// The device answered a command with something that is no answer to it.
+    UnexpectedResponse {
+        /// The command, by its name in the specification.
+        command: &'static str,
+        /// The type of the response.
+        code: u32,
+    },
+    /// The device answered a command with data that can't be.
+    BadResponse {
+        /// The command, by its name in the specification.
+        command: &'static str,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The device did not say that a fenced command is finished, or said it of another.
+    FenceMismatch {
+        /// The command, by its name in the specification.
+        command: &'static str,
+        /// The fence of the command.
+        sent: u64,
+        /// The fence of the response, if it has one.
+        received: Option<u64>,
+    },
+    /// Something that must be finished first is still with the device: poll, then try again.
+    Busy,
     /// The request reaches past the end of the device.
     OutOfRange {
         /// First unit asked for (sectors for a block device, bytes elsewhere).
@@ -300,6 +334,27 @@ impl fmt::Display for Cause {
             Self::ShortResponse { len, need } => {
                 write!(f, "device wrote {len} bytes of the {need} needed")
             }
+            Self::Refused {
+                command,
+                code,
+                name,
+            } => write!(f, "device answered {command} with {name} ({code:#x})"),
+            Self::UnexpectedResponse { command, code } => {
+                write!(f, "response {code:#x} is no answer to {command}")
+            }
+            Self::BadResponse { command, what } => write!(f, "answer to {command}: {what}"),
+            Self::FenceMismatch {
+                command,
+                sent,
+                received: Some(received),
+            } => write!(
+                f,
+                "{command} with fence {sent} came back with fence {received}"
+            ),
+            Self::FenceMismatch { command, sent, .. } => {
+                write!(f, "{command} with fence {sent} came back without one")
+            }
+            Self::Busy => f.write_str("an earlier command on it is not finished"),
             Self::OutOfRange {
                 start,
                 count,

@@ -37,6 +37,7 @@ pub mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod features;
+pub mod gpu;
 pub mod init;
 #[expect(unsafe_code, reason = "device registers")]
 pub mod mmio;

@@ -65,6 +65,11 @@ impl Default for QueueOptions {
 pub struct Token(u16);
 
 impl Token {
+    /// For a driver whose requests are no descriptor chains but made of several.
+    pub(crate) fn new(number: u16) -> Self {
+        Self(number)
+    }
+
     /// The number, for use as an index into a table with an entry per descriptor.
     pub fn index(self) -> usize {
         self.0.into()

@@ -1,0 +1,599 @@
+//! The GPU (spec 5.7) in 2D: screens, monitors, and a pointer.
+//!
+//! The device keeps pictures of its own ("resources"); the driver tells it which memory is behind a picture, has it copy
+//! the parts that were drawn on, and says which picture a scanout shows.
+//!
+//! [`Gpu`] is the non-blocking core: [`Driver::submit`] a [`Request`], [`Driver::kick`], [`Driver::poll`] for those that
+//! are done. Over it are two faces that wait, [`crate::asynchronous::Asynchronous`] and [`crate::blocking::Blocking`],
+//! with a method per operation in `asynchronous.rs` and `blocking.rs` here. Requests are made by a [`Screen`], which is
+//! drawn on and sends what was drawn, and a [`Cursor`].
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `wire.rs` | what goes over the queues: one struct per message |
+//! | `config.rs` | features and the device configuration |
+//! | `request.rs` | requests: lists of commands |
+//! | `task.rs` | requests on their way: commands made into messages, responses judged |
+//! | `resource.rs` | the driver's account of the device's pictures, and of the memory that is lent for them |
+//! | `screen.rs` | what a scanout shows: one framebuffer or two by turns |
+//! | `framebuffer.rs`, `damage.rs` | pixels, and which of them were drawn on |
+//! | `embedded_graphics.rs` | a framebuffer as `embedded_graphics_core::DrawTarget` |
+//! | `cursor.rs` | the pointer |
+//! | `layout.rs`, `edid.rs` | which displays there are, and what they say about themselves |
+
+mod asynchronous;
+mod blocking;
+mod config;
+mod cursor;
+mod damage;
+mod edid;
+#[cfg(feature = "embedded-graphics")]
+mod embedded_graphics;
+mod framebuffer;
+mod layout;
+mod request;
+mod resource;
+mod screen;
+mod task;
+pub mod wire;
+
+use alloc::collections::VecDeque;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::mem;
+
+use virtio_drivers::Hal;
+use zerocopy::FromBytes;
+
+use self::request::Command;
+use self::resource::{Ending, Resources, Step, Subject};
+use self::task::{Sent, Task};
+use self::wire::{CommandType, CtrlHdr};
+use crate::device::{DeviceId, DeviceName};
+use crate::driver::{Driver, Finished};
+use crate::error::{Cause, Error, Result};
+use crate::features::{Negotiated, RingFeatures};
+use crate::init;
+use crate::queue::{Completion, Queue, QueueOptions, Rejected, Token};
+use crate::report::Report;
+use crate::transport::{InterruptCauses, Status, Transport};
+
+pub use self::config::{FEATURE_NAMES, Features};
+pub use self::cursor::Cursor;
+pub use self::damage::{Damage, Rect, Size};
+pub use self::edid::Edid;
+pub use self::framebuffer::{Framebuffer, MAX_DIMENSION, PIXEL_LEN};
+pub use self::layout::{Change, FALLBACK, Head, Layout};
+pub use self::request::{Request, ResourceId};
+pub use self::screen::{Buffering, Screen};
+pub use piaf::EdidError;
+
+/// How a GPU is to be driven.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Descriptors of the control queue, a power of two; the device's maximum if that is smaller.
+    pub control_queue_size: u16,
+    /// The same for the cursor queue.
+    pub cursor_queue_size: u16,
+    /// Ring features to do without.
+    pub declined: RingFeatures,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            control_queue_size: 256,
+            cursor_queue_size: 16,
+            declined: RingFeatures::empty(),
+        }
+    }
+}
+
+const CONTROL_QUEUE: u16 = 0;
+const CURSOR_QUEUE: u16 = 1;
+
+/// Segments of the longest command: command, memory entries or a longer response, short response.
+const MAX_SEGMENTS: usize = 3;
+
+/// Requests that the driver has at the same time; more are refused as [`Cause::QueueFull`].
+const MAX_REQUESTS: u16 = 64;
+
+/// A virtio GPU in 2D mode.
+pub struct Gpu<H: Hal, T: Transport> {
+    transport: T,
+    options: Options,
+    active: Active<H, T>,
+    /// Requests that were submitted and not given back, by token.
+    tasks: Vec<Option<Task<H>>>,
+    /// Those of them that have commands left which the device doesn't have, oldest first.
+    waiting: VecDeque<usize>,
+    finished: VecDeque<usize>,
+    resources: Resources<H>,
+    next_fence: u64,
+    layout: Option<Layout>,
+    changes: Vec<Change>,
+    edids: Vec<Option<Edid>>,
+    counters: Counters,
+}
+
+/// What initialisation makes; made anew by a restart.
+struct Active<H: Hal, T: Transport> {
+    negotiated: Negotiated,
+    scanouts: u32,
+    control: Queue<H, T::Notifier, Sent<H>>,
+    cursor: Queue<H, T::Notifier, CommandType>,
+}
+
+/// What a GPU did since it was found.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counters {
+    config_changes: u64,
+    display_changes: u64,
+    impossible_modes: u64,
+    bad_edids: u64,
+    commands: u64,
+    errors: u64,
+    transfers: u64,
+    bytes_transferred: u64,
+    flushes: u64,
+    cursor_updates: u64,
+    cursor_moves: u64,
+    cursor_errors: u64,
+}
+
+impl<H: Hal, T: Transport> Active<H, T> {
+    fn new(transport: &mut T, options: Options) -> Result<Self> {
+        let understood = Features::all().bits();
+        let negotiated = init::negotiate(transport, understood, 0, options.declined.bits())?;
+        let made = Self::with_features(transport, options, negotiated);
+        made.inspect_err(|_| init::give_up(transport))
+    }
+
+    fn with_features(transport: &mut T, options: Options, negotiated: Negotiated) -> Result<Self> {
+        let scanouts = config::read_num_scanouts(transport)?;
+        let with_size = |size| QueueOptions {
+            size,
+            header_len: wire::MAX_COMMAND_LEN,
+            footer_len: size_of::<CtrlHdr>(),
+        };
+        let control = with_size(options.control_queue_size);
+        let mut control = Queue::new(transport, CONTROL_QUEUE, control, negotiated)?;
+        let cursor = with_size(options.cursor_queue_size);
+        let cursor = Queue::new(transport, CURSOR_QUEUE, cursor, negotiated);
+        let mut cursor = match cursor {
+            Ok(cursor) => cursor,
+            Err(error) => {
+                // So that the other queue's memory can be freed.
+                control.release(&transport.reset()?);
+                return Err(error);
+            }
+        };
+        let started = match control.max_segments() < MAX_SEGMENTS {
+            true => Err(control.error(Cause::QueueSize {
+                size: control.size().into(),
+                max: control.size().into(),
+            })),
+            false => init::driver_ok(transport),
+        };
+        if let Err(error) = started {
+            let proof = transport.reset()?;
+            control.release(&proof);
+            cursor.release(&proof);
+            return Err(error);
+        }
+        Ok(Self {
+            negotiated,
+            scanouts,
+            control,
+            cursor,
+        })
+    }
+}
+
+impl<H: Hal, T: Transport> Gpu<H, T> {
+    /// Initialises the device that `transport` leads to.
+    ///
+    /// # Errors
+    ///
+    /// The device is no GPU, breaks the rules of initialisation, has an impossible configuration or too small a queue; or
+    /// memory is short. It is left with FAILED set, or reset.
+    pub fn new(mut transport: T, options: Options) -> Result<Self> {
+        let name = transport.name();
+        if name.id != DeviceId::GPU {
+            let expected = DeviceId::GPU.0;
+            return Err(Error::new(name, Cause::WrongDeviceType { expected }));
+        }
+        let active = Active::new(&mut transport, options)?;
+        let mut tasks = Vec::new();
+        tasks.resize_with(MAX_REQUESTS.into(), || None);
+        Ok(Self {
+            resources: Resources::new(name, active.scanouts),
+            edids: vec![None; active.scanouts as usize],
+            transport,
+            options,
+            active,
+            tasks,
+            waiting: VecDeque::new(),
+            finished: VecDeque::new(),
+            next_fence: 1,
+            layout: None,
+            changes: Vec::new(),
+            counters: Counters::default(),
+        })
+    }
+
+    /// Its type and place.
+    pub fn name(&self) -> DeviceName {
+        self.transport.name()
+    }
+
+    /// The features offered and accepted.
+    pub fn negotiated(&self) -> Negotiated {
+        self.active.negotiated
+    }
+
+    /// How many scanouts the device has, 1 to 16.
+    pub fn scanouts(&self) -> u32 {
+        self.active.scanouts
+    }
+
+    /// Whether [`Request::edid`] is possible.
+    pub fn has_edid(&self) -> bool {
+        self.active.negotiated.has(Features::EDID.bits())
+    }
+
+    /// How the displays are arranged, as far as the device was asked.
+    pub fn layout(&self) -> Option<&Layout> {
+        self.layout.as_ref()
+    }
+
+    /// What became of the arrangement since the last call: what to do with the screens. In the beginning there is no
+    /// display.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        mem::take(&mut self.changes)
+    }
+
+    /// What the monitor at a scanout said about itself, as far as the device was asked.
+    pub fn edid(&self, scanout: u32) -> Option<&Edid> {
+        self.edids.get(scanout as usize)?.as_ref()
+    }
+
+    /// The scanouts of which something can be learned by [`Request::edid`].
+    fn heads_with_edid(&self) -> Vec<u32> {
+        let layout = self.layout.as_ref().filter(|_| self.has_edid());
+        let heads = layout.map_or(&[][..], Layout::heads);
+        heads.iter().map(|head| head.scanout).collect()
+    }
+
+    /// To be called when the device says that its configuration changed. Says whether the displays did: then ask for them
+    /// ([`Request::display_info`], or a face's `refresh`).
+    ///
+    /// # Errors
+    ///
+    /// The device gave up and must be restarted, or has no configuration.
+    pub fn config_changed(&mut self) -> Result<bool> {
+        self.counters.config_changes += 1;
+        if self.transport.status().contains(Status::DEVICE_NEEDS_RESET) {
+            return Err(Error::new(self.name(), Cause::NeedsReset));
+        }
+        let displays = config::take_display_event(&mut self.transport)?;
+        self.counters.display_changes += u64::from(displays);
+        Ok(displays)
+    }
+
+    /// Reads and thereby clears why the device interrupted, and counts it. For INTx and polling; not with MSI-X.
+    pub fn take_interrupt_causes(&mut self) -> InterruptCauses {
+        self.transport.take_interrupt_causes()
+    }
+
+    /// Counts an interrupt of the control queue.
+    pub fn count_interrupt(&mut self) {
+        self.active.control.count_interrupt();
+    }
+
+    /// What the driver tells about itself.
+    pub fn report(&self) -> Report {
+        let Active {
+            negotiated,
+            control,
+            cursor,
+            ..
+        } = &self.active;
+        let counters = &self.counters;
+        Report {
+            device: self.name(),
+            negotiated: *negotiated,
+            feature_names: FEATURE_NAMES,
+            queues: vec![control.report("controlq"), cursor.report("cursorq")],
+            config_changes: counters.config_changes,
+            counters: vec![
+                ("commands", counters.commands),
+                ("errors", counters.errors),
+                ("transfers", counters.transfers),
+                ("bytes_transferred", counters.bytes_transferred),
+                ("flushes", counters.flushes),
+                ("cursor_updates", counters.cursor_updates),
+                ("cursor_moves", counters.cursor_moves),
+                ("cursor_errors", counters.cursor_errors),
+                ("display_changes", counters.display_changes),
+                ("impossible_modes", counters.impossible_modes),
+                ("bad_edids", counters.bad_edids),
+                ("resources", self.resources.count() as u64),
+                ("backed_resources", self.resources.count_backed() as u64),
+            ],
+        }
+    }
+}
+
+/// Sending the commands of requests, as there is room, and taking the answers.
+impl<H: Hal, T: Transport> Gpu<H, T> {
+    /// Sends what can be sent of all requests that wait, oldest first. Says whether there was anything.
+    fn feed_all(&mut self) -> bool {
+        let mut any = false;
+        for _ in 0..self.waiting.len() {
+            if let Some(index) = self.waiting.pop_front() {
+                any |= self.feed(index);
+            }
+        }
+        any
+    }
+
+    /// Sends the commands of one request until it must wait, failed, or has no more. Says whether there was anything.
+    fn feed(&mut self, index: usize) -> bool {
+        let Some(Some(task)) = self.tasks.get_mut(index) else {
+            return false;
+        };
+        let control = &mut self.active.control;
+        let mut any = false;
+        while task.result.is_ok()
+            && control.has_room(MAX_SEGMENTS)
+            && let Some(command) = task.request.commands.get_mut(task.next)
+        {
+            let kind = match self.resources.step(command, task.in_flight) {
+                Ok(Step::Send(kind)) => kind,
+                Ok(Step::Wait) => break,
+                Ok(Step::Skip) => {
+                    task.next += 1;
+                    continue;
+                }
+                Err(cause) => {
+                    task.fail(control.error(cause));
+                    break;
+                }
+            };
+            let made = Sent::new(index, command, kind, self.next_fence, &mut self.resources);
+            let (sent, message) = match made {
+                Ok(made) => made,
+                Err(cause) => {
+                    task.fail(control.error(cause));
+                    break;
+                }
+            };
+            self.next_fence += 1;
+            if let Err(rejected) = control.submit(message.as_bytes(), sent) {
+                // The device never saw it.
+                self.resources
+                    .end(rejected.payload.subject, Ending::Refused);
+                task.fail(rejected.error);
+                break;
+            }
+            any = true;
+            self.counters.commands += 1;
+            task.in_flight += 1;
+            if kind != CommandType::ResourceDetachBacking {
+                task.next += 1;
+            }
+        }
+        task.waiting = task.has_more();
+        if task.waiting {
+            self.waiting.push_back(index);
+        } else if task.in_flight == 0 {
+            self.finished.push_back(index);
+        }
+        any
+    }
+
+    /// Takes down how a command ended.
+    fn settle(&mut self, completion: Completion<Sent<H>>, header: &[u8]) {
+        let sent = completion.payload;
+        let Subject {
+            command, scanout, ..
+        } = sent.subject;
+        let mut result = sent.judge(completion.written, header);
+        self.resources.end(sent.subject, task::ending(&result));
+        if result.is_ok() {
+            match command {
+                CommandType::GetDisplayInfo => self.take_display_info(sent.response.as_deref()),
+                CommandType::GetEdid => result = self.take_edid(scanout, sent.response.as_deref()),
+                CommandType::TransferToHost2d => {
+                    self.counters.transfers += 1;
+                    self.counters.bytes_transferred += sent.pixels * PIXEL_LEN as u64;
+                }
+                CommandType::ResourceFlush => self.counters.flushes += 1,
+                _ => {}
+            }
+        }
+        let Some(Some(task)) = self.tasks.get_mut(sent.task) else {
+            return;
+        };
+        task.in_flight = task.in_flight.saturating_sub(1);
+        if let Err(cause) = result {
+            self.counters.errors += 1;
+            // That the backing can't be detached is no failure: what comes next ends the resource with it.
+            let detached = command == CommandType::ResourceDetachBacking;
+            if !(detached && task::ending(&Err(cause)) == Ending::Refused) {
+                task.fail(self.active.control.error(cause));
+            }
+        }
+        if task.in_flight == 0 && !task.waiting {
+            self.finished.push_back(sent.task);
+        }
+    }
+
+    fn take_display_info(&mut self, response: Option<&[u8]>) {
+        // The response has the length that it needs, or it would not be one.
+        let Some(Ok((info, _))) = response.map(wire::RespDisplayInfo::ref_from_prefix) else {
+            return;
+        };
+        let (layout, impossible) = Layout::from_device(info, self.active.scanouts);
+        if impossible > 0 {
+            self.counters.impossible_modes += u64::from(impossible);
+            log::warn!(
+                "{}: {impossible} displays of an impossible size",
+                self.name()
+            );
+        }
+        let old = self.layout.take().unwrap_or_default();
+        self.changes.extend(layout.changes_since(&old));
+        for (scanout, edid) in (0..).zip(&mut self.edids) {
+            if layout.head(scanout).is_none() {
+                *edid = None;
+            }
+        }
+        self.layout = Some(layout);
+    }
+
+    fn take_edid(&mut self, scanout: Option<u32>, response: Option<&[u8]>) -> Result<(), Cause> {
+        let Some(place) = scanout.and_then(|scanout| self.edids.get_mut(scanout as usize)) else {
+            return Ok(());
+        };
+        *place = None;
+        let Some(Ok((response, _))) = response.map(wire::RespEdid::ref_from_prefix) else {
+            return Ok(());
+        };
+        let bytes = response.edid.get(..response.size.get() as usize);
+        match bytes.map(Edid::parse) {
+            Some(Ok(edid)) => *place = Some(edid),
+            Some(Err(_)) | None => {
+                self.counters.bad_edids += 1;
+                return Err(Cause::BadResponse {
+                    command: CommandType::GetEdid.name(),
+                    what: "no EDID",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands a request back that is over.
+    fn give_back(&mut self, index: usize) -> Option<Finished<Request<H>>> {
+        let mut task = self.tasks.get_mut(index)?.take()?;
+        if let Some(promise) = task.request.promise.take()
+            && task.result.is_ok()
+        {
+            promise.keep();
+        }
+        Some(Finished {
+            token: Token::new(index as u16),
+            request: task.request,
+            result: task.result,
+        })
+    }
+}
+
+impl<H: Hal, T: Transport> Driver for Gpu<H, T> {
+    type Request = Request<H>;
+
+    fn submit(&mut self, request: Request<H>) -> Result<Token, Rejected<Request<H>>> {
+        let reject = |error, payload| Err(Rejected { error, payload });
+        let asks_edid = |command: &Command<H>| matches!(command, Command::Edid { .. });
+        if !self.has_edid() && request.commands.iter().any(asks_edid) {
+            return reject(self.error(Cause::Unsupported), request);
+        }
+        let Some(index) = self.tasks.iter().position(Option::is_none) else {
+            return reject(self.error(Cause::QueueFull), request);
+        };
+        let Some(place) = self.tasks.get_mut(index) else {
+            return reject(self.error(Cause::QueueFull), request);
+        };
+        *place = Some(Task::new(request));
+        let sent = self.feed(index);
+        // Over before the device had anything to do with it: nothing will come back, so it goes back at once.
+        if !sent
+            && self.finished.back() == Some(&index)
+            && let Some(finished) = self.give_back(index)
+        {
+            self.finished.pop_back();
+            let nothing = Cause::InvalidParameter("the device has nothing of that");
+            let error = finished.result.err().unwrap_or(self.error(nothing));
+            return reject(error, finished.request);
+        }
+        Ok(Token::new(index as u16))
+    }
+
+    fn kick(&mut self) {
+        self.active.control.kick();
+    }
+
+    fn poll(&mut self) -> Result<Option<Finished<Request<H>>>> {
+        self.poll_cursor()?;
+        loop {
+            if let Some(index) = self.finished.pop_front() {
+                return Ok(self.give_back(index));
+            }
+            let mut header = [0; size_of::<CtrlHdr>()];
+            let Some(completion) = self.active.control.poll(&mut header)? else {
+                return Ok(None);
+            };
+            self.settle(completion, &header);
+            if self.feed_all() {
+                self.active.control.kick();
+            }
+        }
+    }
+
+    fn enable_interrupts(&mut self) -> bool {
+        self.active.control.enable_interrupts() || !self.finished.is_empty()
+    }
+
+    fn disable_interrupts(&mut self) {
+        self.active.control.disable_interrupts();
+        // Nobody waits for these: what is done is taken back with the next.
+        self.active.cursor.disable_interrupts();
+    }
+
+    fn queue_size(&self) -> u16 {
+        MAX_REQUESTS
+    }
+
+    fn error(&self, cause: Cause) -> Error {
+        self.active.control.error(cause)
+    }
+
+    fn reset(&mut self) -> Result<Vec<(Token, Request<H>)>> {
+        let proof = self.transport.reset()?;
+        drop(self.active.control.release(&proof));
+        drop(self.active.cursor.release(&proof));
+        self.resources.clear(self.active.scanouts as usize);
+        self.waiting.clear();
+        self.finished.clear();
+        self.layout = None;
+        self.changes.clear();
+        self.edids.fill(None);
+        let tasks = (0..).zip(&mut self.tasks);
+        let requests = tasks.filter_map(|(index, task)| {
+            let request = task.take()?.request;
+            Some((Token::new(index), request))
+        });
+        Ok(requests.collect())
+    }
+
+    fn restart(&mut self) -> Result<()> {
+        drop(self.reset()?);
+        self.active = Active::new(&mut self.transport, self.options)?;
+        self.resources.clear(self.active.scanouts as usize);
+        self.edids.clear();
+        self.edids.resize(self.active.scanouts as usize, None);
+        Ok(())
+    }
+}
+
+impl<H: Hal, T: Transport> Drop for Gpu<H, T> {
+    fn drop(&mut self) {
+        // Else the memory that the device may still access would be leaked. That is what happens if the device does not
+        // come back from the reset.
+        if let Err(error) = self.reset() {
+            log::error!("{error}");
+        }
+    }
+}

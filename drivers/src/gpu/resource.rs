@@ -1,0 +1,307 @@
+//! [`Resources`]: the driver's account of the pictures that the device has, and of the memory lent for them.
+//!
+//! The rules are here: what may be sent when, and when memory may be freed. Memory is lent from the moment that
+//! RESOURCE_ATTACH_BACKING is sent until the device says that it was refused, or that the backing was detached or the
+//! resource ended, or until the device is reset. Anything else (no answer, an answer that is none) leaves it lent.
+
+use alloc::collections::BTreeMap;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use virtio_drivers::Hal;
+
+use super::damage::{Rect, Size};
+use super::request::{Command, ResourceId};
+use super::wire::{CURSOR_SIZE, CommandType};
+use crate::device::DeviceName;
+use crate::dma::Lease;
+use crate::error::Cause;
+
+/// All pictures, and where they are used.
+#[derive(Debug)]
+pub(super) struct Resources<H: Hal> {
+    device: DeviceName,
+    table: BTreeMap<ResourceId, Resource<H>>,
+    scanouts: Vec<Scanout>,
+}
+
+#[derive(Debug)]
+struct Resource<H: Hal> {
+    size: Size,
+    /// The device's memory for reading, as long as it may know where it is.
+    lease: Option<Lease<H>>,
+    /// Commands about it that the device has.
+    in_flight: usize,
+    /// Something was transferred.
+    filled: bool,
+    /// The device said that there is no such resource.
+    refused: bool,
+    /// The device would not detach the backing; ending the resource does the same.
+    detach_refused: bool,
+}
+
+/// How a scanout is used, as the device confirmed it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Scanout {
+    shows: Option<ResourceId>,
+    cursor: Option<ResourceId>,
+}
+
+/// What to do about a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Send this. A [`Command::Retire`] isn't over when its RESOURCE_DETACH_BACKING is.
+    Send(CommandType),
+    /// Wait until commands before it are done.
+    Wait,
+    /// There is nothing to do.
+    Skip,
+}
+
+/// How a command that was sent ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The device did it.
+    Done,
+    /// The device did not do it: it says so, or never saw it.
+    Refused,
+    /// The device said nothing that can be understood.
+    Unclear,
+}
+
+/// What a command that is sent concerns.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Subject {
+    pub(super) command: CommandType,
+    pub(super) resource: Option<ResourceId>,
+    pub(super) scanout: Option<u32>,
+}
+
+impl<H: Hal> Resources<H> {
+    /// None yet, on a device with this many scanouts.
+    pub(super) fn new(device: DeviceName, scanouts: u32) -> Self {
+        Self {
+            device,
+            table: BTreeMap::new(),
+            scanouts: vec![Scanout::default(); scanouts as usize],
+        }
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.table.len()
+    }
+
+    /// For how many of them memory is lent.
+    pub(super) fn count_backed(&self) -> usize {
+        let backed = |resource: &&Resource<H>| resource.lease.is_some();
+        self.table.values().filter(backed).count()
+    }
+
+    /// Checks a command against what there is, and says how to go on with it. `in_flight` commands before it in the same
+    /// request are not done yet.
+    pub(super) fn step(&self, command: &Command<H>, in_flight: usize) -> Result<Step, Cause> {
+        let send = |command| Ok(Step::Send(command));
+        let wrong = |what| Err(Cause::InvalidParameter(what));
+        match command {
+            Command::DisplayInfo => send(CommandType::GetDisplayInfo),
+            Command::Edid { scanout } => {
+                self.scanout(*scanout)?;
+                send(CommandType::GetEdid)
+            }
+            Command::Create { resource, .. } => match self.table.get(resource) {
+                Some(_) => wrong("a resource of that number is in use"),
+                None => send(CommandType::ResourceCreate2d),
+            },
+            Command::Attach { resource, backing } => {
+                let resource = self.get(*resource)?;
+                let Some(backing) = backing else {
+                    return wrong("the backing was sent before");
+                };
+                if resource.lease.is_some() {
+                    return wrong("the resource has backing memory");
+                }
+                if backing.size != resource.size {
+                    return wrong("backing memory of another size");
+                }
+                send(CommandType::ResourceAttachBacking)
+            }
+            Command::SetScanout { scanout, resource } => {
+                self.scanout(*scanout)?;
+                if let Some(resource) = resource {
+                    self.get(*resource)?;
+                }
+                send(CommandType::SetScanout)
+            }
+            Command::Transfer { resource, rect } => {
+                let resource = self.get(*resource)?;
+                resource.check(*rect)?;
+                match resource.lease {
+                    Some(_) => send(CommandType::TransferToHost2d),
+                    None => wrong("the resource has no backing memory"),
+                }
+            }
+            Command::Flush { resource, rect } => {
+                self.get(*resource)?.check(*rect)?;
+                send(CommandType::ResourceFlush)
+            }
+            Command::Retire { resource: id } => {
+                let Some(resource) = self.table.get(id) else {
+                    return Ok(Step::Skip);
+                };
+                if in_flight > 0 || resource.in_flight > 0 {
+                    return Ok(Step::Wait);
+                }
+                if self.is_used(*id) {
+                    return wrong("the resource is on a scanout");
+                }
+                match resource.lease {
+                    Some(_) if !resource.detach_refused => send(CommandType::ResourceDetachBacking),
+                    _ => send(CommandType::ResourceUnref),
+                }
+            }
+        }
+    }
+
+    fn get(&self, id: ResourceId) -> Result<&Resource<H>, Cause> {
+        let unknown = Cause::InvalidParameter("no such resource");
+        self.table.get(&id).ok_or(unknown)
+    }
+
+    fn scanout(&self, scanout: u32) -> Result<&Scanout, Cause> {
+        let unknown = Cause::InvalidParameter("no such scanout");
+        self.scanouts.get(scanout as usize).ok_or(unknown)
+    }
+
+    fn is_used(&self, id: ResourceId) -> bool {
+        let id = Some(id);
+        let mut scanouts = self.scanouts.iter();
+        scanouts.any(|scanout| scanout.shows == id || scanout.cursor == id)
+    }
+
+    /// Width and height of a resource that there is.
+    pub(super) fn size(&self, id: ResourceId) -> Size {
+        let resource = self.table.get(&id);
+        resource.map_or(Size::default(), |resource| resource.size)
+    }
+
+    /// The memory behind a resource.
+    pub(super) fn lease(&self, id: ResourceId) -> Option<Lease<H>> {
+        self.table.get(&id)?.lease.clone()
+    }
+
+    /// Takes down that a command goes to the device: for a new resource its size, for an attachment the memory.
+    pub(super) fn begin(&mut self, subject: Subject, size: Option<Size>, lease: Option<&Lease<H>>) {
+        let Some(id) = subject.resource else { return };
+        if let (CommandType::ResourceCreate2d, Some(size)) = (subject.command, size) {
+            let resource = Resource {
+                size,
+                lease: None,
+                in_flight: 0,
+                filled: false,
+                refused: false,
+                detach_refused: false,
+            };
+            self.table.insert(id, resource);
+        }
+        if let Some(resource) = self.table.get_mut(&id) {
+            resource.in_flight += 1;
+            if subject.command == CommandType::ResourceAttachBacking {
+                resource.lease = lease.cloned();
+            }
+        }
+    }
+
+    /// Takes down how a command ended that [`Self::begin`] was called for.
+    pub(super) fn end(&mut self, subject: Subject, ending: Ending) {
+        if let (CommandType::SetScanout, Ending::Done, Some(scanout)) =
+            (subject.command, ending, subject.scanout)
+            && let Some(scanout) = self.scanouts.get_mut(scanout as usize)
+        {
+            scanout.shows = subject.resource;
+        }
+        let Some(id) = subject.resource else { return };
+        let Some(resource) = self.table.get_mut(&id) else {
+            return;
+        };
+        resource.in_flight = resource.in_flight.saturating_sub(1);
+        match (subject.command, ending) {
+            (CommandType::ResourceCreate2d, Ending::Refused) => resource.refused = true,
+            (CommandType::ResourceAttachBacking, Ending::Refused)
+            | (CommandType::ResourceDetachBacking, Ending::Done) => resource.lease = None,
+            (CommandType::ResourceDetachBacking, Ending::Refused) => resource.detach_refused = true,
+            (CommandType::TransferToHost2d, Ending::Done) => resource.filled = true,
+            (CommandType::ResourceUnref, Ending::Done) => {
+                self.table.remove(&id);
+                return;
+            }
+            _ => {}
+        }
+        // One that never was needs no ending.
+        if resource.refused && resource.lease.is_none() && resource.in_flight == 0 {
+            self.table.remove(&id);
+        }
+    }
+
+    /// The pointer of a scanout.
+    pub(super) fn cursor(&self, scanout: u32) -> Result<Option<ResourceId>, Cause> {
+        Ok(self.scanout(scanout)?.cursor)
+    }
+
+    /// Whether a scanout can have this pointer: the picture must be there already, since the cursor queue may overtake
+    /// the other (spec 5.7.6.5).
+    pub(super) fn check_cursor(&self, scanout: u32, id: ResourceId) -> Result<(), Cause> {
+        self.scanout(scanout)?;
+        let resource = self.get(id)?;
+        if resource.size != CURSOR_SIZE {
+            return Err(Cause::InvalidParameter("size of a cursor"));
+        }
+        if resource.in_flight > 0 || !resource.filled {
+            return Err(Cause::Busy);
+        }
+        Ok(())
+    }
+
+    /// Takes down which pointer a scanout was given.
+    pub(super) fn set_cursor(&mut self, scanout: u32, cursor: Option<ResourceId>) {
+        if let Some(scanout) = self.scanouts.get_mut(scanout as usize) {
+            scanout.cursor = cursor;
+        }
+    }
+
+    /// The device was reset: it has no pictures, and reads no memory. It has this many scanouts now.
+    pub(super) fn clear(&mut self, scanouts: usize) {
+        self.table.clear();
+        self.scanouts.clear();
+        self.scanouts.resize(scanouts, Scanout::default());
+    }
+}
+
+impl<H: Hal> Drop for Resources<H> {
+    /// The device was not reset, so what it may read must stay.
+    fn drop(&mut self) {
+        let table = core::mem::take(&mut self.table);
+        let leases = table.into_values().filter_map(|resource| resource.lease);
+        let mut count = 0;
+        for lease in leases {
+            core::mem::forget(lease);
+            count += 1;
+        }
+        if count > 0 {
+            log::warn!(
+                "{}: memory of {count} pictures is leaked, because the device may read it",
+                self.device
+            );
+        }
+    }
+}
+
+impl<H: Hal> Resource<H> {
+    /// Whether `rect` is a part of it.
+    fn check(&self, rect: Rect) -> Result<(), Cause> {
+        match !rect.is_empty() && Rect::of(self.size).contains(rect) {
+            true => Ok(()),
+            false => Err(Cause::InvalidParameter("rectangle outside the resource")),
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! [`Screen`]: what one scanout shows.
+
+use alloc::vec::Vec;
+use core::mem;
+
+use virtio_drivers::Hal;
+
+use super::damage::{Damage, Rect, Size};
+use super::framebuffer::Framebuffer;
+use super::request::{Backing, Command, Outcome, Request, ResourceId};
+use super::wire::Format;
+use crate::error::Cause;
+
+/// How many framebuffers a screen has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Buffering {
+    /// One: what is drawn while the device copies may show too early. Sends what was drawn, once.
+    #[default]
+    Single,
+    /// Two, drawn on and shown by turns, so that nobody sees half a picture. Sends what was drawn twice, once for each.
+    Double,
+}
+
+/// What one scanout shows: drawn on with [`Self::canvas`], sent with [`Self::present`].
+///
+/// Nothing in it touches the device: it makes [`Request`]s, which are for [`crate::driver::Driver::submit`] or one of the
+/// faces. Dropped without [`Self::close`], its pictures stay with the device, and their memory with the driver, until the
+/// device is reset.
+#[derive(Debug)]
+pub struct Screen<H: Hal> {
+    scanout: u32,
+    buffering: Buffering,
+    size: Size,
+    /// What is drawn on.
+    back: Surface<H>,
+    /// The other one, with double buffering.
+    front: Option<Surface<H>>,
+    /// Pictures that are not needed any more, and which the device may have.
+    old: Vec<ResourceId>,
+    /// What the scanout shows, as far as known.
+    shown: Option<ResourceId>,
+    sent: Option<Sent>,
+}
+
+/// A framebuffer and the device's copy of it.
+#[derive(Debug)]
+struct Surface<H: Hal> {
+    resource: ResourceId,
+    frame: Framebuffer<H>,
+    /// The device has it.
+    made: bool,
+    /// What was drawn on the other surface and is not on this one yet.
+    behind: Damage,
+    /// What is on it for that reason and not in the device's copy.
+    stale: Damage,
+}
+
+/// The last request, as long as it isn't known how it ended.
+#[derive(Debug)]
+struct Sent {
+    outcome: Outcome,
+    resource: ResourceId,
+    damage: Damage,
+    old: Vec<ResourceId>,
+}
+
+impl<H: Hal> Surface<H> {
+    fn new(size: Size) -> Result<Self, Cause> {
+        Ok(Self {
+            resource: ResourceId::fresh(),
+            frame: Framebuffer::new(size)?,
+            made: false,
+            behind: Damage::default(),
+            stale: Damage::default(),
+        })
+    }
+}
+
+/// The surfaces of a screen: what is drawn on first, and the other if there is one.
+type Surfaces<H> = (Surface<H>, Option<Surface<H>>);
+
+fn surfaces<H: Hal>(size: Size, buffering: Buffering) -> Result<Surfaces<H>, Cause> {
+    let back = Surface::new(size)?;
+    let mut front = match buffering {
+        Buffering::Single => None,
+        Buffering::Double => Some(Surface::new(size)?),
+    };
+    if let Some(front) = &mut front {
+        // Nothing was drawn on it that someone waits to see.
+        front.stale = front.frame.damage_mut().take();
+    }
+    Ok((back, front))
+}
+
+impl<H: Hal> Screen<H> {
+    /// A black screen for a scanout, sent with the first [`Self::present`].
+    ///
+    /// # Errors
+    ///
+    /// No memory, or an impossible size.
+    pub fn new(scanout: u32, size: Size, buffering: Buffering) -> Result<Self, Cause> {
+        let (back, front) = surfaces(size, buffering)?;
+        Ok(Self {
+            scanout,
+            buffering,
+            size,
+            back,
+            front,
+            old: Vec::new(),
+            shown: None,
+            sent: None,
+        })
+    }
+
+    /// Which scanout it is for.
+    pub fn scanout(&self) -> u32 {
+        self.scanout
+    }
+
+    /// Width and height.
+    pub fn size(&self) -> Size {
+        self.size
+    }
+
+    /// What to draw on; it shows all that was drawn so far.
+    pub fn canvas(&mut self) -> &mut Framebuffer<H> {
+        self.catch_up();
+        &mut self.back.frame
+    }
+
+    /// Copies to the surface that is drawn on what was drawn on the other.
+    fn catch_up(&mut self) {
+        if let Some(front) = &self.front {
+            let behind = self.back.behind.take();
+            for rect in behind.rects() {
+                self.back.frame.copy_from(&front.frame, *rect);
+            }
+            self.back.stale.add_all(&behind);
+        }
+    }
+
+    /// The request that shows what was drawn: only what was drawn is transferred and flushed. `None` if there is nothing
+    /// to send.
+    ///
+    /// If the request fails, is dropped or comes back undone, the next one sends what it should have sent.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Busy`] while the request before is not over, [`Cause::NoMemory`].
+    pub fn present(&mut self) -> Result<Option<Request<H>>, Cause> {
+        self.settle()?;
+        self.catch_up();
+        let (scanout, shown) = (self.scanout, self.shown);
+        let surface = &mut self.back;
+        if surface.frame.damage().is_empty() && self.old.is_empty() {
+            return Ok(None);
+        }
+        let resource = surface.resource;
+        let mut commands = Vec::new();
+        if !surface.made {
+            commands.push(Command::Create {
+                resource,
+                size: self.size,
+                format: Format::B8G8R8X8,
+            });
+            let backing = Some(Backing::of(&surface.frame)?);
+            commands.push(Command::Attach { resource, backing });
+        }
+        let drawn = surface.frame.damage_mut().take();
+        let mut damage = surface.stale.take();
+        damage.add_all(&drawn);
+        let rects = damage.rects().iter().copied();
+        commands.extend(
+            rects
+                .clone()
+                .map(|rect| Command::Transfer { resource, rect }),
+        );
+        if shown != Some(resource) {
+            commands.push(Command::SetScanout {
+                scanout,
+                resource: Some(resource),
+            });
+        }
+        commands.extend(rects.map(|rect| Command::Flush { resource, rect }));
+        let old = mem::take(&mut self.old);
+        commands.extend(old.iter().map(|resource| Command::Retire {
+            resource: *resource,
+        }));
+
+        if let Some(front) = &mut self.front {
+            front.behind.add_all(&drawn);
+            mem::swap(front, &mut self.back);
+        }
+        let mut request = Request::new(commands);
+        self.sent = Some(Sent {
+            outcome: request.promise(),
+            resource,
+            damage,
+            old,
+        });
+        Ok(Some(request))
+    }
+
+    /// Takes notice of how the last request ended.
+    fn settle(&mut self) -> Result<(), Cause> {
+        let Some(sent) = self.sent.take() else {
+            return Ok(());
+        };
+        let Some(done) = sent.outcome.get() else {
+            self.sent = Some(sent);
+            return Err(Cause::Busy);
+        };
+        if done {
+            self.shown = Some(sent.resource);
+        } else {
+            self.old.extend(sent.old);
+            // What the scanout shows now isn't known, so it will be told again.
+            self.shown = None;
+        }
+        let mut surfaces = [&mut self.back].into_iter().chain(&mut self.front);
+        // It is none of them after a change of size.
+        let Some(surface) = surfaces.find(|surface| surface.resource == sent.resource) else {
+            return Ok(());
+        };
+        if done {
+            surface.made = true;
+            return Ok(());
+        }
+        if !surface.made {
+            // Perhaps it was made and perhaps not. Another name is free for sure.
+            self.old
+                .push(mem::replace(&mut surface.resource, ResourceId::fresh()));
+        }
+        surface.stale.add_all(&sent.damage);
+        drop(surfaces);
+        // Whatever is sent next, this is to be seen.
+        self.back.frame.damage_mut().add_all(&sent.damage);
+        Ok(())
+    }
+
+    /// Whether the last request is over, so that another can be made.
+    pub fn is_ready(&self) -> bool {
+        self.sent
+            .as_ref()
+            .is_none_or(|sent| sent.outcome.get().is_some())
+    }
+
+    /// Begins a black picture of another size. The scanout shows the old one until the next [`Self::present`] is done,
+    /// which also gives back its memory.
+    ///
+    /// # Errors
+    ///
+    /// No memory, or an impossible size; the screen is as it was.
+    pub fn resize(&mut self, size: Size) -> Result<(), Cause> {
+        let (back, front) = surfaces(size, self.buffering)?;
+        self.old.push(self.back.resource);
+        self.old
+            .extend(self.front.as_ref().map(|front| front.resource));
+        (self.back, self.front) = (back, front);
+        self.size = size;
+        Ok(())
+    }
+
+    /// Sends everything again with the next [`Self::present`], and makes the pictures anew: after a reset of the device,
+    /// which lost them.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Busy`] while a request made before the reset is not over.
+    pub fn restore(&mut self) -> Result<(), Cause> {
+        self.settle()?;
+        self.old.clear();
+        self.shown = None;
+        let all = Rect::of(self.size);
+        for surface in [&mut self.back].into_iter().chain(&mut self.front) {
+            surface.resource = ResourceId::fresh();
+            surface.made = false;
+            surface.stale.add(all);
+        }
+        self.back.frame.damage_mut().add(all);
+        Ok(())
+    }
+
+    /// The request that turns the scanout off and gives back the memory.
+    pub fn close(self) -> Request<H> {
+        let mut commands = alloc::vec![Command::SetScanout {
+            scanout: self.scanout,
+            resource: None,
+        }];
+        let surfaces = [self.back].into_iter().chain(self.front);
+        let sent = self.sent.into_iter().flat_map(|sent| sent.old);
+        let all = surfaces.map(|surface| surface.resource);
+        let all = all.chain(self.old).chain(sent);
+        commands.extend(all.map(|resource| Command::Retire { resource }));
+        Request::new(commands)
+    }
+}
