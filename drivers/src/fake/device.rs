@@ -742,6 +742,11 @@ impl Queues<'_> {
         self.common.driver_features
     }
 
+    /// The guest's memory.
+    pub fn memory(&self) -> &Memory {
+        &self.common.memory
+    }
+
     /// Notes that the driver broke a rule of the device type.
     pub fn violation(&self, what: impl Into<String>) {
         self.common.violation(what);

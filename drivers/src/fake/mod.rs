@@ -4,7 +4,7 @@
 //! - [`DeviceQueue`]: the device's side of a split virtqueue; notes every rule that the driver breaks.
 //! - [`FakeDevice`]: the registers of a device around a [`DeviceModel`], which says what the device does.
 //! - [`FakeTransport`] and [`FakePci`]: a way to reach it without a bus, and one with.
-//! - [`FakeBlk`], [`FakeNic`]: models of the device types.
+//! - [`FakeBlk`], [`FakeGpu`], [`FakeNic`]: models of the device types.
 //!
 //! Everything happens on the thread that calls, in an order that is the same in every run: a device works when it is
 //! notified, before the notification returns, or when [`FakeDevice::pump`] is called (see [`Pace`]).
@@ -14,6 +14,7 @@
 mod blk;
 mod device;
 mod fault;
+mod gpu;
 #[expect(unsafe_code, reason = "the memory behind the fake platform")]
 mod hal;
 mod net;
@@ -26,6 +27,7 @@ mod transport;
 pub use blk::FakeBlk;
 pub use device::{DeviceModel, FakeDevice, Interrupt, Order, Pace, Queues};
 pub use fault::Fault;
+pub use gpu::{FakeCursor, FakeGpu, FakeRect, Lie};
 pub use hal::{FakeHal, Memory};
 pub use net::FakeNic;
 pub use pci::{CapabilityFault, FakePci, FakeRegisters, PciLayout};
