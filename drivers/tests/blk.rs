@@ -527,10 +527,12 @@ fn a_resize_is_seen_and_counts_at_once() {
     device.change_config(|disk| disk.disk.resize(16 * 512, 7));
     assert_eq!(changes.try_recv(), Ok(Interrupt::Config));
     let change = blk.take_config_change().expect("an honest device");
+    let change = change.expect("a change");
     assert_eq!((change.old.capacity, change.new.capacity), (8, 16));
     perform(&mut blk, Request::read(8, buffer(512)))
         .1
         .expect("done");
+    assert_eq!(blk.take_config_change(), Ok(None));
     assert_eq!(blk.report().config_changes, 1);
 
     // An impossible one is refused, and the old one stays.

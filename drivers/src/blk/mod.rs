@@ -195,22 +195,26 @@ impl<H: Hal, T: Transport> Blk<H, T> {
         self.transport.take_interrupt_causes()
     }
 
-    /// Reads the configuration anew, after the device announced a change. Requests are checked against the new one from
-    /// now on; those in flight are not touched.
+    /// Reads the configuration anew, after the device announced a change. If there is one, requests are checked against the
+    /// new configuration from now on; those in flight are not touched.
     ///
     /// # Errors
     ///
     /// The device wants to be reset ([`Cause::NeedsReset`]), or the new configuration is impossible, in which case the old
     /// one stays in use.
-    pub fn take_config_change(&mut self) -> Result<ConfigChange> {
-        self.counters.config_changes += 1;
+    pub fn take_config_change(&mut self) -> Result<Option<ConfigChange>> {
         if self.transport.status().contains(Status::DEVICE_NEEDS_RESET) {
             return Err(Error::new(self.name(), Cause::NeedsReset));
         }
         let new = Config::read(&self.transport, self.features())?;
         let old = core::mem::replace(&mut self.active.config, new);
+        // A device with one interrupt for everything announces with each.
+        if old == new {
+            return Ok(None);
+        }
+        self.counters.config_changes += 1;
         self.active.segments_max = segments_max(&new, self.active.queue.max_segments());
-        Ok(ConfigChange { old, new })
+        Ok(Some(ConfigChange { old, new }))
     }
 
     /// Switches between write-back and write-through, and says which mode the device is in then. Writes in flight may be

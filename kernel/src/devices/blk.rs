@@ -110,11 +110,12 @@ impl Disk {
 
     fn config_changed(&self) -> Result<(), Error> {
         match self.with(Blk::take_config_change) {
-            Ok(change) if change.old.capacity != change.new.capacity => {
+            Ok(None) => {}
+            Ok(Some(change)) if change.old.capacity != change.new.capacity => {
                 let (old, new) = (change.old.capacity, change.new.capacity);
                 log::info!("{}: resized from {old} to {new} sectors", self.name);
             }
-            Ok(_) => log::debug!("{}: the configuration changed", self.name),
+            Ok(Some(_)) => log::debug!("{}: the configuration changed", self.name),
             Err(error) if error.cause == Cause::NeedsReset => return Err(error),
             Err(error) => log::warn!("{}: {error}", self.name),
         }

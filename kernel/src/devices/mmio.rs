@@ -107,7 +107,7 @@ impl Slot {
         let transport = FromStock::new(transport, Location::Mmio(self.address));
         let registers = self.registers().ok_or("its registers cannot be mapped")?;
         let interrupts = Interrupts::of_mmio(registers, self.line, name);
-        Ok((DeviceTransport::Mmio(transport), interrupts))
+        Ok((DeviceTransport::Second(transport), interrupts))
     }
 }
 

@@ -18,7 +18,7 @@ pub mod net;
 mod transport;
 
 pub use interrupts::{Interrupts, Mode};
-pub use transport::{DeviceNotifier, DeviceTransport};
+pub use transport::DeviceTransport;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -134,7 +134,7 @@ fn open_pci(function: &Function, name: &str) -> Result<(DeviceTransport, Interru
     let mut transport = PciTransport::with_registers(&mut ConfigSpace, function.address, registers)
         .map_err(|error| format!("{error}"))?;
     let interrupts = Interrupts::of_pci(&mut transport, function, name);
-    Ok((DeviceTransport::Pci(transport), interrupts))
+    Ok((DeviceTransport::First(transport), interrupts))
 }
 
 async fn bring_up(

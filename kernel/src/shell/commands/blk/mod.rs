@@ -378,12 +378,13 @@ async fn bench(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let took = work.bench(write, count).await?;
     writeln!(
         out,
-        "bench op={operation} depth={depth} size={} requests={} us={} kicks={} interrupts={}",
+        "bench op={operation} depth={depth} size={} requests={} us={} kicks={} interrupts={} slept_us={}",
         work.request_bytes(),
         took.requests,
         took.time.as_micros(),
         took.kicks,
-        took.interrupts
+        took.interrupts,
+        took.slept.as_micros()
     )?;
     Ok(())
 }

@@ -15,7 +15,7 @@ use vringlet::{Buffer, Error as DeviceError};
 use super::pattern;
 use crate::devices::blk::Disk;
 use crate::shell::Error;
-use crate::time;
+use crate::{task, time};
 
 /// Requests in flight where nothing else is said, and the most.
 pub(super) const DEPTH: u64 = 16;
@@ -219,9 +219,11 @@ impl<'a> Work<'a> {
             Ok::<(), Error>(())
         };
         let before = self.disk.with(|blk| blk.report());
+        let (slept_before, _) = task::idle();
         let start = time::now();
         try_join_all((0..self.depth).map(|_| worker())).await?;
         let time = start.elapsed();
+        let (slept, _) = task::idle();
         let after = self.disk.with(|blk| blk.report());
         let sum = |report: &vringlet::Report, f: fn(&vringlet::QueueStats) -> u64| {
             report
@@ -234,6 +236,7 @@ impl<'a> Work<'a> {
         Ok(Measured {
             requests: difference(|stats| stats.completed),
             time,
+            slept: slept.saturating_sub(slept_before),
             kicks: difference(|stats| stats.kicks),
             interrupts: difference(|stats| stats.interrupts),
         })
@@ -259,6 +262,8 @@ impl<'a> Work<'a> {
 pub(super) struct Measured {
     pub(super) requests: u64,
     pub(super) time: Duration,
+    /// How much of it the processor slept.
+    pub(super) slept: Duration,
     pub(super) kicks: u64,
     pub(super) interrupts: u64,
 }
