@@ -1,4 +1,4 @@
-//! Network cards: the driver of each, and the task that moves frames between it and its stack.
+//! Network cards: the driver of each, shared by the task that moves frames between it and its stack and by commands.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use spin::Mutex;
-use vringlet::net::{Command, Features, Net, Options, ReceiveMode};
+use vringlet::net::{Command, Event, Features, Net, Options, ReceiveMode};
 use vringlet::{Cause, Error, Report};
 
 use super::{DeviceTransport, Driven, Found, Interrupts};
@@ -26,6 +26,11 @@ pub struct Card {
 
 /// How long a card may take to obey a command.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long a card that broke the rules is left alone.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// And one that could not be started again, after some tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// The queues of a card without multiqueue: receive, transmit, control.
 const QUEUES: usize = 3;
@@ -47,10 +52,7 @@ pub fn find(name: Option<&str>) -> Option<&'static Card> {
 /// Makes the driver of a card.
 pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
     let mut driver = Driver::new(found.transport, Options::default())?;
-    for error in filter(&mut driver) {
-        // It receives more than it need, or no multicast.
-        log::warn!("{}: {error}", found.name);
-    }
+    filter(&mut driver, &found.name);
     let card: &'static Card = Box::leak(Box::new(Card {
         name: found.name,
         driver: Mutex::new(driver),
@@ -62,22 +64,21 @@ pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
 
 /// Frames for others are filtered out by the device, those for groups are not: IPv6 can't do without, and smoltcp does not
 /// say which groups it is in.
-fn filter(driver: &mut Driver) -> impl Iterator<Item = Error> {
-    let modes = [
+fn filter(driver: &mut Driver, name: &str) {
+    if !driver.negotiated().has(Features::CTRL_RX.bits()) {
+        return;
+    }
+    for (mode, on) in [
         (ReceiveMode::AllMulticast, true),
         (ReceiveMode::Promiscuous, false),
-    ];
-    let can = driver.negotiated().has(Features::CTRL_RX.bits());
-    modes
-        .into_iter()
-        .filter(move |_| can)
-        .filter_map(|(mode, on)| {
-            let start = time::now();
-            let wait = || start.elapsed() < PATIENCE;
-            driver
-                .command_and_wait(Command::Receive(mode, on), wait)
-                .err()
-        })
+    ] {
+        let start = time::now();
+        let wait = || start.elapsed() < PATIENCE;
+        if let Err(error) = driver.command_and_wait(Command::Receive(mode, on), wait) {
+            // It receives more than it need, or no multicast.
+            log::warn!("{name}: {error}");
+        }
+    }
 }
 
 impl Card {
@@ -99,7 +100,42 @@ impl Card {
             .unwrap_or_else(|_| Err(self.with(|driver| Error::new(driver.name(), Cause::Timeout))))
     }
 
-    /// Waits until there is something to do for the card's task: frames, room to send for which it waits, or an event.
+    /// For the card's task, before it polls its stack: sees to what the device has to say. `true` if the stack should tell
+    /// its neighbours where it is.
+    pub async fn tend(&self) -> bool {
+        let mut announce = false;
+        while let Some(event) = self.with(Net::take_event) {
+            match event {
+                // The stack is told with every poll.
+                Event::LinkChanged => {}
+                Event::Announce => announce = true,
+                Event::Failed(error) => {
+                    log::error!("{}: {error}", self.name);
+                    let mut pause = RESTART_PAUSE;
+                    while let Err(error) = self.restart(pause).await {
+                        log::error!("{}: not started again: {error}", self.name);
+                        pause = (2 * pause).min(LONGEST_PAUSE);
+                    }
+                    log::warn!("{}: started again", self.name);
+                    announce = true;
+                }
+            }
+        }
+        announce
+    }
+
+    /// After a pause: a device that breaks again at once must not keep everybody from their work.
+    async fn restart(&self, pause: Duration) -> Result<(), Error> {
+        time::after(pause).await;
+        self.with(|driver| {
+            driver.restart()?;
+            filter(driver, &self.name);
+            Ok(())
+        })
+    }
+
+    /// For the card's task, when it has done its work: waits until there is something to do, frames, room to send for
+    /// which it waited, or something to [`tend`](Self::tend) to. Tells the device first about all that was sent.
     pub async fn ready(&self) {
         while self.with(Net::prepare_to_sleep) {
             let causes = self.interrupts.any(QUEUES).await;
