@@ -47,6 +47,7 @@ const GROUPS: &[&[Command]] = &[
     commands::machine::COMMANDS,
     commands::pci::COMMANDS,
     commands::virtio::COMMANDS,
+    commands::net::COMMANDS,
     commands::blk::COMMANDS,
     commands::selftest::COMMANDS,
     commands::power::COMMANDS,
