@@ -178,11 +178,16 @@ impl<R: Registers> PciTransport<R> {
         config: &mut C,
         messages: &[Message],
     ) -> Result<()> {
-        let Some((capability, table)) = self.msix_capability.take() else {
-            return Err(Error::new(self.name, Cause::MissingCapability("MSI-X")));
+        let enough = |(capability, _): &mut (MsixCapability, R)| {
+            messages.len() <= usize::from(capability.vectors)
         };
-        let msix = Msix::enable(table, &capability, config, self.function, messages)
-            .map_err(|cause| Error::new(self.name, cause))?;
+        let Some((capability, table)) = self.msix_capability.take_if(enough) else {
+            return Err(self.error(match &self.msix_capability {
+                Some((capability, _)) => Cause::VectorRefused(capability.vectors),
+                None => Cause::MissingCapability("MSI-X"),
+            }));
+        };
+        let msix = Msix::enable(table, &capability, config, self.function, messages);
         self.msix = Some(msix);
         Ok(())
     }

@@ -36,18 +36,15 @@ pub(super) struct Msix<R> {
 }
 
 impl<R: Registers> Msix<R> {
-    /// Fills the table with `messages` and turns MSI-X on.
+    /// Fills the table with `messages`, no more than it has entries, and turns MSI-X on.
     pub(super) fn enable<C: ConfigurationAccess>(
         table: R,
         capability: &MsixCapability,
         config: &mut C,
         function: DeviceFunction,
         messages: &[Message],
-    ) -> Result<Self, Cause> {
-        let in_use = match u16::try_from(messages.len()) {
-            Ok(count) if count <= capability.vectors => count,
-            _ => return Err(Cause::VectorRefused(capability.vectors)),
-        };
+    ) -> Self {
+        let in_use = capability.vectors.min(messages.len() as u16);
         // On with everything masked, so that no half-written entry fires (PCI 3.0, 6.8.3.4).
         let header = config.read_word(function, capability.offset);
         let header = header | CONTROL_ENABLE | CONTROL_MASK_ALL;
@@ -62,7 +59,7 @@ impl<R: Registers> Msix<R> {
             }
         }
         config.write_word(function, capability.offset, header & !CONTROL_MASK_ALL);
-        Ok(Self { table, in_use })
+        Self { table, in_use }
     }
 
     /// Redirects entry `vector`.
