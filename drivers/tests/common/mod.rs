@@ -1,5 +1,7 @@
 //! A device that writes back what it reads, and payloads for it.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use vringlet::fake::{DeviceModel, FakeHal, FakeNotifier, FakeTransport, Queues};
 use vringlet::init::{driver_ok, negotiate};
 use vringlet::queue::{Chain, Payload};
