@@ -373,7 +373,7 @@ fn a_capability_list_without_end_is_an_error() {
 #[test]
 fn a_capability_in_the_header_is_an_error() {
     let result = open_spoilt(PciLayout::default(), |pci| pci.poke(0x34, &[0x10]));
-    let cause = result.err().expect("no list there");
+    let cause = result.expect_err("no list there");
     assert!(matches!(cause, Cause::BadCapability { offset: 0x10, .. }));
 }
 
@@ -414,7 +414,7 @@ fn a_structure_past_the_end_of_its_bar_is_an_error() {
             let result = open_spoilt(PciLayout::default(), |pci| {
                 pci.break_capability(kind, fault);
             });
-            let cause = result.err().expect("nothing is mapped there");
+            let cause = result.expect_err("nothing is mapped there");
             assert!(
                 matches!(cause, Cause::BadCapability { .. }),
                 "{fault:?}: {cause}"
@@ -434,7 +434,7 @@ fn offset_and_length_that_overflow_together_are_an_error() {
         let at = capability(pci, 8);
         pci.poke(at + 16, &[0xff; 8]);
     });
-    let cause = result.err().expect("2^64 bytes do not fit");
+    let cause = result.expect_err("2^64 bytes do not fit");
     assert!(matches!(cause, Cause::BadCapability { .. }), "{cause}");
 }
 
@@ -516,7 +516,7 @@ fn a_capability_too_short_for_its_type_is_an_error() {
         let result = open_spoilt(PciLayout::default(), |pci| {
             pci.break_capability(kind, CapabilityFault::CapabilityLength(len));
         });
-        let cause = result.err().expect("not all of it is there");
+        let cause = result.expect_err("not all of it is there");
         assert!(matches!(cause, Cause::BadCapability { .. }), "{cause}");
     }
 }
@@ -527,7 +527,7 @@ fn a_bar_without_an_address_is_an_error() {
         address: 0,
         ..PciLayout::default()
     };
-    let cause = open_spoilt(layout, |_| {}).err().expect("nothing to map");
+    let cause = open_spoilt(layout, |_| {}).expect_err("nothing to map");
     assert!(matches!(cause, Cause::BadCapability { .. }), "{cause}");
 }
 

@@ -1,6 +1,7 @@
 //! [`FakeDevice`]: what every virtio device has, around a [`DeviceModel`] that says what this one does.
 
 use std::boxed::Box;
+use std::collections::VecDeque;
 use std::fmt;
 use std::format;
 use std::string::String;
@@ -121,7 +122,7 @@ struct QueueState {
     /// What the driver wrote for it, once it is enabled.
     ring: Option<DeviceQueue>,
     /// Requests that the model is done with and the driver does not know of yet.
-    done: Vec<(Request, u32)>,
+    done: VecDeque<(Request, u32)>,
     notified: bool,
     notifications: u64,
     needless: u64,
@@ -642,14 +643,16 @@ impl Common {
             let Some(state) = self.queues.get_mut(usize::from(queue)) else {
                 return;
             };
-            if state.done.is_empty() {
-                break;
-            }
-            let position = match self.order {
-                Order::InOrder => 0,
-                Order::Shuffled(_) => self.random.below(state.done.len()),
+            let next = match self.order {
+                Order::InOrder => state.done.pop_front(),
+                Order::Shuffled(_) => {
+                    let position = self.random.below(state.done.len());
+                    state.done.swap_remove_back(position)
+                }
             };
-            let (request, written) = state.done.remove(position);
+            let Some((request, written)) = next else {
+                break;
+            };
             self.give_back(queue, request, written);
         }
         let Some(state) = self.queues.get_mut(usize::from(queue)) else {
@@ -728,7 +731,7 @@ impl Queues<'_> {
     /// Gives a request of `queue` back, of whose writable bytes the first `written` were written.
     pub fn push(&mut self, queue: u16, request: Request, written: u32) {
         if let Some(state) = self.common.queues.get_mut(usize::from(queue)) {
-            state.done.push((request, written));
+            state.done.push_back((request, written));
         }
     }
 

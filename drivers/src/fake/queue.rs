@@ -142,6 +142,8 @@ pub struct DeviceQueue {
     signalled: u16,
     /// What the driver may not touch now: entries of the descriptor table by index, with the head of their chain.
     owned: BTreeMap<u16, (u16, Descriptor)>,
+    /// The same by head: the entries of each chain.
+    chains: BTreeMap<u16, Vec<u16>>,
     /// Heads of requests taken and not returned.
     requests: usize,
 }
@@ -161,6 +163,7 @@ impl DeviceQueue {
             used: 0,
             signalled: 0,
             owned: BTreeMap::new(),
+            chains: BTreeMap::new(),
             requests: 0,
         };
         queue.check_layout();
@@ -321,6 +324,7 @@ impl DeviceQueue {
                     break;
                 }
                 self.owned.insert(index, (head, descriptor));
+                self.chains.entry(head).or_default().push(index);
             }
             let flags = descriptor.flags;
             if flags & !(F_NEXT | F_WRITE | F_INDIRECT) != 0 {
@@ -388,15 +392,9 @@ impl DeviceQueue {
     pub fn push(&mut self, request: Request, written: u32) {
         self.requests = self.requests.saturating_sub(1);
         let table = self.addresses.descriptors;
-        let mut changed = Vec::new();
-        self.owned.retain(|index, (head, taken)| {
-            if *head == request.head {
-                changed.push((*index, *taken));
-            }
-            *head != request.head
-        });
-        for (index, taken) in changed {
-            if self.descriptor(table, index) != Some(taken) {
+        for index in self.chains.remove(&request.head).unwrap_or_default() {
+            let taken = self.owned.remove(&index).map(|(_, taken)| taken);
+            if self.descriptor(table, index) != taken {
                 self.violation(format!(
                     "descriptor {index} was changed while the device had it"
                 ));
@@ -416,14 +414,19 @@ impl DeviceQueue {
         self.set_used_index(self.used.wrapping_add(1));
     }
 
-    /// Fills the used ring with noise, its index and the device's wishes included.
+    /// Fills the used ring with noise, its index and the device's wishes included; half of it noise that is almost right.
     pub fn make_noise(&mut self, random: &mut Random) {
         let mut bytes = std::vec![0; 6 + 8 * usize::from(self.size())];
         random.fill(&mut bytes);
+        for entry in bytes[4..].chunks_exact_mut(8) {
+            if random.below(2) == 0 {
+                let id = random.below(self.size().into()) as u32;
+                entry[..4].copy_from_slice(&id.to_le_bytes());
+            }
+        }
         self.memory.poke(self.addresses.device, &bytes);
-        // Numbers that almost fit are the more interesting noise.
-        let near = self.used.wrapping_add(random.below(4) as u16);
         if random.below(2) == 0 {
+            let near = self.used.wrapping_add(random.below(4) as u16);
             self.set_used_index(near);
         }
     }
