@@ -222,12 +222,6 @@ fn noise_in_the_used_ring_is_survived() {
         let proof = setup.transport.reset().expect("it resets");
         assert_eq!(setup.queue.release(&proof).len(), in_flight);
         drop(setup.queue);
-        // To a device that says "used" and means it not, the driver seems to use descriptors again too early.
-        let confused = |violation: &String| {
-            violation.contains("available index") || violation.contains("is still in the chain")
-        };
-        let violations = setup.memory.take_violations();
-        assert!(violations.iter().all(confused), "{violations:#?}");
         setup.memory.assert_clean();
     }
     assert!(broken > 3000 && completed > 100, "{broken} and {completed}");

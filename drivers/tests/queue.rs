@@ -565,8 +565,7 @@ fn a_part_of_a_buffer_can_be_lent() {
     assert_eq!(&footer[..3], b"345");
     let outside = queue
         .submit(&[], Part(buffer(), 3..11))
-        .err()
-        .expect("ends behind");
+        .expect_err("ends behind");
     assert!(matches!(outside.error.cause, Cause::InvalidParameter(_)));
     queue.release(&transport.reset().expect("honest"));
     drop(queue);

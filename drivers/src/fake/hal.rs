@@ -239,6 +239,11 @@ impl Memory {
         fine
     }
 
+    /// As [`Self::check`] without the note.
+    pub fn allows(&self, address: u64, len: usize, direction: BufferDirection) -> bool {
+        self.state().find(address, len, direction).is_ok()
+    }
+
     /// Writes where it can, in any direction and without a note: what a hostile device does where no IOMMU stops it.
     pub fn poke(&self, address: u64, bytes: &[u8]) {
         if let Ok((region, offset)) = self
