@@ -16,6 +16,9 @@ impl DeviceId {
     /// GPU device (spec 5.7).
     pub const GPU: Self = Self(16);
 
+    /// Entropy device (spec 5.4).
+    pub const RNG: Self = Self(4);
+
     /// The name as in QEMU's `-device virtio-NAME-pci`, where the id is a known one.
     pub const fn name(self) -> Option<&'static str> {
         Some(match self.0 {

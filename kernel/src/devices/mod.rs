@@ -15,6 +15,7 @@ pub mod blk;
 mod interrupts;
 mod mmio;
 pub mod net;
+pub mod rng;
 mod transport;
 
 pub use interrupts::{Interrupts, Mode};
@@ -158,6 +159,10 @@ async fn start(id: DeviceId, mut found: Found) -> Result<Box<dyn Driven>, String
     let started = match id {
         DeviceId::BLK => blk::start(found),
         DeviceId::NET => net::start(found),
+        DeviceId::RNG => {
+            rng::start(found)?;
+            return Err("no driver of ours; the rng command has virtio-drivers' one".into());
+        }
         _ => {
             let _ = found.transport.reset();
             return Err(format!("no driver for {id}"));

@@ -6,6 +6,7 @@
 
 mod args;
 mod commands;
+mod dump;
 pub mod editor;
 pub mod words;
 
@@ -49,6 +50,7 @@ const GROUPS: &[&[Command]] = &[
     commands::virtio::COMMANDS,
     commands::net::COMMANDS,
     commands::blk::COMMANDS,
+    commands::rng::COMMANDS,
     commands::selftest::COMMANDS,
     commands::power::COMMANDS,
 ];

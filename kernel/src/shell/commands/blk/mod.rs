@@ -11,7 +11,7 @@ use vringlet::blk::{CacheMode, SECTOR_LEN};
 
 use self::work::{DEPTH, REQUEST_BYTES};
 use crate::devices::blk::{self, Disk};
-use crate::shell::{Args, Command, Error, Output};
+use crate::shell::{Args, Command, Error, Output, dump};
 
 pub(super) use work::Work;
 
@@ -169,7 +169,7 @@ async fn read(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
         for buffer in work.read_all().await? {
             for (number, bytes) in (start..).zip(buffer.chunks(SECTOR_LEN)) {
                 if (at..end).contains(&number) {
-                    dump(out, number, bytes)?;
+                    dump::lines(out, number * SECTOR_LEN as u64, bytes)?;
                 }
             }
         }
@@ -189,32 +189,6 @@ fn least_bytes(disk: &Disk) -> u64 {
 
 fn block_sectors(disk: &Disk) -> u64 {
     disk.with(|blk| u64::from(blk.config().block_size) / SECTOR_LEN as u64)
-}
-
-/// Sixteen bytes a line: where on the disk, in hexadecimal, as text.
-fn dump(out: Output<'_>, sector: u64, bytes: &[u8]) -> Result<(), Error> {
-    const LINE: usize = 16;
-    for (line, bytes) in bytes.chunks(LINE).enumerate() {
-        let at = sector * SECTOR_LEN as u64 + (line * LINE) as u64;
-        write!(out, "{at:010x} ")?;
-        for byte in bytes {
-            write!(out, " {byte:02x}")?;
-        }
-        let shown = |byte: &u8| {
-            if byte.is_ascii_graphic() {
-                char::from(*byte)
-            } else {
-                '.'
-            }
-        };
-        out.write_str("  ")?;
-        bytes
-            .iter()
-            .map(shown)
-            .try_for_each(|byte| out.write_char(byte))?;
-        writeln!(out)?;
-    }
-    Ok(())
 }
 
 async fn write(mut args: Args<'_>) -> Result<(), Error> {

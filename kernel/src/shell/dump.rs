@@ -1,0 +1,22 @@
+//! Bytes as text.
+
+use super::{Error, Output};
+
+const LINE: usize = 16;
+
+/// Sixteen bytes a line: where it is, counted from `start`; in hexadecimal; as ASCII.
+pub(super) fn lines(out: Output<'_>, start: u64, bytes: &[u8]) -> Result<(), Error> {
+    for (line, bytes) in (0u64..).zip(bytes.chunks(LINE)) {
+        write!(out, "{:010x} ", start + line * LINE as u64)?;
+        for byte in bytes {
+            write!(out, " {byte:02x}")?;
+        }
+        out.write_str("  ")?;
+        for byte in bytes {
+            let graphic = byte.is_ascii_graphic();
+            out.write_char(if graphic { char::from(*byte) } else { '.' })?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
