@@ -48,7 +48,6 @@ const GROUPS: &[&[Command]] = &[
     commands::machine::COMMANDS,
     commands::pci::COMMANDS,
     commands::virtio::COMMANDS,
-    commands::net::COMMANDS,
     commands::blk::COMMANDS,
     commands::rng::COMMANDS,
     commands::selftest::COMMANDS,
