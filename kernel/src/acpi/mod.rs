@@ -14,7 +14,7 @@ use ::acpi::address::{AddressSpace, GenericAddress};
 use ::acpi::fadt::Fadt;
 use ::acpi::madt::{Madt, MadtEntry};
 use ::acpi::mcfg::Mcfg;
-use ::acpi::{AcpiHandler, AcpiTables, HpetInfo, PhysicalMapping};
+use ::acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
 use spin::Once;
 
 use crate::memory::paging;
@@ -32,8 +32,6 @@ pub struct Info {
     pub ecam: Vec<Ecam>,
     /// The I/O port of the power management timer, and whether it has 32 bits (else 24).
     pub pm_timer: Option<(u16, bool)>,
-    /// The physical address of the high precision event timer.
-    pub hpet: Option<u64>,
     /// How to switch off and restart.
     pub power: Option<Power>,
     /// The DSDT's byte code.
@@ -128,9 +126,6 @@ fn read(rsdp: u64) -> Option<Info> {
             })
             .collect();
     }
-    info.hpet = HpetInfo::new(&tables)
-        .ok()
-        .map(|hpet| hpet.base_address as u64);
     if let Ok(dsdt) = tables.dsdt() {
         // SAFETY: the crate checked the table's checksum over this length; tables are not written to and what is
         // mapped stays mapped.

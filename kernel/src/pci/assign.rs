@@ -10,9 +10,7 @@ use core::ops::Range;
 use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunction};
 
 use super::bar::{self, Bar, Space};
-use super::config::ConfigSpace;
 use super::{Function, Kind, command, header, scan};
-use crate::acpi;
 
 const FOUR_GIB: u64 = 1 << 32;
 const PAGE: u64 = 4096;
@@ -24,179 +22,240 @@ const PREFETCHABLE_WINDOW: u8 = 0x24;
 /// A window that is closed: its base is above its limit.
 const CLOSED: u32 = 0x0000_fff0;
 
-/// Assigns what is missing. Returns whether buses were numbered, so that there may be more functions than before.
-pub(super) fn complete(functions: &mut Vec<Function>) -> bool {
-    let bare = |function: &Function| {
-        function.kind != Kind::Other && !decodes_memory(function) && wants_memory(function)
-    };
-    let unnumbered = functions
-        .iter()
-        .any(|function| function.kind == Kind::Bridge(0));
-    if unnumbered {
-        let mut last = functions
-            .iter()
-            .map(|function| function.address.bus)
-            .max()
-            .unwrap_or(0);
-        number_bus(0, None, &mut last);
-        *functions = scan::all();
-    }
-    if functions.iter().any(bare) {
-        let mut memory = Memory::of_root_bus(functions);
-        assign_bus(functions, 0, &mut memory);
-    }
-    unnumbered
+/// What there is to give out.
+pub(super) struct Resources {
+    /// The highest bus number that configuration space reaches.
+    pub(super) last_bus: u8,
+    /// The address ranges that are handed to PCI.
+    pub(super) windows: Vec<Range<u64>>,
 }
 
-fn decodes_memory(function: &Function) -> bool {
-    ConfigSpace.read_word(function.address, header::COMMAND) & command::MEMORY != 0
-}
-
-/// Whether there is a memory BAR without address. Only asked of functions that decode nothing yet.
-fn wants_memory(function: &Function) -> bool {
-    bar::read(function)
+/// Completes what the firmware left undone on the functions found; returns them as they are then. `resources` is asked
+/// for only if something is missing.
+pub(super) fn complete<C: ConfigurationAccess>(
+    config: &mut C,
+    mut functions: Vec<Function>,
+    resources: impl Fn() -> Resources,
+) -> Vec<Function> {
+    if functions
         .iter()
-        .any(|bar| bar.space != Space::Io && bar.address == 0)
-}
-
-/// Numbers the buses behind the bridges of a bus that have no number, depth first.
-fn number_bus(bus: u8, parent: Option<DeviceFunction>, last: &mut u8) {
-    let limit = acpi::info()
-        .ecam
-        .iter()
-        .map(|window| window.last_bus)
-        .max()
-        .unwrap_or(u8::MAX);
-    for device in 0..32 {
-        let address = |function| DeviceFunction {
-            bus,
-            device,
-            function,
+        .any(|function| function.kind == Kind::Bridge(0))
+    {
+        let used = functions.iter().map(|function| function.address.bus).max();
+        let mut numbering = Numbering {
+            config,
+            last: used.unwrap_or(0),
+            limit: resources().last_bus,
         };
-        for bridge in (0..8).filter_map(|function| scan::look(address(function), parent)) {
-            if bridge.kind != Kind::Bridge(0) {
+        numbering.bus(0, None);
+        functions = scan::all(config);
+    }
+    let mut assignment = Assignment {
+        config,
+        functions: &functions,
+    };
+    if functions
+        .iter()
+        .any(|function| assignment.lacks_memory(function))
+    {
+        let mut memory = assignment.free_memory(resources().windows);
+        assignment.behind(None, &mut memory);
+    }
+    functions
+}
+
+/// Gives bus numbers out, depth first.
+struct Numbering<'a, C> {
+    config: &'a mut C,
+    /// The last number given out.
+    last: u8,
+    limit: u8,
+}
+
+impl<C: ConfigurationAccess> Numbering<'_, C> {
+    fn bus(&mut self, bus: u8, parent: Option<DeviceFunction>) {
+        for device in 0..32 {
+            for function in 0..8 {
+                let address = DeviceFunction {
+                    bus,
+                    device,
+                    function,
+                };
+                let Some(bridge) = scan::look(self.config, address, parent) else {
+                    continue;
+                };
+                if bridge.kind != Kind::Bridge(0) {
+                    continue;
+                }
+                // Every bridge uses a number up, so this ends whatever the bridges say.
+                let Some(secondary) = self
+                    .last
+                    .checked_add(1)
+                    .filter(|number| *number <= self.limit)
+                else {
+                    log::warn!("pci: no bus number left for the bridge {address}");
+                    return;
+                };
+                self.last = secondary;
+                self.set(address, secondary, self.limit);
+                self.bus(secondary, Some(address));
+                self.set(address, secondary, self.last);
+            }
+        }
+    }
+
+    fn set(&mut self, bridge: DeviceFunction, secondary: u8, subordinate: u8) {
+        let latency = self.config.read_word(bridge, header::BUS_NUMBERS) & 0xff00_0000;
+        let numbers = u32::from_le_bytes([bridge.bus, secondary, subordinate, 0]);
+        self.config
+            .write_word(bridge, header::BUS_NUMBERS, latency | numbers);
+    }
+}
+
+/// Gives addresses out. It follows the tree that the walk found (each function has one parent), not the bus numbers
+/// that bridges claim.
+struct Assignment<'a, C> {
+    config: &'a mut C,
+    functions: &'a [Function],
+}
+
+impl<'a, C: ConfigurationAccess> Assignment<'a, C> {
+    fn children(
+        &self,
+        parent: Option<DeviceFunction>,
+    ) -> impl Iterator<Item = &'a Function> + use<'a, C> {
+        self.functions
+            .iter()
+            .filter(move |function| function.parent == parent)
+    }
+
+    fn decodes_memory(&self, function: &Function) -> bool {
+        self.config.read_word(function.address, header::COMMAND) & command::MEMORY != 0
+    }
+
+    fn memory_bars(&mut self, function: &Function) -> Vec<Bar> {
+        let mut bars = bar::read(self.config, function);
+        bars.retain(|bar| bar.space != Space::Io);
+        bars
+    }
+
+    /// Whether there is a memory BAR without address. A function that decodes memory was set up by the firmware.
+    fn lacks_memory(&mut self, function: &Function) -> bool {
+        !self.decodes_memory(function)
+            && self
+                .memory_bars(function)
+                .iter()
+                .any(|bar| bar.address == 0)
+    }
+
+    /// The windows above everything that is in use already.
+    fn free_memory(&mut self, mut windows: Vec<Range<u64>>) -> Memory {
+        if windows.is_empty() {
+            log::warn!("pci: nothing names addresses for PCI; functions without address stay so");
+        }
+        for function in self.functions {
+            for bar in self.memory_bars(function) {
+                let end = bar.address.saturating_add(bar.size);
+                for window in windows
+                    .iter_mut()
+                    .filter(|window| window.contains(&bar.address))
+                {
+                    window.start = window.start.max(end).min(window.end);
+                }
+            }
+        }
+        Memory { windows }
+    }
+
+    /// Gives addresses to everything behind a bridge (or on the root bus) that decodes no memory yet.
+    fn behind(&mut self, parent: Option<DeviceFunction>, memory: &mut Memory) {
+        for function in self.children(parent) {
+            if function.kind == Kind::Other || self.decodes_memory(function) {
                 continue;
             }
-            let Some(secondary) = last.checked_add(1).filter(|number| *number <= limit) else {
-                log::warn!("pci: no bus number left for the bridge {}", bridge.address);
-                return;
-            };
-            *last = secondary;
-            set_buses(bridge.address, bus, secondary, limit);
-            number_bus(secondary, Some(bridge.address), last);
-            set_buses(bridge.address, bus, secondary, *last);
-        }
-    }
-}
-
-fn set_buses(bridge: DeviceFunction, primary: u8, secondary: u8, subordinate: u8) {
-    let latency = ConfigSpace.read_word(bridge, header::BUS_NUMBERS) & 0xff00_0000;
-    let numbers = u32::from_le_bytes([primary, secondary, subordinate, 0]);
-    ConfigSpace.write_word(bridge, header::BUS_NUMBERS, latency | numbers);
-}
-
-/// Gives addresses to everything on a bus that decodes no memory yet.
-fn assign_bus(functions: &[Function], bus: u8, memory: &mut Memory) {
-    for function in functions
-        .iter()
-        .filter(|function| function.address.bus == bus)
-    {
-        if function.kind == Kind::Other || decodes_memory(function) {
-            continue;
-        }
-        let complete = assign_bars(function, memory);
-        if let Kind::Bridge(secondary) = function.kind
-            && secondary > bus
-        {
-            assign_bridge(functions, function, secondary, memory);
-        }
-        if complete {
-            let command = ConfigSpace.read_word(function.address, header::COMMAND) & 0xffff;
-            let bus_master = match function.kind {
+            let complete = self.set_bars(function, memory);
+            let is_bridge = matches!(function.kind, Kind::Bridge(_));
+            if is_bridge {
+                self.open_bridge(function, memory);
+            }
+            if complete {
                 // A bridge passes on what its devices send only as bus master; a device is made one by its driver.
-                Kind::Bridge(_) => command::BUS_MASTER,
-                _ => 0,
-            };
-            ConfigSpace.write_word(
-                function.address,
-                header::COMMAND,
-                command | command::MEMORY | bus_master,
-            );
-        }
-    }
-}
-
-/// Returns whether every memory BAR has an address now, so that decoding may be turned on.
-fn assign_bars(function: &Function, memory: &mut Memory) -> bool {
-    let wanting = |bar: &Bar| bar.space != Space::Io && bar.address == 0;
-    let mut complete = true;
-    for bar in bar::read(function).iter().filter(|bar| wanting(bar)) {
-        let wide = matches!(bar.space, Space::Memory { wide: true, .. });
-        match memory.take(bar.size, bar.size, wide) {
-            Some(address) => bar::set(function, bar, address),
-            None => {
-                complete = false;
-                log::warn!(
-                    "pci: no addresses left for {} of {}: {:#x} bytes",
-                    bar.index,
-                    function.address,
-                    bar.size
-                );
+                let bus_master = if is_bridge { command::BUS_MASTER } else { 0 };
+                let command = self.config.read_word(function.address, header::COMMAND) & 0xffff;
+                let command = command | command::MEMORY | bus_master;
+                self.config
+                    .write_word(function.address, header::COMMAND, command);
             }
         }
     }
-    complete
-}
 
-/// Opens a bridge's window wide enough for what is behind it, and assigns that.
-fn assign_bridge(functions: &[Function], bridge: &Function, secondary: u8, memory: &mut Memory) {
-    let behind = demand(functions, secondary).next_multiple_of(BRIDGE_UNIT);
-    let align = behind.next_power_of_two();
-    let Some(start) = memory.take(behind, align, false) else {
-        ConfigSpace.write_word(bridge.address, MEMORY_WINDOW, CLOSED);
-        ConfigSpace.write_word(bridge.address, PREFETCHABLE_WINDOW, CLOSED);
-        log::warn!(
-            "pci: no addresses left for what is behind the bridge {}",
-            bridge.address
-        );
-        return;
-    };
-    let last = start + behind - 1;
-    // Both registers hold address bits 20..32 in their upper 12 bits.
-    let window = (last as u32 & 0xfff0_0000) | (start as u32 >> 16 & 0xfff0);
-    ConfigSpace.write_word(bridge.address, MEMORY_WINDOW, window);
-    ConfigSpace.write_word(bridge.address, PREFETCHABLE_WINDOW, CLOSED);
-    let mut inside = Memory {
-        windows: alloc::vec![start..start + behind],
-    };
-    assign_bus(functions, secondary, &mut inside);
-}
-
-/// An upper bound for what the functions on a bus and behind it need, alignment included: at least one unit, for a
-/// device plugged in later.
-fn demand(functions: &[Function], bus: u8) -> u64 {
-    let on_bus = functions
-        .iter()
-        .filter(|function| function.address.bus == bus);
-    let needs = on_bus.map(|function| {
-        let memory = bar::read(function)
+    /// Returns whether every memory BAR has an address now, so that decoding may be turned on.
+    fn set_bars(&mut self, function: &Function, memory: &mut Memory) -> bool {
+        let mut complete = true;
+        for bar in self
+            .memory_bars(function)
             .into_iter()
-            .filter(|bar| bar.space != Space::Io);
-        // Twice the size leaves room to align, in whatever order the BARs come.
-        let bars: u64 = memory
-            .map(|bar| bar.size.max(PAGE).saturating_mul(2))
-            .fold(0, u64::saturating_add);
-        let behind = match function.kind {
-            Kind::Bridge(secondary) if secondary > bus => {
-                demand(functions, secondary).saturating_mul(4)
+            .filter(|bar| bar.address == 0)
+        {
+            let wide = matches!(bar.space, Space::Memory { wide: true, .. });
+            match memory.take(bar.size, bar.size, wide) {
+                Some(address) => bar::set(self.config, function, &bar, address),
+                None => {
+                    complete = false;
+                    log::warn!(
+                        "pci: no addresses left for BAR{} of {}: {:#x} bytes",
+                        bar.index,
+                        function.address,
+                        bar.size
+                    );
+                }
             }
-            _ => 0,
+        }
+        complete
+    }
+
+    /// Opens a bridge's window wide enough for what is behind it, and assigns that.
+    fn open_bridge(&mut self, bridge: &Function, memory: &mut Memory) {
+        self.config
+            .write_word(bridge.address, MEMORY_WINDOW, CLOSED);
+        self.config
+            .write_word(bridge.address, PREFETCHABLE_WINDOW, CLOSED);
+        let bytes = self.demand(bridge).next_multiple_of(BRIDGE_UNIT);
+        let Some(start) = memory.take(bytes, bytes.next_power_of_two(), false) else {
+            log::warn!(
+                "pci: no addresses left for what is behind the bridge {}",
+                bridge.address
+            );
+            return;
         };
-        bars.saturating_add(behind)
-    });
-    let sum = needs.fold(0, u64::saturating_add);
-    // More than the 32-bit space could ever give: refused as a whole when it is asked for.
-    sum.clamp(BRIDGE_UNIT, FOUR_GIB)
+        let last = start + bytes - 1;
+        // Both registers hold address bits 20..32 in their upper 12 bits.
+        let window = (last as u32 & 0xfff0_0000) | (start as u32 >> 16 & 0xfff0);
+        self.config
+            .write_word(bridge.address, MEMORY_WINDOW, window);
+        let mut inside = Memory {
+            windows: alloc::vec![start..start + bytes],
+        };
+        self.behind(Some(bridge.address), &mut inside);
+    }
+
+    /// An upper bound for what is needed behind a bridge, alignment included: at least one unit, for a device plugged in
+    /// later.
+    fn demand(&mut self, bridge: &Function) -> u64 {
+        let mut sum = 0_u64;
+        for function in self.children(Some(bridge.address)) {
+            for bar in self.memory_bars(function) {
+                // Twice the size leaves room to align, in whatever order the BARs come.
+                sum = sum.saturating_add(bar.size.max(PAGE).saturating_mul(2));
+            }
+            if matches!(function.kind, Kind::Bridge(_)) {
+                // Rounding up to a power of two doubles it at most, aligning it doubles that.
+                sum = sum.saturating_add(self.demand(function).saturating_mul(4));
+            }
+        }
+        // More than the 32-bit space could ever give is refused as a whole when it is asked for.
+        sum.clamp(BRIDGE_UNIT, FOUR_GIB)
+    }
 }
 
 /// Address ranges to be given out.
@@ -205,31 +264,6 @@ struct Memory {
 }
 
 impl Memory {
-    /// What ACPI hands to the host bridge, above everything that is in use already.
-    fn of_root_bus(functions: &[Function]) -> Self {
-        let ecam = &acpi::info().ecam;
-        let is_ecam = |window: &Range<u64>| ecam.iter().any(|ecam| window.contains(&ecam.address));
-        let mut windows = acpi::dsdt::pci_windows(acpi::info().dsdt);
-        windows.retain(|window| !is_ecam(window));
-        if windows.is_empty() {
-            log::warn!("pci: ACPI names no addresses for PCI; functions without address stay so");
-        }
-        for bar in functions
-            .iter()
-            .flat_map(bar::read)
-            .filter(|bar| bar.space != Space::Io)
-        {
-            let end = bar.address.saturating_add(bar.size);
-            for window in windows
-                .iter_mut()
-                .filter(|window| window.contains(&bar.address))
-            {
-                window.start = window.start.max(end).min(window.end);
-            }
-        }
-        Self { windows }
-    }
-
     /// Takes `size` bytes at a multiple of `align` (a power of two, at least a page so that no two devices share one).
     fn take(&mut self, size: u64, align: u64, above_four_gib: bool) -> Option<u64> {
         let align = align.max(PAGE);
@@ -262,5 +296,248 @@ mod tests {
         assert_eq!(memory.take(0x10_0000, 0x10_0000, false), None);
         assert_eq!(memory.take(0x10_0000, 0x10_0000, true), Some(0x1_0000_0000));
         assert_eq!(memory.take(u64::MAX, 1 << 63, true), None);
+    }
+
+    fn at(bus: u8, device: u8) -> DeviceFunction {
+        DeviceFunction {
+            bus,
+            device,
+            function: 0,
+        }
+    }
+
+    fn resources() -> Resources {
+        Resources {
+            last_bus: 255,
+            windows: alloc::vec![0xc000_0000..0xe000_0000, 0xc0_0000_0000..0x100_0000_0000],
+        }
+    }
+
+    fn run(machine: &mut FakeConfig) -> Vec<Function> {
+        let found = scan::all(machine);
+        complete(machine, found, resources)
+    }
+
+    #[test]
+    fn what_the_firmware_left_is_assigned_behind_bridges_too() {
+        let mut machine = FakeConfig::new();
+        machine.endpoint(at(0, 1), &[(1, 0x1000), (4, 0x4000)]);
+        machine.bridge(at(0, 2), 0);
+        machine.endpoint(at(1, 0), &[(1, 0x1000), (4, 0x20_0000)]);
+        machine.bridge(at(1, 1), 0);
+        machine.endpoint(at(2, 0), &[(0, 0x10_0000)]);
+        let functions = run(&mut machine);
+        assert_eq!(functions.len(), 5);
+        assert_eq!(machine.buses(at(0, 2)), [0, 1, 2]);
+        assert_eq!(machine.buses(at(1, 1)), [1, 2, 2]);
+
+        // Every BAR is aligned, inside the window of each bridge above it, and overlaps no other.
+        let mut taken: Vec<Range<u64>> = Vec::new();
+        for function in &functions {
+            for bar in bar::read(&mut machine, function) {
+                let range = bar.address..bar.address + bar.size;
+                assert!(
+                    bar.address.is_multiple_of(bar.size) && bar.address >= 0xc000_0000,
+                    "{bar}"
+                );
+                assert!(
+                    taken
+                        .iter()
+                        .all(|other| range.end <= other.start || other.end <= range.start),
+                    "{bar}"
+                );
+                let mut parent = function.parent;
+                while let Some(bridge) = parent {
+                    let window = machine.window(bridge);
+                    assert!(
+                        window.start <= range.start && range.end <= window.end,
+                        "{bar} in {window:x?}"
+                    );
+                    parent = functions
+                        .iter()
+                        .find(|function| function.address == bridge)
+                        .unwrap()
+                        .parent;
+                }
+                taken.push(range);
+            }
+            assert_ne!(
+                machine.read_word(function.address, header::COMMAND) & command::MEMORY,
+                0
+            );
+        }
+        assert_eq!(taken.len(), 5);
+    }
+
+    #[test]
+    fn what_the_firmware_did_is_left_alone() {
+        let mut machine = FakeConfig::new();
+        machine.endpoint(at(0, 1), &[(1, 0x1000)]);
+        machine.write_word(at(0, 1), 0x14, 0xfebc_0000);
+        machine.write_word(at(0, 1), header::COMMAND, command::MEMORY);
+        let found = scan::all(&machine);
+        let functions = complete(&mut machine, found, || panic!("nothing is missing"));
+        assert_eq!(machine.read_word(at(0, 1), 0x14), 0xfebc_0000);
+        assert_eq!(functions.len(), 1);
+    }
+
+    #[test]
+    fn bridges_that_lead_back_or_nowhere_end_the_walk() {
+        let mut machine = FakeConfig::new();
+        machine.bridge(at(0, 0), 0);
+        machine.bridge(at(0, 1), 1);
+        machine.bridge(at(1, 0), 1);
+        machine.bridge(at(1, 1), 2);
+        machine.bridge(at(2, 0), 1);
+        machine.bridge(at(2, 1), 200);
+        // All of them on one bus lead to the same next bus, seven buses deep.
+        for bus in 10..17 {
+            (0..32).for_each(|device| machine.bridge(at(bus, device), u32::from(bus) + 1));
+        }
+        machine.bridge(at(0, 2), 10);
+        assert!(run(&mut machine).len() > 200);
+    }
+
+    #[test]
+    fn bridges_that_keep_no_bus_number_end_the_numbering() {
+        let mut machine = FakeConfig::new();
+        // The same stubborn bridge wherever one looks.
+        machine.everywhere = Some(0);
+        run(&mut machine);
+    }
+
+    #[test]
+    fn any_configuration_space_is_survived() {
+        let mut state = 1_u64;
+        let mut random = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 32) as u32
+        };
+        for _ in 0..200 {
+            let mut machine = FakeConfig::new();
+            for bus in 0..4 {
+                for device in 0..8 {
+                    let registers = core::array::from_fn(|_| random());
+                    let writable = core::array::from_fn(|_| random());
+                    machine.insert(at(bus, device), registers, writable);
+                    // A header type that is looked into, and a bus number near by, more often than chance would.
+                    machine.force(at(bus, device), header::HEADER_TYPE, (random() & 1) << 16);
+                    machine.force(at(bus, device), header::BUS_NUMBERS, (random() & 7) << 8);
+                }
+            }
+            for function in run(&mut machine) {
+                for capability in super::super::capability::list(&machine, function.address) {
+                    assert!(!std::format!("{capability}").is_empty());
+                }
+            }
+        }
+    }
+
+    /// Configuration space in memory.
+    struct FakeConfig {
+        functions: std::collections::HashMap<(u8, u8, u8), Registers>,
+        /// A bridge to this bus at every address, which keeps nothing that is written.
+        everywhere: Option<u8>,
+    }
+
+    struct Registers {
+        values: [u32; 64],
+        /// Bits that a write changes.
+        writable: [u32; 64],
+    }
+
+    impl FakeConfig {
+        fn new() -> Self {
+            Self {
+                functions: std::collections::HashMap::new(),
+                everywhere: None,
+            }
+        }
+
+        fn insert(&mut self, at: DeviceFunction, values: [u32; 64], writable: [u32; 64]) {
+            self.functions.insert(
+                (at.bus, at.device, at.function),
+                Registers { values, writable },
+            );
+        }
+
+        fn force(&mut self, at: DeviceFunction, register: u8, value: u32) {
+            self.functions
+                .get_mut(&(at.bus, at.device, at.function))
+                .unwrap()
+                .values[usize::from(register) / 4] = value;
+        }
+
+        /// An endpoint with memory BARs (index, size), none of which has an address; those of index 4 are 64 bits wide.
+        fn endpoint(&mut self, at: DeviceFunction, bars: &[(usize, u32)]) {
+            let (mut values, mut writable) = ([0; 64], [0; 64]);
+            values[0] = 0x1041_1af4;
+            writable[1] = 0xffff;
+            for &(index, size) in bars {
+                writable[4 + index] = !(size - 1);
+                if index == 4 {
+                    values[4 + index] = 0b1100;
+                    writable[5 + index] = u32::MAX;
+                }
+            }
+            self.insert(at, values, writable);
+        }
+
+        fn bridge(&mut self, at: DeviceFunction, secondary: u32) {
+            let (mut values, mut writable) = ([0; 64], [0; 64]);
+            values[0] = 0x000c_1b36;
+            values[3] = 1 << 16;
+            values[6] = secondary << 8;
+            writable[1] = 0xffff;
+            writable[6] = u32::MAX;
+            writable[8] = 0xfff0_fff0;
+            writable[9] = 0xfff0_fff0;
+            self.insert(at, values, writable);
+        }
+
+        fn buses(&self, bridge: DeviceFunction) -> [u8; 3] {
+            *self
+                .read_word(bridge, header::BUS_NUMBERS)
+                .to_le_bytes()
+                .first_chunk()
+                .unwrap()
+        }
+
+        fn window(&self, bridge: DeviceFunction) -> Range<u64> {
+            let window = self.read_word(bridge, MEMORY_WINDOW);
+            u64::from(window & 0xfff0) << 16..u64::from(window & 0xfff0_0000) + BRIDGE_UNIT
+        }
+    }
+
+    impl ConfigurationAccess for FakeConfig {
+        fn read_word(&self, at: DeviceFunction, register: u8) -> u32 {
+            if let Some(bus) = self.everywhere {
+                return match register {
+                    0 => 0x000c_1b36,
+                    header::HEADER_TYPE => 1 << 16,
+                    header::BUS_NUMBERS => u32::from(bus) << 8,
+                    _ => 0,
+                };
+            }
+            let found = self.functions.get(&(at.bus, at.device, at.function));
+            found.map_or(u32::MAX, |found| found.values[usize::from(register) / 4])
+        }
+
+        fn write_word(&mut self, at: DeviceFunction, register: u8, data: u32) {
+            if let Some(found) = self.functions.get_mut(&(at.bus, at.device, at.function)) {
+                let (index, writable) = (
+                    usize::from(register) / 4,
+                    found.writable[usize::from(register) / 4],
+                );
+                found.values[index] = found.values[index] & !writable | data & writable;
+            }
+        }
+
+        #[allow(unsafe_code)]
+        unsafe fn unsafe_clone(&self) -> Self {
+            unreachable!("nothing here clones it")
+        }
     }
 }

@@ -4,9 +4,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use virtio_drivers::transport::pci::bus::ConfigurationAccess;
-use x86_64::instructions::interrupts::without_interrupts;
 
-use super::config::ConfigSpace;
 use super::{Function, Kind, command, header};
 
 /// A base address register that asks for something.
@@ -63,33 +61,35 @@ impl fmt::Display for Bar {
 }
 
 /// Reads the function's BARs and, by writing all ones and restoring them, their sizes. The function does not decode
-/// addresses meanwhile, and no interrupt handler runs that might use it.
-pub fn read(function: &Function) -> Vec<Bar> {
+/// addresses meanwhile: no interrupt handler may run that uses it.
+pub(super) fn read(config: &mut impl ConfigurationAccess, function: &Function) -> Vec<Bar> {
     let count = match function.kind {
         Kind::Endpoint => 6,
         Kind::Bridge(_) => 2,
         Kind::Other => 0,
     };
-    without_interrupts(|| {
-        let mut config = ConfigSpace;
-        let command = config.read_word(function.address, header::COMMAND);
-        let quiet = command & 0xffff & !(command::IO | command::MEMORY);
-        // The upper half is the status register, whose bits are cleared by writing ones: zeros leave it alone.
-        config.write_word(function.address, header::COMMAND, quiet);
-        let mut bars = Vec::new();
-        let mut index = 0;
-        while index < count {
-            let (bar, registers) = size(&mut config, function, index, count);
-            bars.extend(bar);
-            index += registers;
-        }
-        config.write_word(function.address, header::COMMAND, command & 0xffff);
-        bars
-    })
+    let command = config.read_word(function.address, header::COMMAND);
+    let quiet = command & 0xffff & !(command::IO | command::MEMORY);
+    // The upper half is the status register, whose bits are cleared by writing ones: zeros leave it alone.
+    config.write_word(function.address, header::COMMAND, quiet);
+    let mut bars = Vec::new();
+    let mut index = 0;
+    while index < count {
+        let (bar, registers) = size(config, function, index, count);
+        bars.extend(bar);
+        index += registers;
+    }
+    config.write_word(function.address, header::COMMAND, command & 0xffff);
+    bars
 }
 
 /// The BAR at `index`, if it asks for anything, and how many registers it takes.
-fn size(config: &mut ConfigSpace, function: &Function, index: u8, count: u8) -> (Option<Bar>, u8) {
+fn size(
+    config: &mut impl ConfigurationAccess,
+    function: &Function,
+    index: u8,
+    count: u8,
+) -> (Option<Bar>, u8) {
     let low = probe(config, function, index);
     let wide = low.value & 0b111 == 0b100 && index + 1 < count;
     let registers = if wide { 2 } else { 1 };
@@ -125,7 +125,7 @@ struct Probe {
     mask: u32,
 }
 
-fn probe(config: &mut ConfigSpace, function: &Function, index: u8) -> Probe {
+fn probe(config: &mut impl ConfigurationAccess, function: &Function, index: u8) -> Probe {
     let register = header::BARS + index * 4;
     let value = config.read_word(function.address, register);
     config.write_word(function.address, register, u32::MAX);
@@ -135,8 +135,12 @@ fn probe(config: &mut ConfigSpace, function: &Function, index: u8) -> Probe {
 }
 
 /// Gives a memory BAR its address.
-pub(super) fn set(function: &Function, bar: &Bar, address: u64) {
-    let mut config = ConfigSpace;
+pub(super) fn set(
+    config: &mut impl ConfigurationAccess,
+    function: &Function,
+    bar: &Bar,
+    address: u64,
+) {
     let register = header::BARS + bar.index * 4;
     config.write_word(function.address, register, address as u32);
     if matches!(bar.space, Space::Memory { wide: true, .. }) {

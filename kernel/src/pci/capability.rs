@@ -4,7 +4,6 @@ use core::fmt;
 
 use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunction};
 
-use super::config::ConfigSpace;
 use super::header;
 
 const HAS_LIST: u32 = 1 << 20;
@@ -18,7 +17,8 @@ const MSIX: u8 = 0x11;
 
 /// A capability.
 #[derive(Clone, Copy, Debug)]
-pub struct Capability {
+pub struct Capability<'a, C> {
+    config: &'a C,
     function: DeviceFunction,
     /// Its id.
     pub id: u8,
@@ -30,8 +30,11 @@ pub struct Capability {
 }
 
 /// The function's capabilities.
-pub fn list(function: DeviceFunction) -> impl Iterator<Item = Capability> {
-    let read = move |register| ConfigSpace.read_word(function, register);
+pub fn list<C: ConfigurationAccess>(
+    config: &C,
+    function: DeviceFunction,
+) -> impl Iterator<Item = Capability<'_, C>> {
+    let read = move |register| config.read_word(function, register);
     let vendor = read(0) as u16;
     let first = match read(header::COMMAND) & HAS_LIST {
         0 => 0,
@@ -47,6 +50,7 @@ pub fn list(function: DeviceFunction) -> impl Iterator<Item = Capability> {
         let [id, following, ..] = word.to_le_bytes();
         next = following & 0xfc;
         Some(Capability {
+            config,
             function,
             id,
             offset,
@@ -57,10 +61,13 @@ pub fn list(function: DeviceFunction) -> impl Iterator<Item = Capability> {
     .take(MOST)
 }
 
-impl fmt::Display for Capability {
+impl<C: ConfigurationAccess> fmt::Display for Capability<'_, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let control = (self.word >> 16) as u16;
-        let read = |at: u8| ConfigSpace.read_word(self.function, self.offset.wrapping_add(at));
+        let read = |at: u8| {
+            self.config
+                .read_word(self.function, self.offset.wrapping_add(at))
+        };
         match self.id {
             MSIX => {
                 let vectors = (control & 0x7ff) + 1;

@@ -10,9 +10,11 @@ mod scan;
 
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::Range;
 
 use spin::Once;
 use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunction};
+use x86_64::instructions::interrupts::without_interrupts;
 
 use crate::acpi;
 pub use config::ConfigSpace;
@@ -71,16 +73,37 @@ static FUNCTIONS: Once<Vec<Function>> = Once::new();
 /// Finds the functions, and gives bus numbers and addresses to those that have none.
 pub fn init() {
     config::init();
-    let mut functions = scan::all();
-    if assign::complete(&mut functions) {
-        functions = scan::all();
-    }
+    let found = scan::all(&ConfigSpace);
+    let functions = assign::complete(&mut ConfigSpace, found, resources);
     log::debug!(
         "pci: {} functions, configuration by {}",
         functions.len(),
         config::method()
     );
     FUNCTIONS.call_once(|| functions);
+}
+
+/// What ACPI hands to the host bridge.
+fn resources() -> assign::Resources {
+    let info = acpi::info();
+    let is_ecam = |window: &Range<u64>| info.ecam.iter().any(|ecam| window.contains(&ecam.address));
+    let mut windows = acpi::dsdt::pci_windows(info.dsdt);
+    windows.retain(|window| !is_ecam(window));
+    assign::Resources {
+        last_bus: info
+            .ecam
+            .iter()
+            .map(|ecam| ecam.last_bus)
+            .max()
+            .unwrap_or(u8::MAX),
+        windows,
+    }
+}
+
+/// The BARs of a function, with their sizes. Measuring takes the function off the bus for a moment, so interrupts are
+/// off meanwhile.
+pub fn bars(function: &Function) -> Vec<bar::Bar> {
+    without_interrupts(|| bar::read(&mut ConfigSpace, function))
 }
 
 /// All functions, in the order of their addresses as the buses were walked.

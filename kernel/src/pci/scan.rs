@@ -4,7 +4,6 @@ use alloc::vec::Vec;
 
 use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunction};
 
-use super::config::ConfigSpace;
 use super::{Function, Kind, header};
 
 const DEVICES: u8 = 32;
@@ -13,8 +12,9 @@ const MULTI_FUNCTION: u32 = 1 << 23;
 const NO_FUNCTION: u32 = u32::MAX;
 
 /// All functions.
-pub(super) fn all() -> Vec<Function> {
+pub(super) fn all(config: &impl ConfigurationAccess) -> Vec<Function> {
     let mut walk = Walk {
+        config,
         found: Vec::new(),
         visited: [false; 256],
     };
@@ -22,13 +22,14 @@ pub(super) fn all() -> Vec<Function> {
     walk.found
 }
 
-struct Walk {
+struct Walk<'a, C> {
+    config: &'a C,
     found: Vec<Function>,
     /// Buses walked: a bridge that leads back to one of them leads nowhere, and the walk ends.
     visited: [bool; 256],
 }
 
-impl Walk {
+impl<C: ConfigurationAccess> Walk<'_, C> {
     fn bus(&mut self, bus: u8, parent: Option<DeviceFunction>) {
         if core::mem::replace(&mut self.visited[usize::from(bus)], true) {
             return;
@@ -40,7 +41,7 @@ impl Walk {
                     device,
                     function,
                 };
-                let Some(found) = look(address, parent) else {
+                let Some(found) = look(self.config, address, parent) else {
                     // Function 0 must be there for the others to be.
                     if function == 0 { break } else { continue }
                 };
@@ -50,7 +51,7 @@ impl Walk {
                     // Each level of recursion has a bus of its own, so 255 at most; QEMU's machines have three.
                     self.bus(secondary, Some(address));
                 }
-                let header = ConfigSpace.read_word(address, header::HEADER_TYPE);
+                let header = self.config.read_word(address, header::HEADER_TYPE);
                 if function == 0 && header & MULTI_FUNCTION == 0 {
                     break;
                 }
@@ -60,8 +61,12 @@ impl Walk {
 }
 
 /// Reads the header of a function, if there is one.
-pub(super) fn look(address: DeviceFunction, parent: Option<DeviceFunction>) -> Option<Function> {
-    let read = |register| ConfigSpace.read_word(address, register);
+pub(super) fn look(
+    config: &impl ConfigurationAccess,
+    address: DeviceFunction,
+    parent: Option<DeviceFunction>,
+) -> Option<Function> {
+    let read = |register| config.read_word(address, register);
     let ids = read(0);
     if ids == NO_FUNCTION || ids & 0xffff == 0xffff {
         return None;

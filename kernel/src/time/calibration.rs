@@ -2,8 +2,6 @@
 
 #![allow(unsafe_code)]
 
-use core::ptr::NonNull;
-
 use x86_64::instructions::port::Port;
 
 use super::tsc;
@@ -11,7 +9,6 @@ use crate::acpi;
 use crate::arch::cpu;
 use crate::fw_cfg;
 use crate::interrupts::lapic;
-use crate::memory::paging;
 
 /// How long a measurement takes: 2 ms hold 7,000 ticks of the power management timer, 2,400 of the 8254.
 const WINDOW_MICROS: u64 = 2000;
@@ -31,8 +28,6 @@ pub(super) struct Rates {
 enum Clock {
     /// ACPI's power management timer: port and counter mask.
     PowerManagement(u16, u32),
-    /// The high precision event timer: registers and its rate.
-    Hpet(NonNull<u8>, u64),
     /// Channel 2 of the 8254.
     Pit,
     /// The local APIC timer of an emulated machine.
@@ -42,7 +37,7 @@ enum Clock {
 /// Takes what CPUID states, measures the rest.
 pub(super) fn measure() -> Rates {
     lapic::set_countdown(u32::MAX);
-    let clocks = [power_management(), hpet(), pit(), local_apic()];
+    let clocks = [power_management(), pit(), local_apic()];
     for clock in clocks.into_iter().flatten() {
         if let Some(rates) = against(&clock) {
             lapic::set_countdown(0);
@@ -66,22 +61,6 @@ fn power_management() -> Option<Clock> {
         port,
         if is_32_bit { u32::MAX } else { 0xff_ffff },
     ))
-}
-
-fn hpet() -> Option<Clock> {
-    const FEMTOS_PER_SECOND: u64 = 1_000_000_000_000_000;
-    const ENABLE: u64 = 1;
-    let registers = paging::map_mmio(acpi::info().hpet?, 1024).ok()?;
-    // SAFETY: ACPI says that an HPET's registers are here: capabilities at 0, configuration at 0x10.
-    let period = unsafe {
-        let configuration = registers.byte_add(0x10).cast::<u64>();
-        configuration.write_volatile(configuration.read_volatile() | ENABLE);
-        registers.cast::<u64>().read_volatile() >> 32
-    };
-    // The specification's limits: no slower than 10 MHz.
-    (1..=100_000_000)
-        .contains(&period)
-        .then(|| Clock::Hpet(registers, FEMTOS_PER_SECOND / period))
 }
 
 fn pit() -> Option<Clock> {
@@ -126,7 +105,6 @@ impl Clock {
     fn name(&self) -> &'static str {
         match self {
             Self::PowerManagement(..) => "by the ACPI timer",
-            Self::Hpet(..) => "by the HPET",
             Self::Pit => "by the 8254",
             Self::LocalApic => "by QEMU's local APIC timer",
         }
@@ -135,7 +113,6 @@ impl Clock {
     fn hz(&self) -> u64 {
         match self {
             Self::PowerManagement(..) => 3_579_545,
-            Self::Hpet(_, hz) => *hz,
             Self::Pit => 1_193_182,
             Self::LocalApic => QEMU_APIC_HZ,
         }
@@ -179,11 +156,6 @@ impl Clock {
                 let count = unsafe { Port::<u32>::new(port).read() };
                 Some(u64::from(count & mask))
             }
-            Self::Hpet(registers, _) => {
-                // SAFETY: the main counter is at 0xf0 of the registers mapped in `hpet`.
-                let count = unsafe { registers.byte_add(0xf0).cast::<u64>().read_volatile() };
-                Some(count)
-            }
             Self::Pit => {
                 // SAFETY: latches channel 2's count and reads its two bytes.
                 let count = unsafe {
@@ -202,7 +174,6 @@ impl Clock {
         let difference = last.wrapping_sub(first);
         match self {
             Self::PowerManagement(_, mask) => difference & u64::from(*mask),
-            Self::Hpet(..) => difference & u64::from(u32::MAX),
             Self::Pit => difference & u64::from(u16::MAX),
             Self::LocalApic => difference,
         }

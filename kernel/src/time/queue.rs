@@ -125,7 +125,7 @@ mod tests {
         let mut queue = TimerQueue::new();
         let id = queue.set(None, 5, &Waker::from(first.clone()));
         assert_eq!(queue.set(Some(id), 5, &Waker::from(second.clone())), id);
-        let other = queue.set(None, 5, &Waker::noop());
+        let other = queue.set(None, 5, Waker::noop());
         queue.cancel(5, other);
         queue.cancel(5, other);
         queue.pop_due(5).unwrap().wake();
@@ -138,6 +138,6 @@ mod tests {
             (0, 1)
         );
         // Fired already: setting it again is a new timer.
-        assert_ne!(queue.set(Some(id), 5, &Waker::noop()), id);
+        assert_ne!(queue.set(Some(id), 5, Waker::noop()), id);
     }
 }

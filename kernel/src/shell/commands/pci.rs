@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 
-use crate::pci::{self, Function, Kind, bar, capability};
+use crate::pci::{self, ConfigSpace, Function, Kind, capability};
 use crate::shell::{Args, Command, Error, Output};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
@@ -53,10 +53,10 @@ fn show(function: &Function, out: Output<'_>) -> Result<(), Error> {
         Err(pci::NoLine::NoPin) => {}
         Err(reason) => writeln!(out, "    no interrupt line: {reason}")?,
     }
-    for bar in bar::read(function) {
+    for bar in pci::bars(function) {
         writeln!(out, "    {bar}")?;
     }
-    for capability in capability::list(*address) {
+    for capability in capability::list(&ConfigSpace, *address) {
         writeln!(out, "    {capability}")?;
     }
     Ok(())
