@@ -259,7 +259,10 @@ mod tests {
         code[10..14].copy_from_slice(&0xc000_0000_u32.to_le_bytes());
         code[14..18].copy_from_slice(&0xdfff_ffff_u32.to_le_bytes());
         code[22..26].copy_from_slice(&0x2000_0000_u32.to_le_bytes());
-        assert_eq!(pci_windows(&code).first(), Some(&(0xc000_0000..0xe000_0000)));
+        assert_eq!(
+            pci_windows(&code).first(),
+            Some(&(0xc000_0000..0xe000_0000))
+        );
         code[22] = 1;
         assert_eq!(pci_windows(&code), []);
     }

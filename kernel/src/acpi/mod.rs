@@ -240,10 +240,12 @@ impl AcpiHandler for Mapper {
         physical: usize,
         bytes: usize,
     ) -> PhysicalMapping<Self, T> {
+        // An old table may be shorter than the crate's type for it, whose later fields the crate looks at all the same.
+        let mapped = bytes.max(size_of::<T>());
         // The trait knows no failure; this early in the boot only a table at an absurd address causes one.
-        let start = map(physical as u64, bytes).expect("the ACPI tables cannot be mapped");
-        // SAFETY: `bytes` bytes are mapped at `start` and stay so.
-        unsafe { PhysicalMapping::new(physical, start.cast(), bytes, bytes, self.clone()) }
+        let start = map(physical as u64, mapped).expect("the ACPI tables cannot be mapped");
+        // SAFETY: at least `bytes` bytes are mapped at `start` and stay so.
+        unsafe { PhysicalMapping::new(physical, start.cast(), bytes, mapped, self.clone()) }
     }
 
     fn unmap_physical_region<T>(_: &PhysicalMapping<Self, T>) {}

@@ -72,24 +72,25 @@ fn local_apic() -> Option<Clock> {
 }
 
 fn against(clock: &Clock) -> Option<Rates> {
-    clock.start();
-    let (first_tick, first_tsc, first_apic) = clock.sample()?;
+    if !clock.start() {
+        return None;
+    }
+    let first = clock.sample();
     let wanted = clock.hz() * WINDOW_MICROS / 1_000_000;
-    let last_tsc = first_tsc + PATIENCE;
     let (ticks, last) = loop {
-        let sample = clock.sample()?;
-        let ticks = clock.between(first_tick, sample.0);
+        let sample = clock.sample();
+        let ticks = clock.between(first.tick, sample.tick);
         if ticks >= wanted {
             break (ticks, sample);
         }
-        if sample.1 > last_tsc {
+        if sample.tsc - first.tsc > PATIENCE {
             return None;
         }
     };
     let per_second =
         |counts: u64| (u128::from(counts) * u128::from(clock.hz()) / u128::from(ticks)) as u64;
-    let measured = per_second(last.1 - first_tsc);
-    let apic_hz = per_second(u64::from(first_apic.wrapping_sub(last.2)));
+    let measured = per_second(last.tsc - first.tsc);
+    let apic_hz = per_second(u64::from(first.apic.wrapping_sub(last.apic)));
     let (tsc_hz, source) = match cpu::features().tsc_hz {
         Some(stated) => (stated, "stated by CPUID"),
         None => (measured, clock.name()),
@@ -118,7 +119,9 @@ impl Clock {
         }
     }
 
-    fn start(&self) {
+    /// Sets the clock going. Returns whether it moves: one that is not there does not.
+    fn start(&self) -> bool {
+        const READS: usize = 1000;
         if let Self::Pit = self {
             // SAFETY: the 8254's ports on every PC, or nobody's. Channel 2, both bytes, mode 0, binary: counts down
             // from 0xffff; port 0x61 opens its gate and keeps the speaker off.
@@ -131,42 +134,45 @@ impl Clock {
                 Port::<u8>::new(0x42).write(0xff);
             }
         }
+        let first = self.read().tick;
+        (0..READS).any(|_| self.read().tick != first)
     }
 
-    /// The clock, the time-stamp counter and the local APIC timer at one moment. `None` if the clock is not there.
-    fn sample(&self) -> Option<(u64, u64, u32)> {
-        // An interruption by the host between the reads would spoil them: take the tightest of a few.
-        let mut best: Option<(u64, (u64, u64, u32))> = None;
-        for _ in 0..4 {
-            let before = tsc();
-            let tick = self.read()?;
-            let after = tsc();
-            let width = after.wrapping_sub(before);
-            if best.is_none_or(|(narrowest, _)| width < narrowest) {
-                best = Some((width, (tick, before + width / 2, lapic::countdown())));
-            }
+    /// The clock, the time-stamp counter and the local APIC timer at one moment.
+    fn sample(&self) -> Sample {
+        // An interruption by the host between the reads would spoil them: the tightest of a few is best.
+        let tries = (0..8).map(|_| (self.read(), lapic::countdown()));
+        let (reading, apic) = tries
+            .min_by_key(|(reading, _)| reading.width)
+            .unwrap_or_default();
+        Sample {
+            tick: reading.tick,
+            tsc: reading.before + reading.width / 2,
+            apic,
         }
-        best.map(|(_, sample)| sample)
     }
 
-    fn read(&self) -> Option<u64> {
+    fn read(&self) -> Reading {
+        let before = tsc();
         match *self {
             Self::PowerManagement(port, mask) => {
                 // SAFETY: the FADT names this port as the timer; reading it has no effect.
                 let count = unsafe { Port::<u32>::new(port).read() };
-                Some(u64::from(count & mask))
+                Reading::new(u64::from(count & mask), before)
             }
             Self::Pit => {
-                // SAFETY: latches channel 2's count and reads its two bytes.
-                let count = unsafe {
-                    Port::<u8>::new(0x43).write(0b1000_0000);
-                    let mut channel = Port::<u8>::new(0x42);
-                    u16::from_le_bytes([channel.read(), channel.read()])
-                };
-                // Absent, it reads all ones for ever.
-                (count != u16::MAX).then(|| u64::from(u16::MAX - count))
+                // SAFETY: latches channel 2's count.
+                unsafe { Port::<u8>::new(0x43).write(0b1000_0000) };
+                let latched = Reading::new(0, before);
+                let mut channel = Port::<u8>::new(0x42);
+                // SAFETY: reads the two bytes of the count latched.
+                let count = u16::from_le_bytes(unsafe { [channel.read(), channel.read()] });
+                Reading {
+                    tick: u64::from(u16::MAX - count),
+                    ..latched
+                }
             }
-            Self::LocalApic => Some(u64::from(u32::MAX - lapic::countdown())),
+            Self::LocalApic => Reading::new(u64::from(u32::MAX - lapic::countdown()), before),
         }
     }
 
@@ -178,4 +184,31 @@ impl Clock {
             Self::LocalApic => difference,
         }
     }
+}
+
+/// What a clock showed, between two values of the time-stamp counter.
+#[derive(Clone, Copy, Default)]
+struct Reading {
+    tick: u64,
+    before: u64,
+    width: u64,
+}
+
+impl Reading {
+    /// A reading that began when the time-stamp counter was at `before` and ends now.
+    fn new(tick: u64, before: u64) -> Self {
+        let width = tsc().wrapping_sub(before);
+        Self {
+            tick,
+            before,
+            width,
+        }
+    }
+}
+
+/// Three clocks at one moment.
+struct Sample {
+    tick: u64,
+    tsc: u64,
+    apic: u32,
 }
