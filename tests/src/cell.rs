@@ -12,7 +12,7 @@ use crate::qemu::{Machine, Qemu};
 
 /// How long the guest may take for any one step. It bounds a hang and judges no speed: the slowest machine that runs
 /// two cells at once under emulation must stay well below it.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The memory of a guest that no cell wants otherwise.
 pub const MEMORY: &str = "128M";

@@ -74,7 +74,7 @@ fn run(cell: &Cell, settings: &[(&str, &str)]) -> Result<Run> {
     ] {
         command.env_remove(name);
     }
-    command.env("TIMEOUT", "170").envs(settings.iter().copied());
+    command.env("TIMEOUT", "80").envs(settings.iter().copied());
     let (mut reader, writer) = std::io::pipe()?;
     let mut child = command
         .stdin(Stdio::null())
