@@ -20,6 +20,7 @@ const DMA_LOW: u16 = 0x518;
 
 const SIGNATURE: u16 = 0x0000;
 const FEATURES: u16 = 0x0001;
+const PROCESSORS: u16 = 0x0005;
 const KERNEL_CMDLINE_SIZE: u16 = 0x0014;
 const KERNEL_CMDLINE: u16 = 0x0015;
 const DIRECTORY: u16 = 0x0019;
@@ -66,6 +67,12 @@ pub fn kernel_cmdline() -> Option<String> {
     let size = device.read(KERNEL_CMDLINE_SIZE, 4);
     let size = u32::from_le_bytes(*size.first_chunk()?);
     Some(device.text(KERNEL_CMDLINE, size)).filter(|text| !text.is_empty())
+}
+
+/// How many processors the machine has.
+pub fn processors() -> Option<usize> {
+    let count = device()?.read(PROCESSORS, 2);
+    Some(u16::from_le_bytes(*count.first_chunk()?).into())
 }
 
 /// The value of a `name=value` word in `opt/vringlet/cmdline`.

@@ -62,7 +62,7 @@ fn start(boot: &'static mut BootInfo) -> ! {
         "vringlet {}: {} MiB, {} CPUs, boot path {}, {}",
         env!("CARGO_PKG_VERSION"),
         memory::installed(boot).div_ceil(1 << 20),
-        acpi::info().processors.max(1),
+        processors(),
         boot_path(boot),
         arch::cpu::features().name,
     );
@@ -73,6 +73,14 @@ fn start(boot: &'static mut BootInfo) -> ! {
         shell::run().await;
     });
     task::run()
+}
+
+/// How many processors there are, all but one of them parked.
+fn processors() -> usize {
+    match acpi::info().processors {
+        0 => fw_cfg::processors().unwrap_or(1),
+        known => known,
+    }
 }
 
 /// Who booted us, as far as it can be told: our loader hands over the `bootloader_api` version it was built with and no

@@ -82,11 +82,11 @@ fn sleep() {
     // With interrupts off, nothing can be woken between the look and the sleep: `sti` takes effect after the `hlt`
     // that follows it has begun, so an interrupt that waits ends the sleep at once.
     interrupts::disable();
-    if PENDING.load(Ordering::Acquire) || lines::restless() {
+    let awake = PENDING.load(Ordering::Acquire) || lines::restless();
+    if awake || !time::arm() {
         interrupts::enable();
         return;
     }
-    time::arm();
     let start = time::now();
     interrupts::enable_and_hlt();
     SLEPT_NANOS.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! that makes the driver, spawns its owner's task (which awaits `interrupts.queue(n)`) and keeps what the commands of
-//! the type need; and list it in [`start`].
+//! the type need; and list it in `start`.
 
 pub mod blk;
 mod interrupts;

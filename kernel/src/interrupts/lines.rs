@@ -1,7 +1,7 @@
 //! Interrupt lines: inputs of the I/O APICs or, where there is none, of the two 8259s.
 //!
 //! Devices may share a line; every handler on it is called. A line that fires without end (a device that never lets
-//! go of it) is masked after [`BURST`] interrupts and opened again when the executor has run the tasks once, so tasks
+//! go of it) is masked after 256 interrupts and opened again when the executor has run the tasks once, so tasks
 //! get their turn whatever a device does.
 
 #![allow(unsafe_code)]

@@ -1,8 +1,8 @@
 //! The shell: commands typed on the serial line or read from fw_cfg as a script, by people, tests and benchmarks alike.
 //!
-//! A command is a [`Command`] in one of the groups listed in [`GROUPS`]; a group is a file in `commands/`. To add one,
+//! A command is a [`Command`] in one of the groups listed in `GROUPS`; a group is a file in `commands/`. To add one,
 //! write an `async fn name(args: Args<'_>, out: Output<'_>) -> Result<(), Error>`, put it into the group's `COMMANDS`
-//! with a name, a usage line and a sentence, and list a new group in [`GROUPS`].
+//! with a name, a usage line and a sentence, and list a new group in `GROUPS`.
 
 mod args;
 mod commands;

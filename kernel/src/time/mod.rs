@@ -177,22 +177,32 @@ pub(crate) fn wake_due() {
 }
 
 /// Sets the hardware timer to the earliest deadline. Called with interrupts off, right before the processor sleeps.
-pub(crate) fn arm() {
-    let earliest = TIMERS.lock().earliest();
-    let sleep = earliest
-        .map(|deadline| Duration::from_nanos(deadline.saturating_sub(now().0)).min(LONGEST_SLEEP));
-    let counts = |rate: &AtomicU64| {
+/// Returns whether it may sleep: not while a timer runs on a processor that has none.
+pub(crate) fn arm() -> bool {
+    let Some(earliest) = TIMERS.lock().earliest() else {
+        set_timer(None);
+        return true;
+    };
+    let left = Duration::from_nanos(earliest.saturating_sub(now().0));
+    set_timer(Some(left.min(LONGEST_SLEEP)));
+    lapic::present()
+}
+
+fn set_timer(sleep: Option<Duration>) {
+    let at_rate = |rate: &AtomicU64| {
         sleep.map_or(0, |sleep| {
             counts(sleep, rate.load(Ordering::Relaxed)).max(1)
         })
     };
     if cpu::features().tsc_deadline {
-        lapic::set_deadline(match counts(&TSC_HZ) {
-            0 => 0,
-            counts => tsc().wrapping_add(counts),
+        let counts = at_rate(&TSC_HZ);
+        lapic::set_deadline(if counts == 0 {
+            0
+        } else {
+            tsc().wrapping_add(counts)
         });
     } else {
-        lapic::set_countdown(u32::try_from(counts(&APIC_HZ)).unwrap_or(u32::MAX));
+        lapic::set_countdown(u32::try_from(at_rate(&APIC_HZ)).unwrap_or(u32::MAX));
     }
 }
 
