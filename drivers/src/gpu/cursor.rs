@@ -150,6 +150,11 @@ impl<H: Hal, T: Transport> Gpu<H, T> {
         Ok(())
     }
 
+    /// Whether a scanout has a pointer.
+    pub fn has_cursor(&self, scanout: u32) -> bool {
+        matches!(self.resources.cursor(scanout), Ok(Some(_)))
+    }
+
     fn cursor_of(&self, scanout: u32) -> Result<Option<ResourceId>> {
         let cursor = self.resources.cursor(scanout);
         cursor.map_err(|cause| self.active.cursor.error(cause))

@@ -286,6 +286,11 @@ impl<H: Hal, T: Transport> Gpu<H, T> {
         self.transport.take_interrupt_causes()
     }
 
+    /// Commands that are with the device, on the queue that interrupts.
+    pub fn in_flight(&self) -> u16 {
+        self.active.control.in_flight()
+    }
+
     /// Counts an interrupt of the control queue.
     pub fn count_interrupt(&mut self) {
         self.active.control.count_interrupt();

@@ -12,6 +12,7 @@
 //! the type need; and list it in `start`.
 
 pub mod blk;
+pub mod gpu;
 mod interrupts;
 mod mmio;
 pub mod net;
@@ -158,6 +159,7 @@ async fn bring_up(
 async fn start(id: DeviceId, mut found: Found) -> Result<Box<dyn Driven>, String> {
     let started = match id {
         DeviceId::BLK => blk::start(found),
+        DeviceId::GPU => gpu::start(found),
         DeviceId::NET => net::start(found),
         DeviceId::RNG => {
             rng::start(found)?;

@@ -50,6 +50,7 @@ const GROUPS: &[&[Command]] = &[
     commands::virtio::COMMANDS,
     commands::blk::COMMANDS,
     commands::rng::COMMANDS,
+    commands::screen::COMMANDS,
     commands::selftest::COMMANDS,
     commands::power::COMMANDS,
 ];

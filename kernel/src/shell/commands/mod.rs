@@ -5,6 +5,7 @@ pub(super) mod machine;
 pub(super) mod pci;
 pub(super) mod power;
 pub(super) mod rng;
+pub(super) mod screen;
 pub(super) mod selftest;
 pub(super) mod session;
 pub(super) mod virtio;

@@ -1,0 +1,385 @@
+//! Graphics adapters: each has a task that owns it, one that follows its displays, and a [`Desk`] with what they show.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::convert::Infallible;
+use core::future::pending;
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
+
+use embassy_futures::select::{Either3, select3};
+use spin::Mutex;
+use vringlet::asynchronous::Asynchronous;
+use vringlet::blocking::Blocking;
+use vringlet::gpu::{Buffering, Change, Cursor, Gpu, Head, Layout, Options, Rect, Screen, Size};
+use vringlet::{Cause, Driver, Error, Report};
+
+use super::{DeviceTransport, Driven, Found, Interrupts, Mode};
+use crate::interrupts::Event;
+use crate::memory::dma::KernelHal;
+use crate::{task, time};
+
+/// How often an adapter whose device breaks the rules is started again before it is given up.
+const MOST_RESTARTS: u32 = 3;
+/// How long the device is waited for while the kernel starts.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long before the desk is looked for again, when somebody else works on it.
+const DESK_PAUSE: Duration = Duration::from_millis(1);
+
+/// A graphics adapter. Dereferences to the driver's asynchronous face.
+pub struct Adapter {
+    /// Its name, such as `gpu0`.
+    pub name: String,
+    shared: Asynchronous<Gpu<KernelHal, DeviceTransport>>,
+    interrupts: Interrupts,
+    /// The arrangement of displays may have changed.
+    changed: Event,
+    /// The device was reset, and has no pictures any more.
+    lost: AtomicBool,
+    /// Not there while somebody works on it.
+    desk: Mutex<Option<Desk>>,
+}
+
+/// What an adapter shows.
+#[derive(Default)]
+pub struct Desk {
+    screens: Vec<Screen<KernelHal>>,
+    cursor: Option<Cursor<KernelHal>>,
+    /// The test pattern is shown, on whatever displays there are.
+    test: bool,
+}
+
+/// The desk, in the hands of one task.
+pub struct Borrowed<'a> {
+    adapter: &'a Adapter,
+    desk: Desk,
+}
+
+impl Deref for Adapter {
+    type Target = Asynchronous<Gpu<KernelHal, DeviceTransport>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.shared
+    }
+}
+
+impl Deref for Borrowed<'_> {
+    type Target = Desk;
+
+    fn deref(&self) -> &Desk {
+        &self.desk
+    }
+}
+
+impl DerefMut for Borrowed<'_> {
+    fn deref_mut(&mut self) -> &mut Desk {
+        &mut self.desk
+    }
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        *self.adapter.desk.lock() = Some(core::mem::take(&mut self.desk));
+    }
+}
+
+static ADAPTERS: Mutex<Vec<&'static Adapter>> = Mutex::new(Vec::new());
+
+/// All adapters, in the order they were found.
+pub fn all() -> Vec<&'static Adapter> {
+    ADAPTERS.lock().clone()
+}
+
+/// Brings an adapter up.
+pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
+    let mut gpu = Blocking::new(Gpu::new(found.transport, Options::default())?);
+    let start = time::now();
+    gpu.refresh(|| start.elapsed() < PATIENCE)?;
+    let adapter: &'static Adapter = Box::leak(Box::new(Adapter {
+        name: found.name,
+        shared: Asynchronous::new(gpu.into_inner()),
+        interrupts: found.interrupts,
+        changed: Event::new(),
+        lost: AtomicBool::new(false),
+        desk: Mutex::new(Some(Desk::default())),
+    }));
+    ADAPTERS.lock().push(adapter);
+    task::spawn(adapter.own());
+    task::spawn(adapter.follow());
+    Ok(Box::new(adapter))
+}
+
+impl Adapter {
+    /// The owner's task.
+    async fn own(&self) {
+        let mut restarts = 0;
+        loop {
+            let Err(error) = self.serve().await;
+            self.stop(error);
+            log::error!("{}: {error}", self.name);
+            restarts += 1;
+            if restarts > MOST_RESTARTS {
+                log::error!("{}: given up", self.name);
+                return;
+            }
+            match self.restart() {
+                Ok(()) => log::warn!("{}: started again", self.name),
+                Err(error) => {
+                    log::error!("{}: given up: {error}", self.name);
+                    return;
+                }
+            }
+            self.lost.store(true, Ordering::Relaxed);
+            self.changed.raise();
+        }
+    }
+
+    /// Kicks for what was submitted and serves the interrupts, until the device must be reset.
+    async fn serve(&self) -> Result<Infallible, Error> {
+        loop {
+            let config = self.interrupts.config();
+            match select3(self.completions(), self.submitted(), config).await {
+                Either3::First(()) => {
+                    self.with(Gpu::count_interrupt);
+                    self.process()?;
+                }
+                Either3::Second(()) => self.kick(),
+                Either3::Third(()) => match self.with(Gpu::config_changed) {
+                    Ok(true) => self.changed.raise(),
+                    Ok(false) => {}
+                    Err(error) if error.cause == Cause::NeedsReset => return Err(error),
+                    Err(error) => log::warn!("{}: {error}", self.name),
+                },
+            }
+        }
+    }
+
+    /// Waits until the device may be done with something. Without interrupts, there is no looking while nothing is in
+    /// flight.
+    async fn completions(&self) {
+        if self.interrupts.mode() == Mode::Polled && self.with(|gpu| gpu.in_flight()) == 0 {
+            pending::<()>().await;
+        }
+        self.interrupts.queue(0).await;
+    }
+
+    /// The task that follows the displays as they come, go and change their size.
+    async fn follow(&self) {
+        loop {
+            self.changed.wait().await;
+            let changes = match self.refresh().await {
+                Ok(changes) => changes,
+                Err(error) => {
+                    log::warn!("{}: {error}", self.name);
+                    continue;
+                }
+            };
+            for change in &changes {
+                log::info!("{}: {}", self.name, Told(change));
+            }
+            let mut desk = self.desk().await;
+            if self.lost.swap(false, Ordering::Relaxed) {
+                desk.cursor = None;
+                for screen in &mut desk.screens {
+                    if let Err(cause) = screen.restore() {
+                        log::warn!("{}: {cause}", self.name);
+                    }
+                }
+            }
+            if let Err(error) = desk.rearrange().await {
+                log::warn!("{}: {error}", self.name);
+            }
+        }
+    }
+
+    /// The desk, when nobody else works on it.
+    pub async fn desk(&self) -> Borrowed<'_> {
+        loop {
+            let desk = self.desk.lock().take();
+            if let Some(desk) = desk {
+                let adapter = self;
+                return Borrowed { adapter, desk };
+            }
+            time::after(DESK_PAUSE).await;
+        }
+    }
+
+    /// The displays there are; where there is none, one that the device may have all the same.
+    pub fn heads(&self) -> Vec<Head> {
+        let layout = self.with(|gpu| gpu.layout().cloned()).unwrap_or_default();
+        match layout.heads() {
+            [] => alloc::vec![layout.primary()],
+            heads => heads.to_vec(),
+        }
+    }
+}
+
+impl Borrowed<'_> {
+    /// Shows the test pattern on all displays, and goes on doing so when they change.
+    pub async fn show_test(&mut self) -> Result<(), Error> {
+        self.test = true;
+        for head in self.adapter.heads() {
+            let size = head.rect.size();
+            let screen = self.screen(head).await?;
+            draw_test(screen, head.scanout, size);
+            self.present(head.scanout).await?;
+        }
+        Ok(())
+    }
+
+    /// Fills a rectangle of a display.
+    pub async fn fill(&mut self, head: Head, rect: Rect, color: u32) -> Result<(), Error> {
+        self.screen(head).await?.canvas().fill(rect, color);
+        self.present(head.scanout).await
+    }
+
+    /// Gives a display a pointer at a place, or moves the one it has.
+    pub async fn point(&mut self, head: Head, x: u32, y: u32) -> Result<(), Error> {
+        let adapter = self.adapter;
+        if self.cursor.is_none() {
+            let (size, pixels) = arrow();
+            let cursor = Cursor::new(size, &pixels, (0, 0));
+            let cursor = cursor.map_err(|cause| adapter.with(|gpu| gpu.error(cause)))?;
+            adapter.load(&cursor).await?;
+            self.cursor = Some(cursor);
+        }
+        match &self.cursor {
+            Some(cursor) => adapter.with(|gpu| match gpu.has_cursor(head.scanout) {
+                true => gpu.move_cursor(head.scanout, x, y),
+                false => gpu.set_cursor(head.scanout, cursor, x, y),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes what is shown fit the displays that there are.
+    async fn rearrange(&mut self) -> Result<(), Error> {
+        let heads = self.adapter.heads();
+        let gone = |screen: &Screen<_>| heads.iter().all(|head| head.scanout != screen.scanout());
+        while let Some(index) = self.screens.iter().position(gone) {
+            let screen = self.screens.swap_remove(index);
+            self.adapter.close(screen).await?;
+        }
+        match self.test {
+            true => self.show_test().await,
+            false => Ok(()),
+        }
+    }
+
+    /// The screen of a display, of the display's size.
+    async fn screen(&mut self, head: Head) -> Result<&mut Screen<KernelHal>, Error> {
+        let adapter = self.adapter;
+        let size = head.rect.size();
+        let failed = |cause| adapter.with(|gpu| gpu.error(cause));
+        let known = self
+            .screens
+            .iter()
+            .position(|screen| screen.scanout() == head.scanout);
+        let index = match known {
+            Some(index) => index,
+            None => {
+                let screen = Screen::new(head.scanout, size, Buffering::Single);
+                self.screens.push(screen.map_err(failed)?);
+                self.screens.len() - 1
+            }
+        };
+        let screen = self
+            .screens
+            .get_mut(index)
+            .ok_or(Cause::Busy)
+            .map_err(failed)?;
+        if screen.size() != size {
+            screen.resize(size).map_err(failed)?;
+        }
+        Ok(screen)
+    }
+
+    async fn present(&mut self, scanout: u32) -> Result<(), Error> {
+        let adapter = self.adapter;
+        let screens = &mut self.desk.screens;
+        if let Some(screen) = screens
+            .iter_mut()
+            .find(|screen| screen.scanout() == scanout)
+        {
+            adapter.present(screen).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The test pattern: red grows to the right, green downwards, and blue tells every pixel and scanout apart from its
+/// neighbours.
+fn draw_test(screen: &mut Screen<KernelHal>, scanout: u32, size: Size) {
+    let canvas = screen.canvas();
+    let mut row = Vec::new();
+    for y in 0..size.height {
+        row.clear();
+        row.extend((0..size.width).map(|x| {
+            let red = x * 256 / size.width;
+            let green = y * 256 / size.height;
+            let blue = (x ^ y ^ (scanout * 0x55)) & 0xff;
+            red << 16 | green << 8 | blue
+        }));
+        canvas.draw(Rect::new(0, y, size.width, 1), &row);
+    }
+}
+
+/// A pointer: a white triangle with a black edge.
+fn arrow() -> (Size, Vec<u32>) {
+    const SIZE: Size = Size::new(12, 18);
+    let pixel = |x: u32, y: u32| match (x * 3 / 2).cmp(&y) {
+        core::cmp::Ordering::Greater => 0,
+        _ if x == 0 || y == SIZE.height - 1 || (x + 1) * 3 / 2 > y => 0xff00_0000,
+        _ => 0xffff_ffff,
+    };
+    let pixels = (0..SIZE.height).flat_map(|y| (0..SIZE.width).map(move |x| pixel(x, y)));
+    (SIZE, pixels.collect())
+}
+
+/// A change, as the log tells of it.
+struct Told<'a>(&'a Change);
+
+impl core::fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.0 {
+            Change::Connected(head) => {
+                write!(f, "display {} is there: {}", head.scanout, head.rect.size())
+            }
+            Change::Disconnected(head) => write!(f, "display {} is gone", head.scanout),
+            Change::Resized { head, from } => {
+                let size = head.rect.size();
+                write!(f, "display {} went from {from} to {size}", head.scanout)
+            }
+            Change::Moved(head) => write!(f, "display {} is at {}", head.scanout, head.rect),
+        }
+    }
+}
+
+impl Driven for &'static Adapter {
+    fn report(&self) -> Report {
+        self.with(|gpu| gpu.report())
+    }
+
+    fn summary(&self) -> String {
+        let (scanouts, layout) = self.with(|gpu| (gpu.scanouts(), gpu.layout().cloned()));
+        let plural = if scanouts == 1 { "" } else { "s" };
+        let layout = layout.unwrap_or_default();
+        format!("{scanouts} scanout{plural}, {}", sizes(&layout))
+    }
+}
+
+/// The sizes of all displays.
+fn sizes(layout: &Layout) -> String {
+    let sizes: Vec<String> = layout
+        .heads()
+        .iter()
+        .map(|head| head.rect.size().to_string())
+        .collect();
+    match sizes.as_slice() {
+        [] => "no display".to_string(),
+        sizes => sizes.join(" "),
+    }
+}

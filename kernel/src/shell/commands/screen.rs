@@ -1,0 +1,148 @@
+//! The commands of the graphics adapters: screen, with an operation as its first word.
+
+use alloc::boxed::Box;
+use core::future::Future;
+use core::time::Duration;
+
+use vringlet::gpu::{Head, Rect};
+
+use crate::devices::gpu::{self, Adapter};
+use crate::shell::{Args, Command, Error, Output};
+use crate::time;
+
+pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
+    name: "screen",
+    usage: &[
+        "screen info",
+        "screen test",
+        "screen fill X Y WIDTH HEIGHT COLOR [display=D]",
+        "screen cursor X Y [display=D]",
+        "screen cursor off [display=D]",
+    ],
+    help: "shows displays, and shows things on them; a color is a number such as 0xff8000",
+    run: |args, out| Box::pin(run(args, out)),
+}];
+
+/// How long a device may take to show something.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+async fn run(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    match args.word("operation")? {
+        "info" => info(args, out),
+        "test" => test(args, out).await,
+        "fill" => fill(args, out).await,
+        "cursor" => cursor(args).await,
+        other => Err(Error::usage(format_args!("no operation {other}"))),
+    }
+}
+
+fn adapter() -> Result<&'static Adapter, Error> {
+    let adapters = gpu::all();
+    let adapter = adapters.first().copied();
+    adapter.ok_or_else(|| Error::failed("there is no graphics adapter"))
+}
+
+/// The display that the option `display` names, or the first.
+fn head(adapter: &Adapter, args: &mut Args<'_>) -> Result<Head, Error> {
+    let wanted = args.number_option("display")?;
+    let mut heads = adapter.heads().into_iter();
+    let head = heads.find(|head| wanted.is_none_or(|wanted| u64::from(head.scanout) == wanted));
+    head.ok_or_else(|| Error::failed("there is no such display"))
+}
+
+fn coordinate(args: &mut Args<'_>, name: &str) -> Result<u32, Error> {
+    let value = args.number(name)?;
+    u32::try_from(value).map_err(|_| Error::usage(format_args!("{name} is too large")))
+}
+
+/// Waits for the device, but not for ever.
+async fn wait(showing: impl Future<Output = Result<(), vringlet::Error>>) -> Result<(), Error> {
+    match time::timeout(PATIENCE, showing).await {
+        Ok(result) => result.map_err(Error::failed),
+        Err(_) => Err(Error::failed("the device takes too long")),
+    }
+}
+
+fn transferred(adapter: &Adapter) -> u64 {
+    let report = adapter.with(|gpu| gpu.report());
+    let mut counters = report.counters.into_iter();
+    let bytes = counters.find(|(name, _)| *name == "bytes_transferred");
+    bytes.map_or(0, |(_, bytes)| bytes)
+}
+
+fn info(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    args.end()?;
+    for adapter in gpu::all() {
+        let (scanouts, layout) = adapter.with(|gpu| (gpu.scanouts(), gpu.layout().cloned()));
+        let name = &adapter.name;
+        writeln!(out, "{name}: scanouts={scanouts}")?;
+        for head in layout.iter().flat_map(|layout| layout.heads()) {
+            let Rect { x, y, .. } = head.rect;
+            write!(
+                out,
+                "{name}: display={} size={} at={x},{y}",
+                head.scanout,
+                head.rect.size()
+            )?;
+            if let Some(edid) = adapter.with(|gpu| gpu.edid(head.scanout).cloned()) {
+                let monitor = edid.name.as_deref().unwrap_or("unnamed");
+                write!(out, " monitor=\"{monitor}\"")?;
+                if let Some(preferred) = edid.preferred {
+                    write!(out, " preferred={preferred}")?;
+                }
+                if let Some((width, height)) = edid.millimetres {
+                    write!(out, " millimetres={width}x{height}")?;
+                }
+            }
+            writeln!(out)?;
+        }
+    }
+    Ok(())
+}
+
+async fn test(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    args.end()?;
+    let adapter = adapter()?;
+    let before = transferred(adapter);
+    wait(async { adapter.desk().await.show_test().await }).await?;
+    let bytes = transferred(adapter) - before;
+    for head in adapter.heads() {
+        let size = head.rect.size();
+        writeln!(out, "display={} size={size}", head.scanout)?;
+    }
+    writeln!(out, "transferred={bytes}")?;
+    Ok(())
+}
+
+async fn fill(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let adapter = adapter()?;
+    let head = head(adapter, &mut args)?;
+    let rect = Rect::new(
+        coordinate(&mut args, "X")?,
+        coordinate(&mut args, "Y")?,
+        coordinate(&mut args, "WIDTH")?,
+        coordinate(&mut args, "HEIGHT")?,
+    );
+    let color = coordinate(&mut args, "COLOR")?;
+    args.end()?;
+    let before = transferred(adapter);
+    wait(async { adapter.desk().await.fill(head, rect, color).await }).await?;
+    writeln!(out, "transferred={}", transferred(adapter) - before)?;
+    Ok(())
+}
+
+async fn cursor(mut args: Args<'_>) -> Result<(), Error> {
+    let adapter = adapter()?;
+    let head = head(adapter, &mut args)?;
+    let first = args.word("X")?;
+    if first == "off" {
+        args.end()?;
+        let hidden = adapter.with(|gpu| gpu.hide_cursor(head.scanout));
+        return hidden.map_err(Error::failed);
+    }
+    let x = crate::shell::words::number(first).and_then(|x| u32::try_from(x).ok());
+    let x = x.ok_or_else(|| Error::usage("X is not a number"))?;
+    let y = coordinate(&mut args, "Y")?;
+    args.end()?;
+    wait(async { adapter.desk().await.point(head, x, y).await }).await
+}
