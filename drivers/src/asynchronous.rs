@@ -3,7 +3,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::future::{Future, poll_fn};
-use core::pin::Pin;
+use core::pin::{Pin, pin};
 use core::task::{Context, Poll, Waker};
 
 use spin::Mutex;
@@ -13,17 +13,47 @@ use crate::error::{Cause, Error, Result};
 use crate::queue::Token;
 
 /// A driver shared by any number of tasks, each of which awaits its own requests ([`Self::perform`]), and served by one:
-/// its owner, who is told of the device's interrupts.
+/// its owner, who is told of the device's interrupts ([`Self::serve`], or what that is made of).
 ///
-/// The owner's task, with `interrupt` being whatever the kernel's interrupt handler wakes:
+/// ```
+/// use std::future::{Future, poll_fn};
+/// use std::pin::pin;
+/// use std::sync::mpsc;
+/// use std::task::{Context, Poll, Waker};
 ///
-/// ```ignore
-/// loop {
-///     match select(interrupt.wait(), disk.submitted()).await {
-///         Either::First(()) => disk.process()?,
-///         Either::Second(()) => disk.kick(),
+/// use vringlet::Buffer;
+/// use vringlet::asynchronous::Asynchronous;
+/// use vringlet::blk::{Blk, Options};
+/// use vringlet::fake::{FakeBlk, FakeDevice, FakeHal};
+///
+/// // A RAM disk; a kernel has a `PciTransport` here, and its own `Hal`.
+/// let device = FakeDevice::new(FakeBlk::new(64));
+/// let disk = Asynchronous::new(Blk::<FakeHal, _>::new(device.transport(), Options::default())?);
+///
+/// // The owner's task waits for interrupts.
+/// let (sender, interrupts) = mpsc::channel();
+/// device.on_interrupt(move |interrupt| sender.send(interrupt).unwrap());
+/// let next = |_: &mut Context<'_>| match interrupts.try_recv() {
+///     Ok(_) => Poll::Ready(()),
+///     Err(_) => Poll::Pending,
+/// };
+/// let mut owner = pin!(disk.serve(async || poll_fn(next).await));
+/// // Another task, and there can be any number of them.
+/// let mut task = pin!(async {
+///     let buffer = disk.write(3, Buffer::from(vec![7; 512])).await?;
+///     disk.read(3, buffer).await
+/// });
+///
+/// // And an executor, of the simplest kind: it polls and never sleeps.
+/// let mut context = Context::from_waker(Waker::noop());
+/// let read = loop {
+///     if let Poll::Ready(read) = task.as_mut().poll(&mut context) {
+///         break read;
 ///     }
-/// }
+///     let _ = owner.as_mut().poll(&mut context);
+/// };
+/// assert_eq!(*read.map_err(|failed| failed.error)?, [7; 512]);
+/// # Ok::<(), vringlet::Error>(())
 /// ```
 ///
 /// - *Kicks.* Submitting wakes the owner, who kicks when its turn comes: all that the tasks submit before that share one
@@ -100,25 +130,48 @@ impl<D: Driver> Asynchronous<D> {
         }
     }
 
-    /// Looks at the driver, or does something with it that concerns no request. Short: tasks wait meanwhile.
+    /// Looks at the driver, or does something with it that concerns no request. Short: tasks wait meanwhile. `f` may not
+    /// use the face itself, whose lock it holds.
     pub fn with<R>(&self, f: impl FnOnce(&mut D) -> R) -> R {
         f(&mut self.state.lock().driver)
     }
 
+    /// For the owner: kicks for what is submitted, and serves the device whenever `interrupt` is done, until the device
+    /// breaks the rules.
+    ///
+    /// What `interrupt` returns is dropped and made anew after each kick, so it may depend on what is in flight.
+    pub async fn serve(&self, mut interrupt: impl AsyncFnMut()) -> Error {
+        loop {
+            let interrupted = {
+                let mut interrupt = pin!(interrupt());
+                poll_fn(|context| match self.poll_submitted(context) {
+                    Poll::Ready(()) => Poll::Ready(false),
+                    Poll::Pending => interrupt.as_mut().poll(context).map(|()| true),
+                })
+                .await
+            };
+            if !interrupted {
+                self.kick();
+            } else if let Err(error) = self.process() {
+                return error;
+            }
+        }
+    }
+
     /// For the owner: waits until something was submitted that the device must be told of.
     pub async fn submitted(&self) {
-        poll_fn(|context| {
-            let mut state = self.state.lock();
-            if state.submitted {
-                return Poll::Ready(());
-            }
-            match &mut state.owner {
-                Some(waker) => waker.clone_from(context.waker()),
-                none => *none = Some(context.waker().clone()),
-            }
-            Poll::Pending
-        })
-        .await;
+        poll_fn(|context| self.poll_submitted(context)).await;
+    }
+
+    fn poll_submitted(&self, context: &Context<'_>) -> Poll<()> {
+        let mut state = self.state.lock();
+        if state.submitted {
+            return Poll::Ready(());
+        }
+        let old = replace_waker(&mut state.owner, context.waker());
+        drop(state);
+        drop(old);
+        Poll::Pending
     }
 
     /// For the owner: tells the device about everything submitted.
@@ -351,22 +404,22 @@ impl<D: Driver> State<D> {
         wakers
     }
 
-    /// The result that the holder of `ticket` waits for, if it is there; else `waker` will be woken for it.
-    fn look(
-        &mut self,
-        ticket: usize,
-        waker: &Waker,
-    ) -> Option<Result<D::Request, Failed<D::Request>>> {
-        let place = self.tickets.get_mut(ticket)?;
+    /// The result that the holder of `ticket` waits for, if it is there; else `waker` will be woken for it. Gives the waker
+    /// that it replaced, too, for the caller to drop without the lock.
+    fn look(&mut self, ticket: usize, waker: &Waker) -> Look<D::Request> {
+        let Some(place) = self.tickets.get_mut(ticket) else {
+            return Look::NotYet(None);
+        };
         if let Ticket::InFlight(_, known) | Ticket::Backlog(_, known) = place {
-            known.clone_from(waker);
-            return None;
+            let same = known.will_wake(waker);
+            let old = (!same).then(|| core::mem::replace(known, waker.clone()));
+            return Look::NotYet(old);
         }
         let content = core::mem::replace(place, Ticket::Free);
         self.free_tickets.push(ticket);
         match content {
-            Ticket::Done(result) => Some(result),
-            _ => None,
+            Ticket::Done(result) => Look::Done(result),
+            _ => Look::NotYet(None),
         }
     }
 
@@ -385,6 +438,21 @@ impl<D: Driver> State<D> {
             Ticket::Done(_) | Ticket::Free => {}
         }
         Some(content)
+    }
+}
+
+/// What the holder of a ticket finds.
+enum Look<R> {
+    Done(Result<R, Failed<R>>),
+    /// The waker that was replaced, if another one was.
+    NotYet(Option<Waker>),
+}
+
+/// Puts a clone of `waker` into `place`; gives what was there, unless it was the same.
+fn replace_waker(place: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
+    match place {
+        Some(known) if known.will_wake(waker) => None,
+        place => place.replace(waker.clone()),
     }
 }
 
@@ -423,10 +491,10 @@ impl<D: Driver> Future for Perform<'_, D> {
                 }
             }
             Stage::Started(ticket) => {
-                let result = this.face.state.lock().look(ticket, context.waker());
-                match result {
-                    Some(result) => Poll::Ready(result),
-                    None => {
+                let look = this.face.state.lock().look(ticket, context.waker());
+                match look {
+                    Look::Done(result) => Poll::Ready(result),
+                    Look::NotYet(_old_waker) => {
                         this.stage = Stage::Started(ticket);
                         Poll::Pending
                     }

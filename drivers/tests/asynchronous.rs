@@ -1,7 +1,7 @@
 //! The asynchronous face, over the block device and a RAM disk.
 
 use std::cell::RefCell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -126,25 +126,15 @@ fn machine(model: FakeBlk, options: Options) -> Machine {
 impl Machine {
     /// The owner's task, as a kernel would write it.
     async fn own(&self) {
-        loop {
-            let mut submitted = Box::pin(self.disk.submitted());
-            let (interrupt, submitted) = std::future::poll_fn(|context| {
-                *self.interrupted.0.lock().expect("no panic") = Some(context.waker().clone());
-                let interrupt = self.interrupts.try_iter().count() > 0;
-                let submitted = submitted.as_mut().poll(context).is_ready();
-                match interrupt || submitted {
-                    true => Poll::Ready((interrupt, submitted)),
-                    false => Poll::Pending,
-                }
-            })
-            .await;
-            if interrupt {
-                let _ = self.disk.process();
+        let look = |context: &mut Context<'_>| {
+            *self.interrupted.0.lock().expect("no panic") = Some(context.waker().clone());
+            match self.interrupts.try_iter().count() {
+                0 => Poll::Pending,
+                _ => Poll::Ready(()),
             }
-            if submitted {
-                self.disk.kick();
-            }
-        }
+        };
+        let error = self.disk.serve(async || poll_fn(look).await).await;
+        panic!("{error}");
     }
 
     fn process(&self) {

@@ -4,6 +4,30 @@
 //! [`Driver::poll`] for those that are done, in the device's order. Over it are two faces that wait: [`crate::asynchronous::Asynchronous`] and
 //! [`crate::blocking::Blocking`], with a method per operation in `asynchronous.rs` and `blocking.rs` here.
 //!
+//! ```
+//! use vringlet::Buffer;
+//! use vringlet::blk::{Blk, Options};
+//! use vringlet::blocking::Blocking;
+//! use vringlet::fake::{FakeBlk, FakeDevice, FakeHal};
+//!
+//! // A RAM disk; a kernel has a `PciTransport` here, and its own `Hal`.
+//! let device = FakeDevice::new(FakeBlk::new(64));
+//! let mut disk = Blocking::new(Blk::<FakeHal, _>::new(device.transport(), Options::default())?);
+//!
+//! // How long to wait is the caller's business.
+//! let mut turns = 1000;
+//! let mut wait = || {
+//!     turns -= 1;
+//!     turns > 0
+//! };
+//! let buffer = Buffer::from(b"hello".iter().copied().chain([0; 507]).collect::<Vec<u8>>());
+//! let mut buffer = disk.write(3, buffer, &mut wait)?;
+//! buffer.fill(0xff);
+//! let buffer = disk.read(3, buffer, &mut wait)?;
+//! assert!(buffer.starts_with(b"hello\0"));
+//! # Ok::<(), vringlet::Error>(())
+//! ```
+//!
 //! | file | what is in it |
 //! |---|---|
 //! | `wire.rs` | what goes over the queue: features, operations, headers, statuses |

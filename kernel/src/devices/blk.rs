@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::future::pending;
 use core::ops::Deref;
 
-use embassy_futures::select::{Either3, select3};
+use embassy_futures::select::{Either, select};
 use spin::Mutex;
 use vringlet::asynchronous::Asynchronous;
 use vringlet::blk::{Blk, Options};
@@ -66,7 +66,9 @@ impl Disk {
     async fn own(&self) {
         let mut restarts = 0;
         loop {
-            let Err(error) = self.serve().await;
+            let serve = self.serve(async || self.completions().await);
+            let (Either::First(error) | Either::Second(error)) =
+                select(serve, self.watch_config()).await;
             self.stop(error);
             log::error!("{}: {error}", self.name);
             restarts += 1;
@@ -84,21 +86,6 @@ impl Disk {
         }
     }
 
-    /// Kicks for what was submitted and serves the interrupts, until the device must be reset.
-    async fn serve(&self) -> Result<core::convert::Infallible, Error> {
-        loop {
-            let config = self.interrupts.config();
-            match select3(self.completions(), self.submitted(), config).await {
-                Either3::First(()) => {
-                    self.with(Blk::count_interrupt);
-                    self.process()?;
-                }
-                Either3::Second(()) => self.kick(),
-                Either3::Third(()) => self.config_changed()?,
-            }
-        }
-    }
-
     /// Waits until the device may be done with something. Without interrupts, there is no looking while nothing is in
     /// flight.
     async fn completions(&self) {
@@ -106,9 +93,20 @@ impl Disk {
             pending::<()>().await;
         }
         self.interrupts.queue(0).await;
+        self.with(Blk::count_interrupt);
     }
 
-    fn config_changed(&self) -> Result<(), Error> {
+    /// Follows the device's configuration, until it wants to be reset.
+    async fn watch_config(&self) -> Error {
+        loop {
+            self.interrupts.config().await;
+            if let Err(error) = self.take_config_change() {
+                return error;
+            }
+        }
+    }
+
+    fn take_config_change(&self) -> Result<(), Error> {
         match self.with(Blk::take_config_change) {
             Ok(None) => {}
             Ok(Some(change)) if change.old.capacity != change.new.capacity => {

@@ -95,7 +95,9 @@ unsafe impl Hal for KernelHal {
     }
 
     unsafe fn unshare(paddr: PhysAddr, buffer: NonNull<[u8]>, direction: BufferDirection) {
-        if paddr == NO_ADDRESS || contiguous(buffer) == Some(paddr) {
+        // Most guests never copy a buffer, and need not find that out for each.
+        let never_copied = BOUNCES.load(Ordering::Relaxed) == 0;
+        if never_copied || paddr == NO_ADDRESS || contiguous(buffer) == Some(paddr) {
             return;
         }
         let Some(memory) = paging::memory_at(paddr, buffer.len()) else {
