@@ -11,7 +11,7 @@
 #   scripts/guest-cargo.sh --which      prints `rustup`, `debian` or `none`
 set -eu
 target=x86_64-unknown-none
-oldest=1.91
+oldest=1.93
 
 # Is version $1 at least $2?
 at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }

@@ -9,7 +9,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 qemu_oldest=8.2
-rust_oldest=1.91
+rust_oldest=1.93
 
 say() { echo "setup: $*"; }
 have() { command -v "$1" >/dev/null 2>&1; }

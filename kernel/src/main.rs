@@ -28,7 +28,9 @@ use bootloader_api::{BootInfo, BootloaderConfig};
 use vringlet_kernel::memory::heap::KernelHeap;
 use vringlet_kernel::power::{self, ExitCode};
 use vringlet_kernel::serial::{self, Emergency};
-use vringlet_kernel::{acpi, arch, devices, fw_cfg, interrupts, memory, pci, shell, task, time};
+use vringlet_kernel::{
+    acpi, arch, devices, fw_cfg, interrupts, memory, net, pci, shell, status, task, time,
+};
 
 #[global_allocator]
 static ALLOCATOR: KernelHeap = KernelHeap;
@@ -69,6 +71,9 @@ fn start(boot: &'static mut BootInfo) -> ! {
     pci::init();
     task::spawn(async {
         devices::init().await;
+        status::mark("devices");
+        net::init();
+        status::mark("network");
         log::info!("ready");
         shell::run().await;
     });

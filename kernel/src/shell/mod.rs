@@ -51,6 +51,7 @@ const GROUPS: &[&[Command]] = &[
     commands::blk::COMMANDS,
     commands::rng::COMMANDS,
     commands::screen::COMMANDS,
+    commands::net::COMMANDS,
     commands::selftest::COMMANDS,
     commands::power::COMMANDS,
 ];

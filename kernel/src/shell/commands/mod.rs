@@ -2,6 +2,7 @@
 
 pub(super) mod blk;
 pub(super) mod machine;
+pub(super) mod net;
 pub(super) mod pci;
 pub(super) mod power;
 pub(super) mod rng;

@@ -2,9 +2,19 @@
 
 use alloc::boxed::Box;
 
+use core::time::Duration;
+
+use smoltcp::wire::{IpAddress, Ipv4Address};
+
 use super::blk::Work;
+use super::net::{fetch_url, ping_host};
 use crate::devices::{self, blk::Disk};
+use crate::net::fetch::Url;
+use crate::net::stack::Stack;
+use crate::net::target::Target;
+use crate::net::{self, Lease};
 use crate::shell::{Args, Command, Error, Output};
+use crate::time;
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
     name: "selftest",
@@ -17,6 +27,9 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
 const SCRATCH_BYTES: u64 = 256 << 10;
 const REQUEST_BYTES: u64 = 64 << 10;
 const DEPTH: u64 = 8;
+/// How long a DHCP server may take.
+const LEASE_PATIENCE: Duration = Duration::from_secs(10);
+const LEASE_POLL: Duration = Duration::from_millis(20);
 
 async fn selftest(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     args.end()?;
@@ -24,6 +37,59 @@ async fn selftest(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     for disk in devices::blk::all() {
         check_disk(disk, out).await?;
     }
+    check_network(out).await
+}
+
+/// Every interface whose link is up has an address and its router answers; our own page is served.
+async fn check_network(out: Output<'_>) -> Result<(), Error> {
+    for stack in net::stacks() {
+        let name = stack.name();
+        if !stack.summary().link {
+            writeln!(out, "{name}: link down")?;
+            continue;
+        }
+        let lease = wait_for_lease(stack).await;
+        let Some(lease) = lease else {
+            return Err(Error::failed(format_args!("{name}: no address")));
+        };
+        writeln!(out, "{name}: address {}", lease.address)?;
+        if let Some(gateway) = lease.gateway {
+            let target = Target {
+                address: gateway.into(),
+                interface: Some(name.into()),
+            };
+            if ping_host(&target, 1, out).await? == 0 {
+                return Err(Error::failed(format_args!(
+                    "{name}: the gateway {gateway} does not answer"
+                )));
+            }
+        }
+        own_page(lease.address.address().into(), out).await?;
+    }
+    own_page(IpAddress::from(Ipv4Address::LOCALHOST), out).await
+}
+
+async fn wait_for_lease(stack: &Stack) -> Option<Lease> {
+    let deadline = time::now() + LEASE_PATIENCE;
+    loop {
+        let lease = stack.summary().lease;
+        if lease.is_some() || time::now() >= deadline {
+            return lease;
+        }
+        time::after(LEASE_POLL).await;
+    }
+}
+
+async fn own_page(address: IpAddress, out: Output<'_>) -> Result<(), Error> {
+    let url = Url::at(address, "/status.json");
+    let (response, hash) = fetch_url(&url).await?;
+    if response.status != 200 || response.bytes == 0 {
+        return Err(Error::failed(format_args!(
+            "{url}: status {}, {} bytes",
+            response.status, response.bytes
+        )));
+    }
+    writeln!(out, "{url}: {} bytes, sha256 {hash}", response.bytes)?;
     Ok(())
 }
 

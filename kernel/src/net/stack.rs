@@ -1,0 +1,519 @@
+//! One interface's protocols: a smoltcp [`Interface`], its sockets, and the poll that moves both along.
+//!
+//! The stack does not own the device: whoever drives the device calls [`Stack::poll`] when the device has something,
+//! when a socket was used ([`Stack::woken`]), and at the instant the last poll returned. Nothing ticks in between.
+
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::future::poll_fn;
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::task::{Context, Poll};
+
+use atomic_waker::AtomicWaker;
+use smoltcp::iface::{
+    Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet,
+};
+use smoltcp::phy::{Device, Medium};
+use smoltcp::socket::{AnySocket, Socket, tcp};
+use smoltcp::time::{Duration, Instant};
+use smoltcp::wire::{
+    EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpListenEndpoint, Ipv4Address, Ipv6Address,
+};
+use spin::Mutex;
+
+use super::addresses::{Addresses, Ipv4Setup};
+use super::announce;
+use super::tcp::Backlog;
+
+/// Frames taken from the device before other tasks get their turn.
+const BURST: usize = 64;
+/// A poll that could not send everything (the device is full) is not repeated sooner.
+const RETRY: Duration = Duration::from_millis(1);
+/// How long a connection that nobody holds any more may take to say goodbye. Longer than TIME-WAIT (10 s in smoltcp).
+const FAREWELL: Duration = Duration::from_secs(15);
+/// How many of them there may be.
+const MAX_FAREWELLS: usize = 128;
+/// Local ports of connections made from here (RFC 6335).
+const FIRST_EPHEMERAL_PORT: u16 = 49152;
+
+/// One interface's protocols.
+pub struct Stack {
+    name: String,
+    inner: Mutex<Inner>,
+    used: AtomicBool,
+    runner: AtomicWaker,
+}
+
+/// What the lock protects.
+pub(super) struct Inner {
+    pub(super) interface: Interface,
+    pub(super) sockets: SocketSet<'static>,
+    pub(super) backlogs: Vec<Backlog>,
+    addresses: Option<Addresses>,
+    farewells: VecDeque<Farewell>,
+    next_port: u16,
+    announce: bool,
+    mtu: usize,
+    now: Instant,
+}
+
+/// A connection whose owner let go of it; it lives on until its last segments are acknowledged.
+struct Farewell {
+    handle: SocketHandle,
+    deadline: Instant,
+}
+
+/// What the shell and the status page show of a stack.
+pub struct Summary {
+    /// The interface's name, such as `net0`.
+    pub name: String,
+    /// Whether the link is up.
+    pub link: bool,
+    /// The hardware address; loopback has none.
+    pub mac: Option<EthernetAddress>,
+    /// The largest IP packet.
+    pub mtu: usize,
+    /// All addresses.
+    pub addresses: Vec<IpCidr>,
+    /// The IPv4 lease or the static setting.
+    pub lease: Option<super::addresses::Lease>,
+    /// The default routers.
+    pub gateways: Vec<IpAddress>,
+}
+
+/// One socket, for the shell and the status page.
+pub struct SocketSummary {
+    /// `tcp`, `udp`, `icmp`, ...
+    pub protocol: &'static str,
+    /// Where it listens or what it is bound to.
+    pub local: String,
+    /// Whom it talks to.
+    pub remote: String,
+    /// The state of a TCP connection; empty for the others.
+    pub state: String,
+    /// Bytes that wait to be read, and bytes not yet acknowledged.
+    pub queued: (usize, usize),
+}
+
+impl Stack {
+    /// The stack of an Ethernet device. `seed` makes its sequence numbers, ports and transaction ids hard to guess.
+    ///
+    /// `None` if the address is not one that an interface may have (a broadcast or multicast address).
+    pub fn ethernet<D: Device + ?Sized>(
+        name: &str,
+        device: &mut D,
+        mac: EthernetAddress,
+        setup: Ipv4Setup,
+        seed: u64,
+        now: Instant,
+    ) -> Option<Self> {
+        if !mac.is_unicast() || device.capabilities().medium != Medium::Ethernet {
+            return None;
+        }
+        let mut config = Config::new(HardwareAddress::Ethernet(mac));
+        config.random_seed = seed;
+        let interface = Interface::new(config, device, now);
+        let mut sockets = SocketSet::new(Vec::new());
+        let addresses = Addresses::new(name, mac, setup, &mut sockets);
+        let mtu = device.capabilities().ip_mtu();
+        Some(Self::with(
+            name,
+            interface,
+            sockets,
+            Some(addresses),
+            mtu,
+            seed,
+            now,
+        ))
+    }
+
+    /// The stack of a loopback device: it takes whatever is sent, so all the machine's own addresses are reached
+    /// through it.
+    pub fn loopback<D: Device + ?Sized>(
+        name: &str,
+        device: &mut D,
+        seed: u64,
+        now: Instant,
+    ) -> Option<Self> {
+        if device.capabilities().medium != Medium::Ip {
+            return None;
+        }
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = seed;
+        let mut interface = Interface::new(config, device, now);
+        interface.update_ip_addrs(|addresses| {
+            // The list is empty and has room for more than two.
+            let _ = addresses.push(IpCidr::new(IpAddress::from(Ipv4Address::LOCALHOST), 8));
+            let _ = addresses.push(IpCidr::new(IpAddress::from(Ipv6Address::LOCALHOST), 128));
+        });
+        // A route by way of itself makes it both send and accept packets for any address.
+        let _ = interface
+            .routes_mut()
+            .add_default_ipv4_route(Ipv4Address::LOCALHOST);
+        let _ = interface
+            .routes_mut()
+            .add_default_ipv6_route(Ipv6Address::LOCALHOST);
+        interface.set_any_ip(true);
+        let mtu = device.capabilities().ip_mtu();
+        Some(Self::with(
+            name,
+            interface,
+            SocketSet::new(Vec::new()),
+            None,
+            mtu,
+            seed,
+            now,
+        ))
+    }
+
+    fn with(
+        name: &str,
+        interface: Interface,
+        sockets: SocketSet<'static>,
+        addresses: Option<Addresses>,
+        mtu: usize,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
+        let span = u64::from(u16::MAX - FIRST_EPHEMERAL_PORT) + 1;
+        Self {
+            name: name.into(),
+            inner: Mutex::new(Inner {
+                interface,
+                sockets,
+                backlogs: Vec::new(),
+                farewells: VecDeque::new(),
+                // The upper half: smoltcp's generator starts from the same seed.
+                next_port: FIRST_EPHEMERAL_PORT + ((seed >> 32) % span) as u16,
+                announce: false,
+                addresses,
+                mtu,
+                now,
+            }),
+            used: AtomicBool::new(true),
+            runner: AtomicWaker::new(),
+        }
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Takes what the device received, sends what the sockets want sent. Returns when it wants to be called again if
+    /// nothing happens before; `None` means never.
+    pub fn poll<D: Device + ?Sized>(
+        &self,
+        device: &mut D,
+        link: bool,
+        now: Instant,
+    ) -> Option<Instant> {
+        self.inner.lock().poll(device, link, now)
+    }
+
+    /// Done when a socket was used, so that there may be something to send.
+    pub async fn woken(&self) {
+        poll_fn(|context| self.poll_woken(context)).await;
+    }
+
+    /// As [`woken`](Self::woken), for a future that waits for the device as well.
+    pub fn poll_woken(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.runner.register(context.waker());
+        match self.used.swap(false, Ordering::AcqRel) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+
+    /// Asks whoever drives the device to poll.
+    pub fn wake(&self) {
+        self.used.store(true, Ordering::Release);
+        self.runner.wake();
+    }
+
+    /// The card has another hardware address now: everything that follows from it starts over, as on a new link.
+    pub fn set_mac(&self, mac: EthernetAddress) {
+        self.with_inner(|inner| {
+            if let Some(addresses) = inner.addresses.as_mut().filter(|_| mac.is_unicast()) {
+                inner
+                    .interface
+                    .set_hardware_addr(HardwareAddress::Ethernet(mac));
+                addresses.set_mac(mac);
+            }
+        });
+    }
+
+    /// A number for what must be told apart: the identifier of a ping.
+    pub fn identifier(&self) -> u16 {
+        self.inner.lock().ephemeral_port()
+    }
+
+    /// Tells the neighbours our addresses, as a device asks for after a migration.
+    pub fn announce(&self) {
+        self.inner.lock().announce = true;
+        self.wake();
+    }
+
+    /// Whether packets to this address are taken: it is one of the interface's own, or this is loopback, which takes all.
+    pub fn accepts(&self, address: IpAddress) -> bool {
+        self.inner.lock().interface.has_ip_addr(address)
+    }
+
+    /// Whether the address is on one of the interface's own networks.
+    pub fn is_neighbour(&self, address: IpAddress) -> bool {
+        self.inner
+            .lock()
+            .interface
+            .ip_addrs()
+            .iter()
+            .any(|own| own.contains_addr(&address))
+    }
+
+    /// Whether there is a default router for addresses of this kind.
+    pub fn has_route(&self, address: IpAddress) -> bool {
+        let inner = self.inner.lock();
+        let routes = inner.interface.routes();
+        match address {
+            IpAddress::Ipv4(_) => routes.get_default_ipv4_route().is_some(),
+            IpAddress::Ipv6(_) => routes.get_default_ipv6_route().is_some(),
+        }
+    }
+
+    /// What there is to show of it.
+    pub fn summary(&self) -> Summary {
+        let inner = self.inner.lock();
+        let routes = inner.interface.routes();
+        let gateways = [
+            routes.get_default_ipv4_route(),
+            routes.get_default_ipv6_route(),
+        ];
+        let addresses = inner.addresses.as_ref();
+        Summary {
+            name: self.name.clone(),
+            link: addresses.is_none_or(Addresses::link),
+            mac: addresses.map(Addresses::mac),
+            mtu: inner.mtu,
+            addresses: inner.interface.ip_addrs().to_vec(),
+            lease: addresses.and_then(|addresses| addresses.lease().cloned()),
+            gateways: match addresses {
+                Some(_) => gateways
+                    .into_iter()
+                    .flatten()
+                    .map(|route| route.via_router)
+                    .collect(),
+                None => Vec::new(),
+            },
+        }
+    }
+
+    /// Its sockets.
+    pub fn sockets(&self) -> Vec<SocketSummary> {
+        let inner = self.inner.lock();
+        inner
+            .sockets
+            .iter()
+            .map(|(_, socket)| SocketSummary::of(socket))
+            .collect()
+    }
+
+    /// Runs `f` on the stack, then has it polled.
+    pub(super) fn with_inner<R>(&self, f: impl FnOnce(&mut Inner) -> R) -> R {
+        let result = f(&mut self.inner.lock());
+        self.wake();
+        result
+    }
+
+    /// Runs `f` on a listener's backlog.
+    pub(super) fn with_backlog<R>(
+        &self,
+        index: usize,
+        f: impl FnOnce(&mut Backlog, &SocketSet<'static>) -> Option<R>,
+    ) -> Option<R> {
+        let inner = &mut *self.inner.lock();
+        f(inner.backlogs.get_mut(index)?, &inner.sockets)
+    }
+
+    /// Runs `f` on a socket.
+    pub(super) fn with_socket<S: AnySocket<'static>, R>(
+        &self,
+        handle: SocketHandle,
+        f: impl FnOnce(&mut S) -> R,
+    ) -> R {
+        f(self.inner.lock().sockets.get_mut::<S>(handle))
+    }
+}
+
+impl Inner {
+    fn poll<D: Device + ?Sized>(
+        &mut self,
+        device: &mut D,
+        link: bool,
+        now: Instant,
+    ) -> Option<Instant> {
+        self.now = now;
+        self.interface.poll_maintenance(now);
+        // What was at its limit before may have room by now.
+        self.tend_backlogs();
+        let drained = self.receive(device, now);
+        let address_work = self.update_addresses(device, link, now);
+        while self.interface.poll_egress(now, device, &mut self.sockets)
+            == PollResult::SocketStateChanged
+        {}
+        // A connection may have timed out while sending.
+        self.tend_backlogs();
+        let farewell = self.end_farewells();
+        let sockets = self.interface.poll_at(now, &self.sockets);
+        let next = [sockets, address_work, farewell]
+            .into_iter()
+            .flatten()
+            .min();
+        match drained {
+            true => next.map(|next| next.max(now + RETRY)),
+            false => Some(now),
+        }
+    }
+
+    /// Takes frames from the device. False if there may be more.
+    fn receive<D: Device + ?Sized>(&mut self, device: &mut D, now: Instant) -> bool {
+        for _ in 0..BURST {
+            match self
+                .interface
+                .poll_ingress_single(now, device, &mut self.sockets)
+            {
+                PollIngressSingleResult::None => return true,
+                PollIngressSingleResult::PacketProcessed => {}
+                // The frame may have taken a listening socket. The next frame may ask for another one, so this cannot
+                // wait for the end of the burst.
+                PollIngressSingleResult::SocketStateChanged => self.tend_backlogs(),
+            }
+        }
+        false
+    }
+
+    fn update_addresses<D: Device + ?Sized>(
+        &mut self,
+        device: &mut D,
+        link: bool,
+        now: Instant,
+    ) -> Option<Instant> {
+        let addresses = self.addresses.as_mut()?;
+        let changed = addresses.update(&mut self.interface, &mut self.sockets, link, now);
+        if (changed || core::mem::take(&mut self.announce)) && link {
+            announce::addresses(device, now, addresses.mac(), self.interface.ip_addrs());
+        }
+        if addresses.solicits(now) {
+            announce::router_solicitation(device, now, addresses.mac());
+        }
+        addresses.next_work()
+    }
+
+    pub(super) fn tend_backlogs(&mut self) {
+        for backlog in &mut self.backlogs {
+            backlog.tend(&mut self.sockets, self.now);
+        }
+    }
+
+    /// Lets go of a TCP socket: what it still has to say is said, and then it is gone.
+    pub(super) fn farewell(&mut self, handle: SocketHandle) {
+        if self.farewells.len() >= MAX_FAREWELLS {
+            // Best one that has nothing left to say, else the oldest.
+            let said = |farewell: &Farewell| {
+                let state = self.sockets.get::<tcp::Socket<'_>>(farewell.handle).state();
+                matches!(state, tcp::State::TimeWait | tcp::State::FinWait2)
+            };
+            let index = self.farewells.iter().position(said).unwrap_or(0);
+            if let Some(given_up) = self.farewells.remove(index) {
+                self.sockets.remove(given_up.handle);
+            }
+        }
+        let deadline = self.now + FAREWELL;
+        self.farewells.push_back(Farewell { handle, deadline });
+    }
+
+    fn end_farewells(&mut self) -> Option<Instant> {
+        let (sockets, now) = (&mut self.sockets, self.now);
+        self.farewells.retain(|farewell| {
+            let socket = sockets.get::<tcp::Socket<'_>>(farewell.handle);
+            // A closed socket keeps its peer's address until the reset is sent.
+            let said = socket.state() == tcp::State::Closed && socket.remote_endpoint().is_none();
+            let over = said || farewell.deadline <= now;
+            if over {
+                sockets.remove(farewell.handle);
+            }
+            !over
+        });
+        self.farewells
+            .iter()
+            .map(|farewell| farewell.deadline)
+            .min()
+    }
+
+    /// A local port that no socket uses.
+    pub(super) fn ephemeral_port(&mut self) -> u16 {
+        loop {
+            let port = self.next_port;
+            self.next_port = port.checked_add(1).unwrap_or(FIRST_EPHEMERAL_PORT);
+            // There are far fewer sockets than ports.
+            let mut tcp = self
+                .sockets
+                .iter()
+                .filter_map(|(_, socket)| tcp::Socket::downcast(socket));
+            if !tcp.any(|socket| {
+                socket
+                    .local_endpoint()
+                    .is_some_and(|local| local.port == port)
+            }) {
+                return port;
+            }
+        }
+    }
+}
+
+impl SocketSummary {
+    fn of(socket: &Socket<'_>) -> Self {
+        let endpoint = |endpoint: IpListenEndpoint| match endpoint.addr {
+            Some(_) => endpoint.to_string(),
+            None => format!("*:{}", endpoint.port),
+        };
+        let bare = |protocol: &'static str, local: String, queued: (usize, usize)| Self {
+            protocol,
+            local,
+            remote: String::new(),
+            state: String::new(),
+            queued,
+        };
+        match socket {
+            Socket::Tcp(tcp) => Self {
+                protocol: "tcp",
+                local: tcp.local_endpoint().map_or_else(
+                    || endpoint(tcp.listen_endpoint()),
+                    |local| local.to_string(),
+                ),
+                remote: tcp
+                    .remote_endpoint()
+                    .map(|remote| remote.to_string())
+                    .unwrap_or_default(),
+                state: tcp.state().to_string(),
+                queued: (tcp.recv_queue(), tcp.send_queue()),
+            },
+            Socket::Udp(udp) => bare(
+                "udp",
+                endpoint(udp.endpoint()),
+                (udp.recv_queue(), udp.send_queue()),
+            ),
+            Socket::Icmp(icmp) => bare(
+                "icmp",
+                String::new(),
+                (icmp.recv_queue(), icmp.send_queue()),
+            ),
+            Socket::Raw(raw) => bare(
+                "icmpv6",
+                String::new(),
+                (raw.recv_queue(), raw.send_queue()),
+            ),
+            Socket::Dhcpv4(_) => bare("dhcp", "*:68".into(), (0, 0)),
+        }
+    }
+}

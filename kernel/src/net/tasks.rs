@@ -1,0 +1,175 @@
+//! The tasks: one per card, one for `lo`, and the services of each stack.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::future::pending;
+use core::time::Duration;
+
+use embassy_futures::select::select3;
+use embassy_futures::yield_now;
+use smoltcp::time::Instant;
+use smoltcp::wire::EthernetAddress;
+use spin::{Mutex, Once};
+use vringlet::net::Event;
+use x86_64::instructions::random::RdRand;
+
+use super::clock::Clock;
+use super::loopback::Loopback;
+use super::stack::Stack;
+use super::{Ipv4Setup, echo, http};
+use crate::devices::net::{self as cards, Card};
+use crate::{fw_cfg, status, task, time};
+
+/// How long a card that failed is left alone before it is tried again.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+static STACKS: Mutex<Vec<&'static Stack>> = Mutex::new(Vec::new());
+static LOOPBACK: Once<&'static Stack> = Once::new();
+
+/// Starts networking on every card that the drivers brought up, and on `lo`.
+pub fn init() {
+    if let Some(stack) = start_loopback() {
+        LOOPBACK.call_once(|| stack);
+        serve(stack);
+    }
+    for card in cards::all() {
+        match start(card) {
+            Some(stack) => {
+                STACKS.lock().push(stack);
+                serve(stack);
+            }
+            None => log::warn!("{}: its address is no host's: not used", card.name()),
+        }
+    }
+}
+
+/// The stacks of the cards, in the order of their names.
+pub fn stacks() -> Vec<&'static Stack> {
+    STACKS.lock().clone()
+}
+
+/// The stack by which our own addresses are reached.
+pub fn loopback() -> Option<&'static Stack> {
+    LOOPBACK.get().copied()
+}
+
+fn start(card: &'static Card) -> Option<&'static Stack> {
+    let setup = setup(card.name());
+    let stack = card.with(|driver| {
+        let mac = EthernetAddress(driver.mac().0);
+        Stack::ethernet(card.name(), driver, mac, setup, seed(), now())
+    })?;
+    let stack = Box::leak(Box::new(stack));
+    task::spawn(drive(card, stack));
+    Some(stack)
+}
+
+fn start_loopback() -> Option<&'static Stack> {
+    let mut device = Loopback::default();
+    let stack = Box::leak(Box::new(Stack::loopback("lo", &mut device, seed(), now())?));
+    task::spawn(drive_loopback(device, stack));
+    Some(stack)
+}
+
+/// `ip.NAME=` of the kernel's command line for one interface; `ip=` for net0, as two interfaces cannot have the same
+/// address. DHCP otherwise.
+fn setup(name: &str) -> Ipv4Setup {
+    let general = || (name == "net0").then(|| fw_cfg::option("ip")).flatten();
+    let Some(text) = fw_cfg::option(&alloc::format!("ip.{name}")).or_else(general) else {
+        return Ipv4Setup::Dhcp;
+    };
+    text.parse().unwrap_or_else(|error| {
+        log::warn!("{name}: ip={text}: {error}; using dhcp");
+        Ipv4Setup::Dhcp
+    })
+}
+
+/// Something a neighbour cannot guess: sequence numbers and ports follow from it. Without RDRAND it is only the moment.
+fn seed() -> u64 {
+    let random = RdRand::new().and_then(RdRand::get_u64);
+    let moment = time::now().as_nanos();
+    // The multiplier spreads what differs between two moments over all bits.
+    random.unwrap_or_default() ^ moment.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// Moves frames between a card and its stack, for ever.
+async fn drive(card: &'static Card, stack: &'static Stack) {
+    loop {
+        let (next, event) = card.with(|driver| {
+            let link = driver.link().up;
+            (stack.poll(driver, link, now()), driver.take_event())
+        });
+        match event {
+            Some(Event::Announce) => stack.announce(),
+            Some(Event::Failed(error)) => restart(card, stack, &error).await,
+            // The next poll sees it.
+            Some(Event::LinkChanged) => stack.wake(),
+            None => sleep(card.ready(), stack, next).await,
+        }
+        // However much comes in, the tasks that wait for it get their turn.
+        yield_now().await;
+    }
+}
+
+/// Until the device or a socket has something to do, or the protocols' next timer is due.
+async fn sleep(device: impl Future<Output = ()>, stack: &Stack, next: Option<Instant>) {
+    let timer = async {
+        match next {
+            Some(next) => until(next).await,
+            None => pending().await,
+        }
+    };
+    select3(device, stack.woken(), timer).await;
+}
+
+async fn restart(card: &Card, stack: &Stack, error: &vringlet::Error) {
+    log::error!("{}: {error}", card.name());
+    while let Err(error) = card.with(|driver| driver.restart()) {
+        log::error!("{}: restart: {error}", card.name());
+        time::after(RESTART_PAUSE).await;
+    }
+    log::info!("{}: restarted", card.name());
+    stack.set_mac(EthernetAddress(card.with(|driver| driver.mac().0)));
+}
+
+async fn drive_loopback(mut device: Loopback, stack: &'static Stack) {
+    loop {
+        let next = stack.poll(&mut device, true, now());
+        if device.is_empty() {
+            sleep(pending(), stack, next).await;
+        }
+        yield_now().await;
+    }
+}
+
+fn serve(stack: &'static Stack) {
+    task::spawn(async move { match echo::tcp(stack, KernelClock).await {} });
+    task::spawn(async move {
+        let Err(error) = echo::udp(stack).await;
+        log::warn!("{}: no UDP echo: {error}", stack.name());
+    });
+    task::spawn(async move { match http::serve_status(stack, KernelClock, status::json).await {} });
+}
+
+fn now() -> Instant {
+    Instant::from_micros(i64::try_from(time::now().as_micros()).unwrap_or(i64::MAX))
+}
+
+async fn until(instant: Instant) {
+    let left = instant.total_micros().saturating_sub(now().total_micros());
+    time::after(Duration::from_micros(u64::try_from(left).unwrap_or(0))).await;
+}
+
+/// The kernel's clock, for the services.
+#[derive(Clone, Copy)]
+pub struct KernelClock;
+
+impl Clock for KernelClock {
+    fn now(self) -> Duration {
+        Duration::from_nanos(time::now().as_nanos())
+    }
+
+    fn after(self, duration: Duration) -> impl Future<Output = ()> {
+        time::after(duration)
+    }
+}

@@ -1,0 +1,946 @@
+//! Two machines on a wire made of memory, with a clock that only moves when everything else has come to rest.
+
+use std::boxed::Box;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::string::{String, ToString};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use std::vec;
+use std::vec::Vec;
+
+use embedded_io_async::{Read, Write};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use smoltcp::phy::{self, ChecksumCapabilities, Device, DeviceCapabilities, Medium};
+use smoltcp::time::Instant;
+use smoltcp::wire::*;
+
+use super::clock::{Clock, within};
+use super::fetch::{FetchError, Url, fetch};
+use super::loopback::Loopback;
+use super::ping::Pinger;
+use super::stack::Stack;
+use super::target::TargetError;
+use super::tcp::{Buffers, Listener, TcpError, TcpStream};
+use super::udp::UdpSocket;
+use super::{Ipv4Setup, echo, http};
+
+std::thread_local! {
+    static NOW: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    static SLEEPERS: RefCell<Vec<(Duration, Waker)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The test's clock: see [`World::run`].
+#[derive(Clone, Copy)]
+struct TestClock;
+
+impl Clock for TestClock {
+    fn now(self) -> Duration {
+        NOW.get()
+    }
+
+    async fn after(self, duration: Duration) {
+        let due = NOW.get() + duration;
+        poll_fn(|context| {
+            if NOW.get() >= due {
+                return Poll::Ready(());
+            }
+            SLEEPERS.with_borrow_mut(|sleepers| sleepers.push((due, context.waker().clone())));
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+type Frames = Rc<RefCell<VecDeque<Vec<u8>>>>;
+
+/// One end of a wire.
+struct Port {
+    incoming: Frames,
+    outgoing: Frames,
+}
+
+impl Device for Port {
+    type RxToken<'a> = Frame;
+    type TxToken<'a> = Room<'a>;
+
+    fn receive(&mut self, _: Instant) -> Option<(Frame, Room<'_>)> {
+        let frame = self.incoming.borrow_mut().pop_front()?;
+        Some((Frame(frame), Room(&self.outgoing)))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Room<'_>> {
+        Some(Room(&self.outgoing))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = 1514;
+        capabilities
+    }
+}
+
+struct Frame(Vec<u8>);
+
+impl phy::RxToken for Frame {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(&self.0)
+    }
+}
+
+struct Room<'a>(&'a Frames);
+
+impl phy::TxToken for Room<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut frame = vec![0; len];
+        let result = f(&mut frame);
+        self.0.borrow_mut().push_back(frame);
+        result
+    }
+}
+
+/// A machine's network card, or its loopback.
+enum Card {
+    Wire(Port),
+    Loopback(Loopback),
+}
+
+struct Machine {
+    stack: &'static Stack,
+    card: Card,
+    link: bool,
+    next: Option<Instant>,
+    polls: usize,
+}
+
+impl Machine {
+    fn poll(&mut self, now: Instant) {
+        self.polls += 1;
+        self.next = match &mut self.card {
+            Card::Wire(port) => self.stack.poll(port, self.link, now),
+            Card::Loopback(loopback) => self.stack.poll(loopback, true, now),
+        };
+    }
+
+    fn has_work(&self, now: Instant) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        let received = match &self.card {
+            Card::Wire(port) => !port.incoming.borrow().is_empty(),
+            Card::Loopback(loopback) => !loopback.is_empty(),
+        };
+        let due = self.next.is_some_and(|next| next <= now);
+        self.stack.poll_woken(&mut context).is_ready() || received || due
+    }
+}
+
+/// The machines and their tasks.
+#[derive(Default)]
+struct World {
+    machines: Vec<Machine>,
+    dhcp: Option<Rc<RefCell<DhcpServer>>>,
+    tasks: FuturesUnordered<std::pin::Pin<Box<dyn Future<Output = ()>>>>,
+}
+
+impl World {
+    fn new() -> Self {
+        NOW.set(Duration::from_secs(1));
+        SLEEPERS.take();
+        Self::default()
+    }
+
+    fn now() -> Instant {
+        Instant::from_micros(NOW.get().as_micros() as i64)
+    }
+
+    fn join(&mut self, mut port: Port, number: u8, setup: Ipv4Setup) -> &'static Stack {
+        let mac = EthernetAddress([2, 0, 0, 0, 0, number]);
+        let name = std::format!("net{number}");
+        let stack = Stack::ethernet(
+            &name,
+            &mut port,
+            mac,
+            setup,
+            7 + u64::from(number),
+            Self::now(),
+        )
+        .unwrap();
+        self.add(stack, Card::Wire(port))
+    }
+
+    fn add(&mut self, stack: Stack, card: Card) -> &'static Stack {
+        let stack = Box::leak(Box::new(stack));
+        self.machines.push(Machine {
+            stack,
+            card,
+            link: true,
+            next: None,
+            polls: 0,
+        });
+        stack
+    }
+
+    /// Machines 10.0.0.1 and 10.0.0.2 on one wire.
+    fn pair() -> (Self, &'static Stack, &'static Stack) {
+        let mut world = Self::new();
+        let (left, right) = wire();
+        let one = world.join(left, 1, "10.0.0.1/24".parse().unwrap());
+        let two = world.join(right, 2, "10.0.0.2/24".parse().unwrap());
+        // The addresses are there once the link is known to be up.
+        world.pass(1);
+        (world, one, two)
+    }
+
+    fn spawn<T>(&self, future: impl Future<Output = T> + 'static) {
+        self.tasks.push(Box::pin(async move {
+            future.await;
+        }));
+    }
+
+    /// Runs until the future is done. Panics if that takes longer than an hour of the test's time.
+    fn run<T>(&mut self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        let mut context = Context::from_waker(Waker::noop());
+        let end = NOW.get() + Duration::from_secs(3600);
+        loop {
+            loop {
+                if let Poll::Ready(result) = future.as_mut().poll(&mut context) {
+                    return result;
+                }
+                let _ = self.tasks.poll_next_unpin(&mut context);
+                let now = Self::now();
+                let mut idle = true;
+                for machine in self
+                    .machines
+                    .iter_mut()
+                    .filter(|machine| machine.has_work(now))
+                {
+                    machine.poll(now);
+                    idle = false;
+                }
+                let served = self
+                    .dhcp
+                    .as_ref()
+                    .is_some_and(|server| server.borrow_mut().serve());
+                if idle && !served {
+                    break;
+                }
+            }
+            self.sleep();
+            assert!(NOW.get() < end, "this takes for ever");
+        }
+    }
+
+    /// Lets the time pass until something is due.
+    fn sleep(&mut self) {
+        let timers = self.machines.iter().filter_map(|machine| machine.next);
+        let timers = timers.map(|next| Duration::from_micros(next.total_micros() as u64));
+        let sleepers =
+            SLEEPERS.with_borrow(|sleepers| sleepers.iter().map(|sleeper| sleeper.0).min());
+        let next = timers
+            .chain(sleepers)
+            .min()
+            .expect("everybody waits, and for nothing");
+        NOW.set(next.max(NOW.get()));
+        let due = SLEEPERS.with_borrow_mut(|sleepers| {
+            sleepers
+                .extract_if(.., |sleeper| sleeper.0 <= next)
+                .collect::<Vec<_>>()
+        });
+        due.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.run(TestClock.after(Duration::from_secs(seconds)));
+    }
+}
+
+fn wire() -> (Port, Port) {
+    let (one, two) = (Frames::default(), Frames::default());
+    let left = Port {
+        incoming: one.clone(),
+        outgoing: two.clone(),
+    };
+    (
+        left,
+        Port {
+            incoming: two,
+            outgoing: one,
+        },
+    )
+}
+
+fn address(text: &str) -> IpAddress {
+    text.parse().unwrap()
+}
+
+fn endpoint(text: &str, port: u16) -> IpEndpoint {
+    IpEndpoint::new(address(text), port)
+}
+
+const SMALL: Buffers = Buffers {
+    receive: 1024,
+    send: 1024,
+};
+
+fn serve_http(world: &World, stack: &'static Stack) {
+    world.spawn(http::serve_status(stack, TestClock, || {
+        "{\"answer\":42}".to_string()
+    }));
+}
+
+async fn connect(stack: &'static Stack, port: u16) -> TcpStream {
+    TcpStream::connect(stack, endpoint("10.0.0.2", port), SMALL)
+        .await
+        .unwrap()
+}
+
+/// Sends a request and reads until the server closes.
+async fn talk(stack: &'static Stack, request: &str) -> String {
+    let stream = connect(stack, 80).await;
+    (&stream).write_all(request.as_bytes()).await.unwrap();
+    rest(&stream).await
+}
+
+async fn rest(mut stream: &TcpStream) -> String {
+    let mut all = Vec::new();
+    let mut chunk = [0; 512];
+    loop {
+        match stream
+            .read(&mut chunk)
+            .await
+            .expect("the connection ends in order")
+        {
+            0 => return String::from_utf8(all).unwrap(),
+            length => all.extend_from_slice(&chunk[..length]),
+        }
+    }
+}
+
+#[test]
+fn an_address_is_known_by_its_interface() {
+    let (mut world, one, two) = World::pair();
+    let lo: &'static Stack = Box::leak(Box::new(
+        Stack::loopback("lo", &mut Loopback::default(), 1, World::now()).unwrap(),
+    ));
+    world.pass(1);
+    let route = |text: &str| {
+        text.parse::<super::target::Target>()?
+            .route(&[one, two], lo)
+            .map(Stack::name)
+    };
+    assert_eq!(route("127.0.0.1"), Ok("lo"));
+    assert_eq!(route("10.0.0.2"), Ok("lo"), "our own");
+    assert_eq!(route("10.0.0.9"), Ok("net1"));
+    assert_eq!(route("10.0.0.9%net2"), Ok("net2"));
+    assert_eq!(
+        route("10.0.0.9%net3"),
+        Err(TargetError::NoInterface("net3".to_string()))
+    );
+    assert_eq!(route("192.168.1.1"), Err(TargetError::NoRoute));
+    assert_eq!(route("fe80::1"), Err(TargetError::WhichInterface));
+    assert_eq!(route("fe80::1%net2"), Ok("net2"));
+    assert_eq!(route("255.255.255.255"), Err(TargetError::NotUnicast));
+    assert_eq!(route("ff02::1"), Err(TargetError::NotUnicast));
+}
+
+#[test]
+fn pings_are_answered_over_ipv4_and_ipv6_and_silence_is_noticed() {
+    let (mut world, one, _) = World::pair();
+    world.pass(1);
+    for target in ["10.0.0.2", "fe80::ff:fe00:2"] {
+        let pinger = Pinger::new(one, TestClock, address(target), 99);
+        // smoltcp drops an answer for which it must look for the neighbour first; who asks knows the neighbour already.
+        world.run(pinger.ask(0, Duration::from_secs(3)));
+        for sequence in 1..4 {
+            assert!(
+                world
+                    .run(pinger.ask(sequence, Duration::from_secs(3)))
+                    .is_some(),
+                "{target}"
+            );
+        }
+    }
+    let nobody = Pinger::new(one, TestClock, address("10.0.0.3"), 99);
+    let before = NOW.get();
+    assert_eq!(world.run(nobody.ask(0, Duration::from_secs(3))), None);
+    assert_eq!(NOW.get() - before, Duration::from_secs(3));
+}
+
+#[test]
+fn an_idle_interface_is_not_polled() {
+    let (mut world, ..) = World::pair();
+    // Three router solicitations, eight seconds in all, and then nothing is left to do.
+    world.pass(60);
+    let polls: Vec<usize> = world.machines.iter().map(|machine| machine.polls).collect();
+    world.pass(3000);
+    assert_eq!(
+        world
+            .machines
+            .iter()
+            .map(|machine| machine.polls)
+            .collect::<Vec<_>>(),
+        polls
+    );
+    assert!(polls.iter().all(|polls| *polls < 30), "{polls:?}");
+}
+
+#[test]
+fn everything_is_echoed_over_tcp() {
+    let (mut world, one, two) = World::pair();
+    world.spawn(echo::tcp(two, TestClock));
+    let sent: Vec<u8> = (0..300_000u32)
+        .map(|index| (index * 7 % 251) as u8)
+        .collect();
+    let received = world.run(async {
+        let stream = connect(one, 7).await;
+        let mut received = Vec::new();
+        let (mut reader, mut writer) = (&stream, &stream);
+        let read = async {
+            let mut chunk = [0; 700];
+            while received.len() < sent.len() {
+                let length = reader.read(&mut chunk).await.unwrap();
+                assert_ne!(length, 0);
+                received.extend_from_slice(&chunk[..length]);
+            }
+        };
+        embassy_futures::join::join(read, async { writer.write_all(&sent).await.unwrap() }).await;
+        stream.close();
+        received
+    });
+    assert!(received == sent);
+    world.pass(30);
+    for stack in [one, two] {
+        let left: Vec<_> = stack
+            .sockets()
+            .into_iter()
+            .filter(|socket| socket.protocol == "tcp")
+            .collect();
+        assert!(
+            left.iter().all(|socket| socket.state == "LISTEN"),
+            "connections are forgotten after the end"
+        );
+    }
+}
+
+#[test]
+fn datagrams_are_echoed_but_not_to_another_echo_service() {
+    let (mut world, one, two) = World::pair();
+    world.spawn(echo::udp(two));
+    let answer = |world: &mut World, port| {
+        world.run(async move {
+            let socket = UdpSocket::bind(one, port, 4, 1024).unwrap();
+            socket
+                .send(b"hello", endpoint("10.0.0.2", 7).into())
+                .await
+                .unwrap();
+            within(
+                TestClock,
+                Duration::from_secs(5),
+                socket.receive(|bytes, _| bytes.to_vec()),
+            )
+            .await
+        })
+    };
+    assert_eq!(answer(&mut world, 4000).as_deref(), Some(&b"hello"[..]));
+    assert_eq!(answer(&mut world, 7), None);
+}
+
+#[test]
+fn a_closed_port_refuses_and_an_absent_host_does_not_keep_us() {
+    let (mut world, one, _) = World::pair();
+    let result = world.run(TcpStream::connect(one, endpoint("10.0.0.2", 81), SMALL));
+    assert_eq!(result.err(), Some(TcpError::Refused));
+    let result = world.run(TcpStream::connect(one, endpoint("10.0.0.77", 80), SMALL));
+    assert_eq!(result.err(), Some(TcpError::Refused));
+    let result = world.run(TcpStream::connect(one, endpoint("192.168.0.1", 80), SMALL));
+    assert_eq!(result.err(), Some(TcpError::Refused));
+}
+
+#[test]
+fn the_page_and_its_data_are_served() {
+    let (mut world, one, two) = World::pair();
+    serve_http(&world, two);
+    let page = world.run(talk(one, "GET / HTTP/1.0\r\n\r\n"));
+    assert!(
+        page.starts_with("HTTP/1.1 200 ") && page.contains("text/html; charset=utf-8"),
+        "{page}"
+    );
+    assert!(page.contains("<title>Vringlet"));
+    let data = world.run(talk(one, "GET /status.json HTTP/1.0\r\n\r\n"));
+    assert!(
+        data.contains("application/json") && data.ends_with("\r\n\r\n{\"answer\":42}"),
+        "{data}"
+    );
+    assert!(
+        world
+            .run(talk(one, "GET /nothing HTTP/1.0\r\n\r\n"))
+            .starts_with("HTTP/1.1 404 ")
+    );
+    assert!(
+        world
+            .run(talk(one, "POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n"))
+            .starts_with("HTTP/1.1 405 ")
+    );
+    let head = world.run(talk(one, "HEAD /status.json HTTP/1.0\r\n\r\n"));
+    assert!(
+        head.contains("Content-Length: 13\r\n") && head.ends_with("\r\n\r\n"),
+        "{head}"
+    );
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order_on_one_connection() {
+    let (mut world, one, two) = World::pair();
+    serve_http(&world, two);
+    let answers = world.run(talk(
+        one,
+        "GET /status.json HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\nGET /c HTTP/1.1\r\nConnection: close\r\n\r\n",
+    ));
+    let statuses: Vec<_> = answers
+        .match_indices("HTTP/1.1 ")
+        .map(|(at, _)| &answers[at + 9..at + 12])
+        .collect();
+    assert_eq!(statuses, ["200", "404", "404"]);
+    assert!(answers.find("/b not found") < answers.find("/c not found"));
+}
+
+#[test]
+fn malformed_requests_are_told_so_and_closed() {
+    let (mut world, one, two) = World::pair();
+    serve_http(&world, two);
+    let long = std::format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(5000));
+    for garbage in [
+        "\r\n\r\n",
+        "GET\r\n\r\n",
+        "\u{1}\u{2}\u{3}\n\n",
+        "GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        &long,
+    ] {
+        let answer = world.run(talk(one, garbage));
+        assert!(
+            answer.starts_with("HTTP/1.1 400 "),
+            "{garbage:?}: {answer:?}"
+        );
+    }
+}
+
+#[test]
+fn a_fetch_reads_the_whole_body_and_says_when_it_is_cut() {
+    let (mut world, one, two) = World::pair();
+    serve_http(&world, two);
+    let url: Url = "http://10.0.0.2/status.json".parse().unwrap();
+    let mut body = Vec::new();
+    let response = world
+        .run(fetch(one, url.target.address, &url, |piece| {
+            body.extend_from_slice(piece)
+        }))
+        .unwrap();
+    assert_eq!(
+        (response.status, response.bytes, &body[..]),
+        (200, 13, &b"{\"answer\":42}"[..])
+    );
+    world.spawn(async move {
+        let listener = Listener::new(two, 81, SMALL, 1);
+        let stream = poll_fn(|context| listener.poll_accept(context)).await;
+        (&stream)
+            .write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+            .await
+            .unwrap();
+        stream.close();
+    });
+    let url: Url = "http://10.0.0.2:81/".parse().unwrap();
+    let result = world.run(fetch(one, url.target.address, &url, |_| {}));
+    assert_eq!(
+        result,
+        Err(FetchError::Truncated {
+            expected: 10,
+            received: 4
+        })
+    );
+}
+
+#[test]
+fn slow_clients_are_dropped_without_harm_to_the_others() {
+    let (mut world, one, two) = World::pair();
+    serve_http(&world, two);
+    world.run(async {
+        // As many as are served at once: one that says nothing, the others a byte a second.
+        let mut slow = Vec::new();
+        for _ in 0..64 {
+            slow.push(connect(one, 80).await);
+        }
+        let dribble = async {
+            for second in 0.. {
+                let mut alive = 0;
+                for stream in slow.iter().skip(1) {
+                    alive += usize::from((&mut &*stream).write(b"G").await.is_ok());
+                }
+                if alive == 0 {
+                    return second;
+                }
+                TestClock.after(Duration::from_secs(1)).await;
+            }
+            unreachable!()
+        };
+        let other = talk(one, "GET /status.json HTTP/1.0\r\n\r\n");
+        let (dropped, answer, silence) = embassy_futures::join::join3(
+            within(TestClock, Duration::from_secs(30), dribble),
+            within(TestClock, Duration::from_secs(20), other),
+            within(TestClock, Duration::from_secs(20), rest(&slow[0])),
+        )
+        .await;
+        assert!(dropped.is_some(), "all are dropped in the end");
+        assert!(
+            answer
+                .expect("it waits, but not for ever")
+                .ends_with("{\"answer\":42}")
+        );
+        assert_eq!(
+            silence.as_deref(),
+            Some(""),
+            "who says nothing is not answered"
+        );
+    });
+}
+
+#[test]
+fn a_burst_of_connections_is_queued_and_each_is_served() {
+    let (mut world, one, two) = World::pair();
+    serve_http(&world, two);
+    world.pass(1);
+    let answers = world.run(async {
+        let burst: Vec<_> = (0..128)
+            .map(|_| talk(one, "GET /status.json HTTP/1.0\r\n\r\n"))
+            .collect();
+        futures_util::future::join_all(burst).await
+    });
+    assert!(
+        answers
+            .iter()
+            .all(|answer| answer.ends_with("{\"answer\":42}"))
+    );
+}
+
+#[test]
+fn half_open_connections_do_not_keep_others_out() {
+    let (mut world, _, two) = World::pair();
+    let listener = Listener::new(two, 9, SMALL, 4);
+    world.pass(1);
+    let Card::Wire(port) = &world.machines[1].card else {
+        unreachable!()
+    };
+    let incoming = port.incoming.clone();
+    for number in 0..50u16 {
+        incoming.borrow_mut().push_back(syn(1000 + number, 9));
+    }
+    world.pass(1);
+    let one = world.machines[0].stack;
+    world.run(async {
+        let stream = connect(one, 9).await;
+        let accepted = poll_fn(|context| listener.poll_accept(context)).await;
+        assert_eq!(accepted.remote().unwrap().addr, address("10.0.0.1"));
+        stream.close();
+    });
+}
+
+/// A SYN to machine 2 from an address that never answers.
+fn syn(from: u16, to: u16) -> Vec<u8> {
+    let header = Ipv4Repr {
+        src_addr: Ipv4Address::new(10, 0, 0, 99),
+        dst_addr: Ipv4Address::new(10, 0, 0, 2),
+        next_header: IpProtocol::Tcp,
+        payload_len: 20,
+        hop_limit: 64,
+    };
+    let mut bytes = vec![0; 14 + 20 + 20];
+    let mut frame = EthernetFrame::new_unchecked(&mut bytes);
+    frame.set_src_addr(EthernetAddress([2, 0, 0, 0, 0, 99]));
+    frame.set_dst_addr(EthernetAddress([2, 0, 0, 0, 0, 2]));
+    frame.set_ethertype(EthernetProtocol::Ipv4);
+    let mut packet = Ipv4Packet::new_unchecked(frame.payload_mut());
+    header.emit(&mut packet, &ChecksumCapabilities::default());
+    let mut tcp = TcpPacket::new_unchecked(packet.payload_mut());
+    tcp.set_src_port(from);
+    tcp.set_dst_port(to);
+    tcp.set_header_len(20);
+    tcp.clear_flags();
+    tcp.set_syn(true);
+    tcp.set_window_len(1000);
+    tcp.fill_checksum(&header.src_addr.into(), &header.dst_addr.into());
+    bytes
+}
+
+#[test]
+fn our_own_addresses_are_reached_through_loopback() {
+    let mut world = World::new();
+    let mut device = Loopback::default();
+    let stack = Stack::loopback("lo", &mut device, 1, World::now()).unwrap();
+    let lo = world.add(stack, Card::Loopback(device));
+    serve_http(&world, lo);
+    for host in ["127.0.0.1", "10.0.2.15", "[::1]", "[fec0::15]"] {
+        let url: Url = std::format!("http://{host}/").parse().unwrap();
+        let response = world
+            .run(fetch(lo, url.target.address, &url, |_| {}))
+            .unwrap();
+        assert_eq!(response.status, 200, "{host}");
+        let pinger = Pinger::new(lo, TestClock, url.target.address, 5);
+        assert!(
+            world.run(pinger.ask(0, Duration::from_secs(1))).is_some(),
+            "{host}"
+        );
+    }
+}
+
+/// What a DHCP server on the other end of the wire does with each message that it hears.
+struct DhcpServer {
+    port: Port,
+    /// The messages heard, and when.
+    heard: Vec<(DhcpMessageType, u64)>,
+    your_ip: Ipv4Address,
+    router: Ipv4Address,
+    answers: bool,
+}
+
+impl DhcpServer {
+    fn serve(&mut self) -> bool {
+        let heard = self.port.receive(World::now()).map(|(frame, _)| frame);
+        if let Some(answer) = heard.as_ref().and_then(|frame| self.answer(&frame.0)) {
+            self.port.outgoing.borrow_mut().push_back(answer);
+        }
+        heard.is_some()
+    }
+
+    fn answer(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
+        let frame = EthernetFrame::new_checked(frame).ok()?;
+        let server = Ipv4Address::new(10, 9, 0, 1);
+        if frame.ethertype() == EthernetProtocol::Arp {
+            return self.answer_arp(frame.payload(), server);
+        }
+        let packet = Ipv4Packet::new_checked(frame.payload())
+            .ok()
+            .filter(|packet| packet.next_header() == IpProtocol::Udp)?;
+        let udp = UdpPacket::new_checked(packet.payload())
+            .ok()
+            .filter(|udp| udp.dst_port() == 67)?;
+        let dhcp = DhcpPacket::new_checked(udp.payload()).ok()?;
+        let request = DhcpRepr::parse(&dhcp).ok()?;
+        self.heard.push((request.message_type, NOW.get().as_secs()));
+        let answer = DhcpRepr {
+            message_type: match request.message_type {
+                DhcpMessageType::Discover => DhcpMessageType::Offer,
+                _ => DhcpMessageType::Ack,
+            },
+            your_ip: self.your_ip,
+            router: Some(self.router),
+            subnet_mask: Some(Ipv4Address::new(255, 255, 255, 0)),
+            server_identifier: Some(server),
+            lease_duration: Some(1000),
+            dns_servers: Some([server].into_iter().collect()),
+            client_identifier: None,
+            requested_ip: None,
+            parameter_request_list: None,
+            max_size: None,
+            ..request.clone()
+        };
+        let udp_repr = UdpRepr {
+            src_port: 67,
+            dst_port: 68,
+        };
+        let header = Ipv4Repr {
+            src_addr: server,
+            dst_addr: Ipv4Address::BROADCAST,
+            next_header: IpProtocol::Udp,
+            payload_len: udp_repr.header_len() + answer.buffer_len(),
+            hop_limit: 64,
+        };
+        let mut bytes = vec![0; 14 + 20 + header.payload_len];
+        let mut out = EthernetFrame::new_unchecked(&mut bytes);
+        out.set_src_addr(EthernetAddress([2, 0, 0, 0, 0, 0xdd]));
+        out.set_dst_addr(EthernetAddress::BROADCAST);
+        out.set_ethertype(EthernetProtocol::Ipv4);
+        let mut packet = Ipv4Packet::new_unchecked(out.payload_mut());
+        let checksums = ChecksumCapabilities::default();
+        header.emit(&mut packet, &checksums);
+        let mut udp = UdpPacket::new_unchecked(packet.payload_mut());
+        let (source, destination) = (header.src_addr.into(), header.dst_addr.into());
+        udp_repr.emit(
+            &mut udp,
+            &source,
+            &destination,
+            answer.buffer_len(),
+            |payload| {
+                answer
+                    .emit(&mut DhcpPacket::new_unchecked(payload))
+                    .unwrap();
+            },
+            &checksums,
+        );
+        self.answers.then_some(bytes)
+    }
+
+    fn answer_arp(&self, payload: &[u8], server: Ipv4Address) -> Option<Vec<u8>> {
+        let ArpRepr::EthernetIpv4 {
+            source_hardware_addr,
+            source_protocol_addr,
+            target_protocol_addr,
+            ..
+        } = ArpRepr::parse(&ArpPacket::new_checked(payload).ok()?).ok()?
+        else {
+            return None;
+        };
+        let answer = ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Reply,
+            source_hardware_addr: EthernetAddress([2, 0, 0, 0, 0, 0xdd]),
+            source_protocol_addr: server,
+            target_hardware_addr: source_hardware_addr,
+            target_protocol_addr: source_protocol_addr,
+        };
+        let mut bytes = vec![0; 14 + answer.buffer_len()];
+        let mut out = EthernetFrame::new_unchecked(&mut bytes);
+        out.set_src_addr(EthernetAddress([2, 0, 0, 0, 0, 0xdd]));
+        out.set_dst_addr(source_hardware_addr);
+        out.set_ethertype(EthernetProtocol::Arp);
+        answer.emit(&mut ArpPacket::new_unchecked(out.payload_mut()));
+        (target_protocol_addr == server).then_some(bytes)
+    }
+}
+
+/// A machine that asks for its address, and the server at the other end, to be changed while the world turns.
+fn with_dhcp() -> (World, &'static Stack, Rc<RefCell<DhcpServer>>) {
+    let mut world = World::new();
+    let (left, right) = wire();
+    let stack = world.join(left, 1, Ipv4Setup::Dhcp);
+    let server = Rc::new(RefCell::new(DhcpServer {
+        port: right,
+        heard: Vec::new(),
+        your_ip: Ipv4Address::new(10, 9, 0, 15),
+        router: Ipv4Address::new(10, 9, 0, 1),
+        answers: true,
+    }));
+    world.dhcp = Some(server.clone());
+    (world, stack, server)
+}
+
+fn leased(stack: &Stack) -> Option<String> {
+    stack.summary().lease.map(|lease| lease.address.to_string())
+}
+
+#[test]
+fn a_lease_is_obtained_renewed_lost_and_obtained_again() {
+    let (mut world, stack, server) = with_dhcp();
+    world.pass(2);
+    let lease = stack.summary().lease.unwrap();
+    assert_eq!(lease.address.to_string(), "10.9.0.15/24");
+    assert_eq!(lease.gateway, Some(Ipv4Address::new(10, 9, 0, 1)));
+    assert_eq!(lease.dns, [Ipv4Address::new(10, 9, 0, 1)]);
+    assert_eq!(
+        lease.duration,
+        Some(smoltcp::time::Duration::from_secs(1000))
+    );
+    assert!(stack.accepts(address("10.9.0.15")) && stack.has_route(address("8.8.8.8")));
+    // Half of the lease later it is renewed; nothing is said in between.
+    world.pass(600);
+    let heard: Vec<_> = server
+        .borrow()
+        .heard
+        .iter()
+        .map(|(kind, _)| *kind)
+        .collect();
+    assert_eq!(
+        heard,
+        [
+            DhcpMessageType::Discover,
+            DhcpMessageType::Request,
+            DhcpMessageType::Request
+        ]
+    );
+    assert!(
+        (500..505).contains(&server.borrow().heard[2].1),
+        "{:?}",
+        server.borrow().heard
+    );
+    assert_eq!(stack.summary().lease.unwrap().renewals, 1);
+    // The server falls silent: the lease runs out, a thousand seconds after it was renewed.
+    server.borrow_mut().answers = false;
+    world.pass(880);
+    assert_eq!(leased(stack).as_deref(), Some("10.9.0.15/24"));
+    world.pass(60);
+    assert_eq!(leased(stack), None);
+    assert!(!stack.accepts(address("10.9.0.15")) && !stack.has_route(address("8.8.8.8")));
+    server.borrow_mut().answers = true;
+    server.borrow_mut().your_ip = Ipv4Address::new(10, 9, 0, 16);
+    world.pass(10);
+    assert_eq!(leased(stack).as_deref(), Some("10.9.0.16/24"));
+}
+
+#[test]
+fn a_link_that_goes_down_takes_the_addresses_with_it() {
+    let (mut world, stack, server) = with_dhcp();
+    world.pass(2);
+    assert!(leased(stack).is_some());
+    world.machines[0].link = false;
+    stack.wake();
+    world.pass(1);
+    assert_eq!(leased(stack), None);
+    assert!(stack.summary().addresses.is_empty() && !stack.summary().link);
+    server.borrow_mut().your_ip = Ipv4Address::new(10, 9, 0, 17);
+    world.machines[0].link = true;
+    stack.wake();
+    world.pass(2);
+    assert_eq!(leased(stack).as_deref(), Some("10.9.0.17/24"));
+}
+
+#[test]
+fn a_lease_that_no_host_can_have_is_not_taken() {
+    for bad in [
+        Ipv4Address::BROADCAST,
+        Ipv4Address::UNSPECIFIED,
+        Ipv4Address::new(224, 0, 0, 1),
+    ] {
+        let (mut world, stack, server) = with_dhcp();
+        server.borrow_mut().your_ip = bad;
+        world.pass(20);
+        assert_eq!(leased(stack), None, "{bad}");
+    }
+    let (mut world, stack, server) = with_dhcp();
+    server.borrow_mut().router = Ipv4Address::BROADCAST;
+    world.pass(2);
+    assert_eq!(stack.summary().lease.unwrap().gateway, None);
+}
+
+#[test]
+fn garbage_on_the_wire_harms_nobody() {
+    let (mut world, one, two) = World::pair();
+    serve_http(&world, two);
+    world.spawn(echo::udp(two));
+    world.pass(1);
+    let Card::Wire(port) = &world.machines[1].card else {
+        unreachable!()
+    };
+    let incoming = port.incoming.clone();
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    };
+    for round in 0..20_000 {
+        let mut frame = syn(next() as u16, [80, 7, 9][round % 3]);
+        frame.extend((0..next() % 64).map(|_| 0));
+        // Most keep a valid beginning, so that they get past the first check.
+        for _ in 0..=next() % 4 {
+            let at = next() as usize % frame.len();
+            frame[at] = next() as u8;
+        }
+        frame.truncate(frame.len() - next() as usize % 8);
+        incoming.borrow_mut().push_back(frame);
+    }
+    world.pass(60);
+    let answer = world.run(talk(one, "GET /status.json HTTP/1.0\r\n\r\n"));
+    assert!(answer.ends_with("{\"answer\":42}"));
+}

@@ -1,0 +1,310 @@
+//! Commands that show and use the network: net, ping, fetch.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
+
+use sha2::{Digest, Sha256};
+use smoltcp::wire::EthernetAddress;
+use vringlet::net::{Command as Order, MacAddress, ReceiveMode};
+
+use crate::devices::net::{self as cards, Card};
+use crate::net::fetch::{Response, Url, fetch as get};
+use crate::net::ping::Pinger;
+use crate::net::stack::Stack;
+use crate::net::target::Target;
+use crate::net::{self, KernelClock, Lease};
+use crate::shell::{Args, Command, Error, Output};
+use crate::time;
+
+pub(in crate::shell) const COMMANDS: &[Command] = &[
+    Command {
+        name: "net",
+        usage: &[
+            "net",
+            "net sockets",
+            "net promisc|allmulti on|off [NAME]",
+            "net mac XX:XX:XX:XX:XX:XX [NAME]",
+            "net vlan add|del ID [NAME]",
+        ],
+        help: "shows interfaces, leases and sockets; tells a card which frames to receive",
+        run: |args, out| Box::pin(net(args, out)),
+    },
+    Command {
+        name: "ping",
+        usage: &["ping ADDRESS [COUNT]"],
+        help: "asks a host (10.0.2.2, fec0::2, fe80::2%net0) for echoes",
+        run: |args, out| Box::pin(ping(args, out)),
+    },
+    Command {
+        name: "fetch",
+        usage: &["fetch http://ADDRESS[:PORT][/PATH]"],
+        help: "gets a page and shows its status, length and hash",
+        run: |args, out| Box::pin(fetch(args, out)),
+    },
+];
+
+const DEFAULT_PINGS: u64 = 4;
+const PING_PATIENCE: Duration = Duration::from_secs(2);
+const PING_INTERVAL: Duration = Duration::from_millis(200);
+const FETCH_PATIENCE: Duration = Duration::from_secs(120);
+
+async fn net(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    match args.next_word() {
+        None => interfaces(out),
+        Some("sockets") => {
+            args.end()?;
+            sockets(out)
+        }
+        Some(what) => order(what, args, out).await,
+    }
+}
+
+fn interfaces(out: Output<'_>) -> Result<(), Error> {
+    for stack in all_stacks() {
+        let summary = stack.summary();
+        let link = if summary.link { "up" } else { "down" };
+        write!(out, "{}: link {link}, mtu {}", summary.name, summary.mtu)?;
+        if let Some(mac) = summary.mac {
+            write!(out, ", mac {}", Mac(mac.0))?;
+        }
+        writeln!(out)?;
+        for address in &summary.addresses {
+            writeln!(out, "  address {address}")?;
+        }
+        for gateway in &summary.gateways {
+            writeln!(out, "  gateway {gateway}")?;
+        }
+        if let Some(lease) = &summary.lease {
+            show_lease(lease, out)?;
+        }
+        if let Some(card) = cards::find(Some(&summary.name)) {
+            show_counters(card, out)?;
+        }
+    }
+    Ok(())
+}
+
+fn show_lease(lease: &Lease, out: Output<'_>) -> Result<(), Error> {
+    let Some(server) = lease.server else {
+        writeln!(out, "  static address")?;
+        return Ok(());
+    };
+    write!(out, "  lease from {server}")?;
+    if let Some(duration) = lease.duration {
+        let end = lease
+            .renewed
+            .total_micros()
+            .saturating_add_unsigned(duration.total_micros());
+        let left = end.saturating_sub_unsigned(time::now().as_micros()) / 1_000_000;
+        write!(out, ": {} s, {left} s left", duration.secs())?;
+    }
+    write!(out, ", renewed {} times, DNS", lease.renewals)?;
+    for server in &lease.dns {
+        write!(out, " {server}")?;
+    }
+    writeln!(out)?;
+    Ok(())
+}
+
+fn show_counters(card: &Card, out: Output<'_>) -> Result<(), Error> {
+    let (received, sent) = card.with(|driver| (driver.receive_stats(), driver.transmit_stats()));
+    writeln!(
+        out,
+        "  received packets={} bytes={} dropped={} no_buffer={}",
+        received.packets,
+        received.bytes,
+        received.dropped(),
+        received.no_buffer
+    )?;
+    writeln!(
+        out,
+        "  sent packets={} bytes={} dropped={}",
+        sent.packets,
+        sent.bytes,
+        sent.dropped()
+    )?;
+    Ok(())
+}
+
+fn sockets(out: Output<'_>) -> Result<(), Error> {
+    for stack in all_stacks() {
+        for socket in stack.sockets() {
+            let name = stack.name();
+            let (received, sent) = socket.queued;
+            let (protocol, local, remote, state) =
+                (socket.protocol, socket.local, socket.remote, socket.state);
+            writeln!(
+                out,
+                "{name:5} {protocol:6} {local:30} {remote:30} {state:12} in={received} out={sent}"
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn all_stacks() -> impl Iterator<Item = &'static Stack> {
+    net::stacks().into_iter().chain(net::loopback())
+}
+
+/// Has a card obey.
+async fn order(what: &str, mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let order = match what {
+        "promisc" => Order::Receive(ReceiveMode::Promiscuous, on_or_off(&mut args)?),
+        "allmulti" => Order::Receive(ReceiveMode::AllMulticast, on_or_off(&mut args)?),
+        "mac" => Order::MacAddress(mac(args.word("ADDRESS")?)?),
+        "vlan" => vlan(&mut args)?,
+        _ => return Err(Error::usage(format_args!("no `net {what}`"))),
+    };
+    let name = args.next_word();
+    args.end()?;
+    let card = cards::find(name).ok_or_else(|| match name {
+        Some(name) => Error::failed(format_args!("no card {name}")),
+        None => Error::failed("no network card"),
+    })?;
+    let obeyed = card.command(order).await;
+    obeyed.map_err(|error| Error::failed(format_args!("{}: {error}", card.name())))?;
+    if let Order::MacAddress(address) = order
+        && let Some(stack) = net::stacks()
+            .into_iter()
+            .find(|stack| stack.name() == card.name())
+    {
+        stack.set_mac(EthernetAddress(address.0));
+    }
+    writeln!(out, "{}: done", card.name())?;
+    Ok(())
+}
+
+fn on_or_off(args: &mut Args<'_>) -> Result<bool, Error> {
+    match args.word("on or off")? {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        other => Err(Error::usage(format_args!(
+            "`{other}` is neither on nor off"
+        ))),
+    }
+}
+
+fn vlan(args: &mut Args<'_>) -> Result<Order<'static>, Error> {
+    let action = args.word("add or del")?;
+    let id = args.number("ID")?;
+    let id = u16::try_from(id).map_err(|_| Error::usage(format_args!("{id} is no VLAN id")))?;
+    match action {
+        "add" => Ok(Order::VlanAdd(id)),
+        "del" => Ok(Order::VlanDelete(id)),
+        other => Err(Error::usage(format_args!(
+            "`{other}` is neither add nor del"
+        ))),
+    }
+}
+
+fn mac(text: &str) -> Result<MacAddress, Error> {
+    let wrong = || {
+        Error::usage(format_args!(
+            "`{text}` is not of the form 52:54:00:12:34:56"
+        ))
+    };
+    let byte = |part: &str| {
+        (part.len() == 2)
+            .then(|| u8::from_str_radix(part, 16).ok())
+            .flatten()
+    };
+    let bytes: Option<Vec<u8>> = text.split(':').map(byte).collect();
+    let bytes = bytes.and_then(|bytes| <[u8; 6]>::try_from(bytes).ok());
+    bytes.map(MacAddress).ok_or_else(wrong)
+}
+
+/// As people write it; smoltcp uses dashes.
+struct Mac([u8; 6]);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        MacAddress(self.0).fmt(f)
+    }
+}
+
+async fn ping(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let target: Target = args.word("ADDRESS")?.parse().map_err(Error::usage)?;
+    let count = args.next_number("COUNT")?.unwrap_or(DEFAULT_PINGS);
+    let count = u16::try_from(count).map_err(|_| Error::usage("COUNT is at most 65535"))?;
+    args.end()?;
+    let received = ping_host(&target, count, out).await?;
+    writeln!(out, "{count} sent, {received} received")?;
+    match received {
+        0 if count > 0 => Err(Error::failed(format_args!(
+            "{} does not answer",
+            target.address
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Asks `count` times; returns how many answers came.
+pub(super) async fn ping_host(target: &Target, count: u16, out: Output<'_>) -> Result<u16, Error> {
+    let stack = route(target)?;
+    let pinger = Pinger::new(stack, KernelClock, target.address, stack.identifier());
+    let mut received = 0;
+    for sequence in 0..count {
+        if sequence > 0 {
+            time::after(PING_INTERVAL).await;
+        }
+        match pinger.ask(sequence, PING_PATIENCE).await {
+            Some(taken) => {
+                received += 1;
+                let micros = taken.as_micros();
+                let (millis, rest) = (micros / 1000, micros % 1000);
+                writeln!(
+                    out,
+                    "{}: sequence {sequence}, {millis}.{rest:03} ms",
+                    target.address
+                )?;
+            }
+            None => writeln!(out, "{}: sequence {sequence}, no answer", target.address)?,
+        }
+    }
+    Ok(received)
+}
+
+async fn fetch(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let url: Url = args.word("URL")?.parse().map_err(Error::usage)?;
+    args.end()?;
+    let (response, hash) = fetch_url(&url).await?;
+    writeln!(
+        out,
+        "status={} bytes={} sha256={hash}",
+        response.status, response.bytes
+    )?;
+    match response.status {
+        200..400 => Ok(()),
+        status => Err(Error::failed(format_args!(
+            "the server answered with status {status}"
+        ))),
+    }
+}
+
+/// Gets a page; returns its hash with it.
+pub(super) async fn fetch_url(url: &Url) -> Result<(Response, String), Error> {
+    let stack = route(&url.target)?;
+    let mut hash = Sha256::new();
+    let getting = get(stack, url.target.address, url, |piece| hash.update(piece));
+    let response = time::timeout(FETCH_PATIENCE, getting).await;
+    let response = response
+        .map_err(|_| Error::failed("the server took too long"))?
+        .map_err(Error::failed)?;
+    let hash = hash
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Ok((response, hash))
+}
+
+fn route(target: &Target) -> Result<&'static Stack, Error> {
+    let loopback = net::loopback().ok_or_else(|| Error::failed("networking is not up yet"))?;
+    target
+        .route(&net::stacks(), loopback)
+        .map_err(Error::failed)
+}
