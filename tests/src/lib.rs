@@ -12,6 +12,7 @@
 //! | [`gdb`]     | QEMU's debugger socket, as far as spoiling a register needs              |
 //! | [`disk`]    | the test pattern, disk images and what they must contain                 |
 //! | [`net`]     | the host's end of the wire: curl, echo clients, pcap files, raw frames   |
+//! | [`screen`]  | what the guest shows, and windows that are resized                        |
 //! | [`cell`]    | one named test and what is kept of it when it fails                      |
 //!
 //! `vringlet-run` (`make run`) starts the guest through the same modules.
@@ -24,6 +25,7 @@ pub mod guest;
 pub mod net;
 pub mod qemu;
 pub mod qmp;
+pub mod screen;
 
 use std::path::PathBuf;
 

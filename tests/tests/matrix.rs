@@ -6,6 +6,7 @@
 mod matrix {
     pub(crate) mod boot;
     pub(crate) mod disk;
+    pub(crate) mod gpu;
     pub(crate) mod net;
     pub(crate) mod ring;
     pub(crate) mod run;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         matrix::boot::cells(),
         matrix::disk::cells(),
         matrix::net::cells(),
+        matrix::gpu::cells(),
         matrix::run::cells(),
     ]
     .concat();
