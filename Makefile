@@ -2,6 +2,8 @@
 
 # What `make run` takes from its caller goes to the run wrapper by the environment.
 export MACHINE MEM SMP DISK PORT SCRIPT CMDLINE ARGS TIMEOUT
+# And to the tests.
+export KEEP
 
 .PHONY: help setup guest run test clean
 
@@ -18,6 +20,7 @@ help:
 	@echo '  ARGS="arguments"     more QEMU arguments'
 	@echo 'make test              host unit tests and all QEMU cells, each judged from outside the guest'
 	@echo 'make test CELL=name    only the cells whose name contains it'
+	@echo '  KEEP=1               keep logs and captures of cells that pass, too, in target/cells/'
 	@echo 'make clean             remove what was built'
 
 setup:

@@ -31,7 +31,7 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// Runs one cell. Its directory stays if it fails, without the disk images.
+    /// Runs one cell. Its directory stays if it fails, without the disk images, or if the environment has `KEEP`.
     pub fn run(name: &str, body: impl FnOnce(&Cell) -> Result<()>) -> Result<()> {
         let cell = Cell {
             directory: project_root().join("target/cells").join(name),
@@ -44,7 +44,8 @@ impl Cell {
             .with_context(|| format!("making {}", cell.directory.display()))?;
         let result = body(&cell);
         match &result {
-            Ok(()) => cell.remove(),
+            Ok(()) if std::env::var_os("KEEP").is_none_or(|keep| keep.is_empty()) => cell.remove(),
+            Ok(()) => {}
             Err(_) => cell.remove_images(),
         }
         result.with_context(|| format!("kept in target/cells/{name}"))
@@ -207,5 +208,26 @@ fn check_guest_errors(path: &Path) -> Result<()> {
             complaints.len()
         ),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_error_fails_the_cell() -> Result<()> {
+        let directory = tempfile::tempdir()?;
+        let log = directory.path().join(GUEST_ERRORS);
+        check_guest_errors(&log)?;
+        std::fs::write(&log, "")?;
+        check_guest_errors(&log)?;
+        std::fs::write(&log, "virtio-blk: wrong\nand more\n")?;
+        let error = check_guest_errors(&log).expect_err("two lines").to_string();
+        assert_eq!(
+            error,
+            "QEMU logged 2 guest errors; the first: virtio-blk: wrong"
+        );
+        Ok(())
     }
 }
