@@ -68,7 +68,9 @@ fn start(boot: &'static mut BootInfo) -> ! {
         boot_path(boot),
         arch::cpu::features().name,
     );
+    status::mark("memory, interrupts and clock");
     pci::init();
+    status::mark("PCI");
     task::spawn(async {
         devices::init().await;
         status::mark("devices");

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use serde::Serialize;
 use spin::Mutex;
 use vringlet::QueueReport;
+use vringlet::net::MacAddress;
 
 use crate::devices::Device;
 use crate::memory::{self, PAGE_BYTES};
@@ -232,7 +233,7 @@ fn interface(stack: &Stack) -> Interface {
     Interface {
         name,
         link,
-        mac: mac.map(|mac| mac.to_string()),
+        mac: mac.map(|mac| MacAddress(mac.0).to_string()),
         mtu,
         addresses: addresses.iter().map(ToString::to_string).collect(),
         gateways: gateways.iter().map(ToString::to_string).collect(),

@@ -18,6 +18,7 @@ use super::loopback::Loopback;
 use super::stack::Stack;
 use super::{Ipv4Setup, echo, http};
 use crate::devices::net::{self as cards, Card};
+use crate::devices::rng;
 use crate::{fw_cfg, status, task, time};
 
 /// How long a card that failed is left alone before it is tried again.
@@ -84,12 +85,17 @@ fn setup(name: &str) -> Ipv4Setup {
     })
 }
 
-/// Something a neighbour cannot guess: sequence numbers and ports follow from it. Without RDRAND it is only the moment.
+/// Something a neighbour cannot guess: sequence numbers and ports follow from it. Where there is neither RDRAND nor an
+/// entropy device it is only the moment.
 fn seed() -> u64 {
-    let random = RdRand::new().and_then(RdRand::get_u64);
-    let moment = time::now().as_nanos();
+    let processor = RdRand::new().and_then(RdRand::get_u64).unwrap_or_default();
+    let mut device = [0; size_of::<u64>()];
+    if let Some(Err(error)) = rng::first().map(|rng| rng.fill(&mut device)) {
+        log::warn!("no entropy from the device: {error}");
+    }
     // The multiplier spreads what differs between two moments over all bits.
-    random.unwrap_or_default() ^ moment.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    let moment = time::now().as_nanos().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    processor ^ u64::from_le_bytes(device) ^ moment
 }
 
 /// Moves frames between a card and its stack, for ever.

@@ -4,7 +4,6 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
 use core::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -69,7 +68,7 @@ fn interfaces(out: Output<'_>) -> Result<(), Error> {
         let link = if summary.link { "up" } else { "down" };
         write!(out, "{}: link {link}, mtu {}", summary.name, summary.mtu)?;
         if let Some(mac) = summary.mac {
-            write!(out, ", mac {}", Mac(mac.0))?;
+            write!(out, ", mac {}", MacAddress(mac.0))?;
         }
         writeln!(out)?;
         for address in &summary.addresses {
@@ -215,15 +214,6 @@ fn mac(text: &str) -> Result<MacAddress, Error> {
     let bytes: Option<Vec<u8>> = text.split(':').map(byte).collect();
     let bytes = bytes.and_then(|bytes| <[u8; 6]>::try_from(bytes).ok());
     bytes.map(MacAddress).ok_or_else(wrong)
-}
-
-/// As people write it; smoltcp uses dashes.
-struct Mac([u8; 6]);
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        MacAddress(self.0).fmt(f)
-    }
 }
 
 async fn ping(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
