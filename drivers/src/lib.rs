@@ -9,6 +9,38 @@
 //! What a kernel brings is [`virtio_drivers::Hal`] for memory, and for PCI
 //! [`virtio_drivers::transport::pci::bus::ConfigurationAccess`].
 //!
+//! # Example
+//!
+//! A disk, here one of the [`fake`] module (feature `fake`); on a PCI bus the transport is made by [`PciTransport::new`],
+//! and the platform is the kernel's own implementation of [`Hal`].
+//!
+//! ```
+//! use vringlet::blk::{Blk, Options};
+//! use vringlet::blocking::Blocking;
+//! use vringlet::fake::{FakeBlk, FakeDevice, FakeHal};
+//! use vringlet::Buffer;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let device = FakeDevice::new(FakeBlk::new(2048));
+//! let disk = Blk::<FakeHal, _>::new(device.transport(), Options::default())?;
+//! assert_eq!(disk.config().capacity, 2048);
+//!
+//! // Each wait has a bound of the caller's: here the device may be asked a thousand times.
+//! let mut disk = Blocking::new(disk);
+//! let mut left = 1000;
+//! let mut wait = || {
+//!     left -= 1;
+//!     left > 0
+//! };
+//! let block = Buffer::from(vec![7; 512]);
+//! let block = disk.write(100, block, &mut wait).map_err(|failed| failed.error)?;
+//! let block = disk.read(101, block, &mut wait).map_err(|failed| failed.error)?;
+//! assert_eq!(*block, [0; 512]);
+//! assert_eq!(device.with(|disk| disk.disk[100 * 512]), 7);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Trust
 //!
 //! Nothing that a device writes can make this crate panic, wait for ever, or access memory that is not its own: lengths,

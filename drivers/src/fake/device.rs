@@ -530,10 +530,11 @@ impl<M: DeviceModel> Core<M> {
                 return;
             }
             let before = common.available(queue);
+            let taken = common.taken(queue);
             model.process(queue, &mut Queues { common });
-            let after = common.ask_for_notifications(queue);
-            // Something may have come between looking and asking; what the model leaves on purpose is not new.
-            if after == 0 || after == before {
+            let idle = before > 0 && common.taken(queue) == taken;
+            // Something may have come between looking and asking; what the model leaves on purpose is not that.
+            if common.ask_for_notifications(queue) == 0 || idle {
                 return;
             }
         }
@@ -624,6 +625,12 @@ impl Common {
         let state = self.queues.get_mut(usize::from(queue));
         let ring = state.and_then(|state| state.ring.as_mut());
         ring.map_or(0, DeviceQueue::available)
+    }
+
+    fn taken(&self, queue: u16) -> u16 {
+        let state = self.queues.get(usize::from(queue));
+        let ring = state.and_then(|state| state.ring.as_ref());
+        ring.map_or(0, DeviceQueue::taken)
     }
 
     /// Asks for notifications of `queue` and says how much there is in it then.

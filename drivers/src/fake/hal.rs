@@ -490,3 +490,62 @@ unsafe impl Hal for FakeHal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! That what drivers do wrong with memory is seen.
+
+    use super::*;
+
+    #[test]
+    fn a_loan_is_reached_in_its_direction_and_only_while_it_lasts() {
+        for bounce in [false, true] {
+            let memory = Memory::fresh();
+            memory.set_bounce(bounce);
+            let mut bytes = [1u8, 2, 3, 4];
+            let raw = NonNull::from(&mut bytes[..]);
+            // SAFETY: `bytes` outlives both loans, and nothing else accesses it meanwhile.
+            let address = unsafe { FakeHal::share(raw, BufferDirection::DeviceToDriver) };
+            assert!(memory.write(address + 1, &[9, 9]));
+            assert!(!memory.read(address, &mut [0; 1]), "not to be read");
+            assert!(!memory.write(address + 3, &[0; 2]), "past the end");
+            // SAFETY: the loan made above, and `bytes` is still valid.
+            unsafe { FakeHal::unshare(address, raw, BufferDirection::DeviceToDriver) };
+            assert!(!memory.write(address, &[0]), "it is over");
+            assert_eq!(bytes[1..3], [9, 9]);
+            assert_eq!(bytes[0], if bounce { POISON } else { 1 });
+            assert_eq!(memory.take_violations().len(), 3);
+            memory.assert_clean();
+        }
+    }
+
+    #[test]
+    fn loans_and_allocations_left_or_ended_twice_are_seen() {
+        let memory = Memory::fresh();
+        let (address, start) = FakeHal::dma_alloc(2, BufferDirection::Both);
+        assert_eq!(memory.live(), (1, 0));
+        // SAFETY: allocated above; the second call is the mistake that is looked for and frees nothing.
+        unsafe {
+            assert_ne!(FakeHal::dma_dealloc(address, start, 1), 0, "another size");
+            assert_eq!(FakeHal::dma_dealloc(address, start, 2), 0);
+            assert_ne!(FakeHal::dma_dealloc(address, start, 2), 0, "twice");
+        }
+        assert_eq!(memory.take_violations().len(), 2);
+        memory.assert_clean();
+    }
+
+    #[test]
+    fn memories_of_two_threads_do_not_mix() {
+        let memory = Memory::fresh();
+        let (address, _) = FakeHal::dma_alloc(1, BufferDirection::Both);
+        std::thread::spawn(move || {
+            let other = Memory::fresh();
+            assert!(!other.read(address, &mut [0; 1]));
+            assert_eq!(other.violations().len(), 1);
+        })
+        .join()
+        .expect("no panic");
+        assert_eq!(memory.live(), (1, 0));
+        memory.assert_no_violations();
+    }
+}

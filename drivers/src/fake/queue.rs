@@ -244,6 +244,11 @@ impl DeviceQueue {
         self.requests
     }
 
+    /// The available index up to which requests were taken.
+    pub fn taken(&self) -> u16 {
+        self.taken
+    }
+
     /// The used index.
     pub fn used_index(&self) -> u16 {
         self.used
@@ -504,5 +509,215 @@ impl DeviceQueue {
         }
         // The wish must be visible before the index is read again.
         fence(Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! That the rules are watched: a driver written down byte by byte breaks each of them.
+
+    use super::*;
+    use crate::fake::FakeHal;
+    use virtio_drivers::Hal;
+
+    const SIZE: u16 = 4;
+
+    struct Ring {
+        memory: Memory,
+        queue: DeviceQueue,
+        table: u64,
+        avail: u64,
+        /// A page that the device may only read, one that it may only write.
+        readable: u64,
+        writable: u64,
+    }
+
+    fn page(direction: BufferDirection) -> u64 {
+        FakeHal::dma_alloc(1, direction).0
+    }
+
+    fn ring(features: RingFeatures) -> Ring {
+        let memory = Memory::fresh();
+        let table = page(BufferDirection::Both);
+        let avail = table + 1024;
+        let addresses = QueueAddresses {
+            size: SIZE,
+            descriptors: table,
+            driver: avail,
+            device: table + 2048,
+        };
+        let name = String::from("test");
+        Ring {
+            queue: DeviceQueue::new(memory.clone(), name, addresses, features.bits()),
+            memory,
+            table,
+            avail,
+            readable: page(BufferDirection::DriverToDevice),
+            writable: page(BufferDirection::DeviceToDriver),
+        }
+    }
+
+    impl Ring {
+        fn describe(&self, table: u64, index: u64, address: u64, len: u32, flags: u16, next: u16) {
+            let raw = u128::from(address)
+                | u128::from(len) << 64
+                | u128::from(flags) << 96
+                | u128::from(next) << 112;
+            self.memory.poke(table + 16 * index, &raw.to_le_bytes());
+        }
+
+        fn offer(&mut self, entry: u64, head: u16, index: u16) -> Option<Request> {
+            let at = self.avail + 4 + 2 * entry;
+            self.memory.poke(at, &head.to_le_bytes());
+            self.memory.poke(self.avail + 2, &index.to_le_bytes());
+            self.queue.pop()
+        }
+
+        /// The one rule broken so far.
+        #[track_caller]
+        fn assert_broken(&self, rule: &str) {
+            let violations = self.memory.violations();
+            assert!(
+                violations.len() == 1 && violations[0].contains(rule),
+                "{rule}: {violations:#?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_honest_chain_breaks_no_rule() {
+        let mut ring = ring(RingFeatures::INDIRECT_DESC);
+        ring.describe(ring.table, 2, ring.readable, 16, F_NEXT, 1);
+        ring.describe(ring.table, 1, ring.writable, 8, F_WRITE, 0);
+        let request = ring.offer(0, 2, 1).expect("one");
+        assert_eq!((request.head(), request.segments().len()), (2, 2));
+        assert_eq!((request.readable_len(), request.writable_len()), (16, 8));
+        assert_eq!(
+            request.write(0, &[1; 20]),
+            8,
+            "no further than there is room"
+        );
+        ring.queue.push(request, 8);
+        assert!(ring.queue.interrupt_wanted());
+        ring.memory.assert_no_violations();
+    }
+
+    #[test]
+    fn broken_rules_of_descriptors_are_noted() {
+        type Break = fn(&Ring);
+        let cases: [(&str, Break); 10] = [
+            ("describes no bytes", |ring| {
+                ring.describe(ring.table, 0, ring.readable, 0, 0, 0)
+            }),
+            ("has the flags", |ring| {
+                ring.describe(ring.table, 0, ring.readable, 4, 8, 0)
+            }),
+            ("are not lent so", |ring| {
+                ring.describe(ring.table, 0, ring.readable, 4, F_WRITE, 0)
+            }),
+            ("are not lent so", |ring| {
+                ring.describe(ring.table, 0, ring.writable, 4, 0, 0)
+            }),
+            ("are not lent so", |ring| {
+                ring.describe(ring.table, 0, ring.readable, 4097, 0, 0)
+            }),
+            ("descriptor 4 of a table of 4", |ring| {
+                ring.describe(ring.table, 0, ring.readable, 4, F_NEXT, 4);
+            }),
+            ("still in the chain", |ring| {
+                ring.describe(ring.table, 0, ring.readable, 4, F_NEXT, 1);
+                ring.describe(ring.table, 1, ring.readable, 4, F_NEXT, 0);
+            }),
+            ("behind a device-writable one", |ring| {
+                ring.describe(ring.table, 0, ring.writable, 4, F_WRITE | F_NEXT, 1);
+                ring.describe(ring.table, 1, ring.readable, 4, 0, 0);
+            }),
+            ("with NEXT", |ring| {
+                ring.describe(ring.table, 0, ring.readable, 16, F_INDIRECT | F_NEXT, 1);
+            }),
+            ("indirect table of 24 bytes", |ring| {
+                ring.describe(ring.table, 0, ring.readable, 24, F_INDIRECT, 0);
+            }),
+        ];
+        for (rule, breaks) in cases {
+            let mut ring = ring(RingFeatures::INDIRECT_DESC);
+            breaks(&ring);
+            ring.offer(0, 0, 1);
+            ring.assert_broken(rule);
+        }
+    }
+
+    #[test]
+    fn broken_rules_of_indirect_tables_are_noted() {
+        let mut without = ring(RingFeatures::empty());
+        without.describe(without.table, 0, without.readable, 16, F_INDIRECT, 0);
+        without.offer(0, 0, 1);
+        without.assert_broken("without INDIRECT_DESC");
+
+        let mut nested = ring(RingFeatures::INDIRECT_DESC);
+        nested.describe(nested.table, 0, nested.readable, 16, F_INDIRECT, 0);
+        nested.describe(nested.readable, 0, nested.readable, 16, F_INDIRECT, 0);
+        nested.offer(0, 0, 1);
+        nested.assert_broken("inside an indirect table");
+
+        let mut long = ring(RingFeatures::INDIRECT_DESC);
+        long.describe(long.table, 0, long.readable, 80, F_INDIRECT, 0);
+        for index in 0..5 {
+            let flags = if index < 4 { F_NEXT } else { 0 };
+            let next = index as u16 + 1;
+            long.describe(long.readable, index, long.readable, 4, flags, next);
+        }
+        long.offer(0, 0, 1);
+        long.assert_broken("chain longer than the queue");
+    }
+
+    #[test]
+    fn broken_rules_of_the_available_ring_are_noted() {
+        let mut jump = ring(RingFeatures::empty());
+        assert!(jump.offer(0, 0, SIZE + 1).is_none());
+        jump.assert_broken("available index went from 0 to 5");
+
+        let mut back = ring(RingFeatures::empty());
+        back.describe(back.table, 0, back.readable, 4, 0, 0);
+        let request = back.offer(0, 0, 1).expect("one");
+        back.queue.push(request, 0);
+        assert!(back.offer(0, 0, 0).is_none());
+        back.assert_broken("available index went from 1 to 0");
+
+        let mut twice = ring(RingFeatures::empty());
+        twice.describe(twice.table, 0, twice.readable, 4, 0, 0);
+        twice.offer(0, 0, 1).expect("one");
+        twice.offer(1, 0, 2);
+        twice.assert_broken("still in the chain");
+
+        let mut flags = ring(RingFeatures::EVENT_IDX);
+        flags.describe(flags.table, 0, flags.readable, 4, 0, 0);
+        flags.memory.poke(flags.avail, &[1, 0]);
+        flags.offer(0, 0, 1);
+        flags.assert_broken("flags of the available ring are 1");
+    }
+
+    #[test]
+    fn a_descriptor_changed_too_early_is_noted() {
+        let mut ring = ring(RingFeatures::empty());
+        ring.describe(ring.table, 0, ring.readable, 4, 0, 0);
+        let request = ring.offer(0, 0, 1).expect("one");
+        ring.describe(ring.table, 0, ring.readable, 5, 0, 0);
+        ring.queue.push(request, 0);
+        ring.assert_broken("was changed while the device had it");
+    }
+
+    #[test]
+    fn misplaced_parts_are_noted() {
+        let memory = Memory::fresh();
+        let page = page(BufferDirection::Both);
+        let addresses = QueueAddresses {
+            size: SIZE,
+            descriptors: page + 8,
+            driver: page + 1025,
+            device: page + 2050,
+        };
+        DeviceQueue::new(memory.clone(), String::from("test"), addresses, 0);
+        assert_eq!(memory.violations().len(), 3, "{:?}", memory.violations());
     }
 }
