@@ -430,9 +430,12 @@ fn offset_and_length_that_overflow_together_are_an_error() {
         ..PciLayout::default()
     };
     let result = open_spoilt(layout, |pci| {
-        // The upper halves of a shared-memory region, behind the sixteen bytes that every capability has.
+        // Lower halves of offset and length, then the upper ones: together they come round to the BAR's beginning.
         let at = capability(pci, 8);
-        pci.poke(at + 16, &[0xff; 8]);
+        pci.poke(at + 8, &0xffff_f000u32.to_le_bytes());
+        pci.poke(at + 12, &0x2000u32.to_le_bytes());
+        pci.poke(at + 16, &[0xff; 4]);
+        pci.poke(at + 20, &[0; 4]);
     });
     let cause = result.expect_err("2^64 bytes do not fit");
     assert!(matches!(cause, Cause::BadCapability { .. }), "{cause}");
