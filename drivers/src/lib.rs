@@ -11,7 +11,7 @@
 //!
 //! # Example
 //!
-//! A disk, here one of the [`fake`] module (feature `fake`); on a PCI bus the transport is made by [`PciTransport::new`],
+//! A disk, here one of the `fake` module (feature `fake`); on a PCI bus the transport is made by [`PciTransport::new`],
 //! and the platform is the kernel's own implementation of [`Hal`].
 //!
 //! ```
