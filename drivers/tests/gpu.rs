@@ -523,6 +523,8 @@ fn a_pointer_is_not_shown_before_its_picture_is_there() {
     device.pump();
     assert!(gpu.poll().expect("an honest ring").is_some());
     gpu.set_cursor(0, &cursor, 0, 0).expect("room");
+    device.pump();
+    assert_eq!(device.interrupts(1), 0, "nobody waits for the pointer");
     drop((gpu, cursor));
     memory.assert_clean();
 }

@@ -8,6 +8,32 @@
 //! with a method per operation in `asynchronous.rs` and `blocking.rs` here. Requests are made by a [`Screen`], which is
 //! drawn on and sends what was drawn, and a [`Cursor`].
 //!
+//! ```
+//! use vringlet::blocking::Blocking;
+//! use vringlet::fake::{FakeDevice, FakeGpu, FakeHal};
+//! use vringlet::gpu::{Buffering, Gpu, Options, Rect, Screen};
+//!
+//! // An adapter in memory; a kernel has a `PciTransport` here, and its own `Hal`.
+//! let device = FakeDevice::new(FakeGpu::new());
+//! let mut gpu = Blocking::new(Gpu::<FakeHal, _>::new(device.transport(), Options::default())?);
+//!
+//! // How long to wait is the caller's business.
+//! let mut turns = 1000;
+//! let mut wait = || {
+//!     turns -= 1;
+//!     turns > 0
+//! };
+//! gpu.refresh(&mut wait)?;
+//! let head = gpu.driver().layout().expect("the device answered").primary();
+//! let mut screen = Screen::new(head.scanout, head.rect.size(), Buffering::Single).expect("memory");
+//! screen.canvas().fill(Rect::new(10, 20, 300, 200), 0xff8000);
+//! gpu.present(&mut screen, &mut wait)?;
+//!
+//! let (width, _, pixels) = device.with(|adapter| adapter.screen(0)).expect("a picture");
+//! assert_eq!(pixels[20 * width as usize + 10], 0xff8000);
+//! # Ok::<(), vringlet::Error>(())
+//! ```
+//!
 //! | file | what is in it |
 //! |---|---|
 //! | `wire.rs` | what goes over the queues: one struct per message |
@@ -168,6 +194,8 @@ impl<H: Hal, T: Transport> Active<H, T> {
                 return Err(error);
             }
         };
+        // Nobody waits for these: what is done is taken back with the next.
+        cursor.disable_interrupts();
         let started = match control.max_segments() < MAX_SEGMENTS {
             true => Err(control.error(Cause::QueueSize {
                 size: control.size().into(),
@@ -553,8 +581,6 @@ impl<H: Hal, T: Transport> Driver for Gpu<H, T> {
 
     fn disable_interrupts(&mut self) {
         self.active.control.disable_interrupts();
-        // Nobody waits for these: what is done is taken back with the next.
-        self.active.cursor.disable_interrupts();
     }
 
     fn queue_size(&self) -> u16 {

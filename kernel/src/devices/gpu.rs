@@ -4,13 +4,12 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::convert::Infallible;
 use core::future::pending;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
-use embassy_futures::select::{Either3, select3};
+use embassy_futures::select::{Either, select};
 use spin::Mutex;
 use vringlet::asynchronous::Asynchronous;
 use vringlet::blocking::Blocking;
@@ -117,7 +116,9 @@ impl Adapter {
     async fn own(&self) {
         let mut restarts = 0;
         loop {
-            let Err(error) = self.serve().await;
+            let serve = self.serve(async || self.completions().await);
+            let (Either::First(error) | Either::Second(error)) =
+                select(serve, self.watch_config()).await;
             self.stop(error);
             log::error!("{}: {error}", self.name);
             restarts += 1;
@@ -137,26 +138,6 @@ impl Adapter {
         }
     }
 
-    /// Kicks for what was submitted and serves the interrupts, until the device must be reset.
-    async fn serve(&self) -> Result<Infallible, Error> {
-        loop {
-            let config = self.interrupts.config();
-            match select3(self.completions(), self.submitted(), config).await {
-                Either3::First(()) => {
-                    self.with(Gpu::count_interrupt);
-                    self.process()?;
-                }
-                Either3::Second(()) => self.kick(),
-                Either3::Third(()) => match self.with(Gpu::config_changed) {
-                    Ok(true) => self.changed.raise(),
-                    Ok(false) => {}
-                    Err(error) if error.cause == Cause::NeedsReset => return Err(error),
-                    Err(error) => log::warn!("{}: {error}", self.name),
-                },
-            }
-        }
-    }
-
     /// Waits until the device may be done with something. Without interrupts, there is no looking while nothing is in
     /// flight.
     async fn completions(&self) {
@@ -164,6 +145,20 @@ impl Adapter {
             pending::<()>().await;
         }
         self.interrupts.queue(0).await;
+        self.with(Gpu::count_interrupt);
+    }
+
+    /// Listens for changes of the displays, until the device wants to be reset.
+    async fn watch_config(&self) -> Error {
+        loop {
+            self.interrupts.config().await;
+            match self.with(Gpu::config_changed) {
+                Ok(true) => self.changed.raise(),
+                Ok(false) => {}
+                Err(error) if error.cause == Cause::NeedsReset => return error,
+                Err(error) => log::warn!("{}: {error}", self.name),
+            }
+        }
     }
 
     /// The task that follows the displays as they come, go and change their size.
