@@ -6,6 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::future::pending;
 use core::ops::Deref;
+use core::time::Duration;
 
 use embassy_futures::select::{Either, select};
 use spin::Mutex;
@@ -15,10 +16,12 @@ use vringlet::{Cause, Error, Report};
 
 use super::{DeviceTransport, Driven, Found, Interrupts, Mode};
 use crate::memory::dma::KernelHal;
-use crate::task;
+use crate::{task, time};
 
 /// How often a disk whose device breaks the rules is started again before it is given up.
 const MOST_RESTARTS: u32 = 3;
+/// How often the configuration of a disk without interrupts is looked at.
+const CONFIG_POLL: Duration = Duration::from_secs(1);
 
 /// A disk. Dereferences to the driver's asynchronous face.
 pub struct Disk {
@@ -99,7 +102,10 @@ impl Disk {
     /// Follows the device's configuration, until it wants to be reset.
     async fn watch_config(&self) -> Error {
         loop {
-            self.interrupts.config().await;
+            match self.interrupts.mode() {
+                Mode::Polled => time::after(CONFIG_POLL).await,
+                _ => self.interrupts.config().await,
+            }
             if let Err(error) = self.take_config_change() {
                 return error;
             }

@@ -170,7 +170,11 @@ async fn start(id: DeviceId, mut found: Found) -> Result<Box<dyn Driven>, String
             return Err(format!("no driver for {id}"));
         }
     };
-    started.map_err(|error| format!("{error}"))
+    // The device is named beside it.
+    started.map_err(|error| match error.queue {
+        Some(queue) => format!("queue {queue}: {}", error.cause),
+        None => format!("{}", error.cause),
+    })
 }
 
 fn register(name: String, place: DeviceName, mode: Mode, driver: Result<Box<dyn Driven>, String>) {
