@@ -33,10 +33,19 @@ pub fn exit(code: ExitCode) -> ! {
     halt()
 }
 
+/// How often the exit port is read before the guest takes it that there is none: a fifth of a second or more.
+const READS_UNTIL_GONE: u32 = 1_000_000;
+
 /// Ends QEMU with status `(value << 1) | 1`; returns where the machine has no isa-debug-exit.
 pub fn exit_with(value: u32) {
+    let mut port = Port::<u32>::new(DEBUG_EXIT);
     // SAFETY: QEMU's isa-debug-exit, or no device at all, answers at this port; writing ends the guest.
-    unsafe { Port::<u32>::new(DEBUG_EXIT).write(value) };
+    unsafe { port.write(value) };
+    // QEMU only notes that it is to end, and the guest runs on until it gets to it. A read is an exit to QEMU.
+    for _ in 0..READS_UNTIL_GONE {
+        // SAFETY: as above; reading has no effect.
+        unsafe { port.read() };
+    }
 }
 
 /// Switches the machine off through ACPI (QEMU's exit status is 0). Returns why it could not.
