@@ -19,6 +19,9 @@ impl DeviceId {
     /// Entropy device (spec 5.4).
     pub const RNG: Self = Self(4);
 
+    /// Persistent memory (spec 5.19).
+    pub const PMEM: Self = Self(27);
+
     /// The name as in QEMU's `-device virtio-NAME-pci`, where the id is a known one.
     pub const fn name(self) -> Option<&'static str> {
         Some(match self.0 {

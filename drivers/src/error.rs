@@ -236,6 +236,11 @@ pub enum Cause {
         /// The fence of the response, if it has one.
         received: Option<u64>,
     },
+    /// The device could not make persistent what was written (spec 5.19.7).
+    FlushFailed {
+        /// What it returned.
+        ret: u32,
+    },
     /// Something that must be finished first is still with the device: poll, then try again.
     Busy,
     /// The request reaches past the end of the device.
@@ -354,6 +359,7 @@ impl fmt::Display for Cause {
             Self::FenceMismatch { command, sent, .. } => {
                 write!(f, "{command} with fence {sent} came back without one")
             }
+            Self::FlushFailed { ret } => write!(f, "flush failed (ret {ret:#x})"),
             Self::Busy => f.write_str("an earlier command on it is not finished"),
             Self::OutOfRange {
                 start,

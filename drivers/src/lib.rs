@@ -47,7 +47,7 @@
 //! ids, indices, configuration and capabilities are allegations until checked. What can't be prevented without an IOMMU
 //! is that a device writes to memory which it was never lent.
 //!
-//! `unsafe` is confined to [`dma`], [`mmio`], [`buffer`] and the loans of [`queue`] (`queue/chain.rs`); there is none in a device driver.
+//! `unsafe` is confined to [`dma`], [`mmio`], [`buffer`], [`region`] and the loans of [`queue`] (`queue/chain.rs`); there is none in a device driver.
 
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
@@ -74,7 +74,10 @@ pub mod init;
 #[expect(unsafe_code, reason = "device registers")]
 pub mod mmio;
 pub mod net;
+pub mod pmem;
 pub mod queue;
+#[expect(unsafe_code, reason = "memory of a device, mapped")]
+pub mod region;
 pub mod report;
 pub mod transport;
 
@@ -84,6 +87,7 @@ pub use driver::{Driver, Failed, Finished};
 pub use error::{Cause, Error, Result};
 pub use net::Net;
 pub use queue::{Queue, QueueOptions, QueueStats, Token};
+pub use region::Region;
 pub use report::{QueueReport, Report};
 pub use transport::{PciTransport, Transport};
 pub use virtio_drivers::Hal;

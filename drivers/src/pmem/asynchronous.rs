@@ -1,0 +1,21 @@
+//! The operation of a pmem device that is shared by tasks.
+
+use virtio_drivers::Hal;
+
+use super::{Flush, Pmem};
+use crate::asynchronous::Asynchronous;
+use crate::error::Result;
+use crate::transport::Transport;
+
+impl<H: Hal, T: Transport> Asynchronous<Pmem<H, T>> {
+    /// Makes everything persistent that was written to the region before the future is first polled.
+    ///
+    /// # Errors
+    ///
+    /// The device could not. What of it is persistent is not known then, and a later flush that succeeds says nothing
+    /// about it: write it again.
+    pub async fn flush(&self) -> Result<()> {
+        self.perform(Flush).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,419 @@
+//! The pmem device (spec 5.19): a run of the machine's memory that outlives the machine.
+//!
+//! The memory itself needs no driver: [`Config`] says where it is, the platform maps it, and a
+//! [`Region`](crate::region::Region) reads and writes it. What was written is persistent after the next flush, which is
+//! what [`Pmem`], the non-blocking core, is for; over it are the two faces that wait,
+//! [`Asynchronous`](crate::asynchronous::Asynchronous) and [`Blocking`](crate::blocking::Blocking).
+//!
+//! ```
+//! use vringlet::blocking::Blocking;
+//! use vringlet::fake::{FakeDevice, FakeHal, FakePmem};
+//! use vringlet::pmem::{Options, Pmem};
+//!
+//! let device = FakeDevice::new(FakePmem::new(4096));
+//! let pmem = Pmem::<FakeHal, _>::new(device.transport(), Options::default())?;
+//! assert_eq!(pmem.config().size, 4096);
+//!
+//! // A store, as the mapped region would do it; then the flush, waited for as long as the caller says.
+//! device.with(|model| model.memory[..5].copy_from_slice(b"hello"));
+//! let mut turns = 1000;
+//! Blocking::new(pmem).flush(|| {
+//!     turns -= 1;
+//!     turns > 0
+//! })?;
+//! device.with(|model| assert!(model.persistent.starts_with(b"hello")));
+//! # Ok::<(), vringlet::Error>(())
+//! ```
+//!
+//! # One flush at a time
+//!
+//! QEMU's device does one request for each notification, and breaks down at a notification without one. So at most one
+//! request is ever with the device, and it is notified exactly once for each. Any number of callers share it: those who
+//! ask before it is kicked are served by it; those who ask while it is with the device wait for the next one, together,
+//! because the device may have begun before their writes. However many callers there are, each waits for two flushes at
+//! most.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `wire.rs` | what goes over the queue |
+//! | `config.rs` | where the region is |
+
+mod asynchronous;
+mod blocking;
+mod config;
+mod wire;
+
+use alloc::collections::VecDeque;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use virtio_drivers::Hal;
+
+use crate::device::{DeviceId, DeviceName};
+use crate::driver::{Driver, Finished};
+use crate::error::{Cause, Error, Result};
+use crate::features::{Negotiated, RingFeatures};
+use crate::init;
+use crate::queue::{Completion, Queue, QueueOptions, Rejected, Token};
+use crate::report::Report;
+use crate::transport::{InterruptCauses, Status, Transport};
+
+pub use self::config::Config;
+pub use self::wire::{FEATURE_NAMES, Features};
+
+/// How a pmem device is to be driven.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How many callers may wait for a flush at once; more are told that the queue is full.
+    pub callers: u16,
+    /// Ring features to do without.
+    pub declined: RingFeatures,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            callers: 64,
+            declined: RingFeatures::empty(),
+        }
+    }
+}
+
+/// The request: everything written to the region before it is submitted shall be persistent when it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flush;
+
+/// What a pmem device did since it was found.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counters {
+    /// Flushes that callers asked for.
+    flushes: u64,
+    /// Those of them that went with another caller's request.
+    shared: u64,
+    /// Those that failed.
+    errors: u64,
+}
+
+/// A pmem device.
+pub struct Pmem<H: Hal, T: Transport> {
+    transport: T,
+    options: Options,
+    active: Active<H, T>,
+    callers: Callers,
+    counters: Counters,
+}
+
+/// What initialisation makes; made anew by a restart.
+struct Active<H: Hal, T: Transport> {
+    negotiated: Negotiated,
+    config: Config,
+    queue: Queue<H, T::Notifier, ()>,
+}
+
+/// Who waits for what, by the numbers of their tokens.
+#[derive(Debug, Default)]
+struct Callers {
+    /// Numbers that nobody has.
+    free: Vec<u16>,
+    /// Served by the request that is in the queue.
+    served: Vec<u16>,
+    /// The device was told of that request.
+    kicked: bool,
+    /// Those who came after the kick: served by the next request.
+    next: Vec<u16>,
+    /// Not told yet what came of it.
+    done: VecDeque<(u16, Result<(), Cause>)>,
+}
+
+impl Callers {
+    fn new(count: u16) -> Self {
+        Self {
+            free: (0..count).rev().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// The request that served them is over, or can't be made.
+    fn finish(&mut self, result: Result<(), Cause>) {
+        self.kicked = false;
+        self.done
+            .extend(self.served.drain(..).map(|number| (number, result)));
+    }
+}
+
+/// The only queue.
+const REQUEST_QUEUE: u16 = 0;
+const QUEUE_NAME: &str = "req_vq";
+/// A request and its response: there is never more in the queue.
+const QUEUE_SIZE: u16 = 2;
+
+impl<H: Hal, T: Transport> Active<H, T> {
+    fn new(transport: &mut T, options: Options) -> Result<Self> {
+        let mut declined = options.declined.bits();
+        // Without the feature the device must say in its configuration where the region is.
+        if transport.shared_memory(config::SHARED_MEMORY_ID).is_none() {
+            declined |= Features::SHMEM_REGION.bits();
+        }
+        let understood = Features::all().bits();
+        let negotiated = init::negotiate(transport, understood, 0, declined)?;
+        let made = Self::with_features(transport, negotiated);
+        made.inspect_err(|_| init::give_up(transport))
+    }
+
+    fn with_features(transport: &mut T, negotiated: Negotiated) -> Result<Self> {
+        let features = Features::from_bits_truncate(negotiated.accepted);
+        let config = Config::read(transport, features)?;
+        let options = QueueOptions {
+            size: QUEUE_SIZE,
+            header_len: wire::REQUEST_LEN,
+            footer_len: wire::RESPONSE_LEN,
+        };
+        let mut queue = Queue::new(transport, REQUEST_QUEUE, options, negotiated)?;
+        let started = match queue.size() {
+            QUEUE_SIZE => init::driver_ok(transport),
+            size => Err(queue.error(Cause::QueueSize {
+                size: QUEUE_SIZE.into(),
+                max: size.into(),
+            })),
+        };
+        if let Err(error) = started {
+            // So that the queue's memory can be freed.
+            queue.release(&transport.reset()?);
+            return Err(error);
+        }
+        Ok(Self {
+            negotiated,
+            config,
+            queue,
+        })
+    }
+}
+
+impl<H: Hal, T: Transport> Pmem<H, T> {
+    /// Initialises the device that `transport` leads to.
+    ///
+    /// # Errors
+    ///
+    /// The device is no pmem device, breaks the rules of initialisation, or says that its region is nowhere; or memory is
+    /// short. It is left with FAILED set, or reset.
+    pub fn new(mut transport: T, options: Options) -> Result<Self> {
+        let name = transport.name();
+        if name.id != DeviceId::PMEM {
+            let expected = DeviceId::PMEM.0;
+            return Err(Error::new(name, Cause::WrongDeviceType { expected }));
+        }
+        if options.callers == 0 {
+            return Err(Error::new(name, Cause::InvalidParameter("no callers")));
+        }
+        let active = Active::new(&mut transport, options)?;
+        Ok(Self {
+            transport,
+            options,
+            active,
+            callers: Callers::new(options.callers),
+            counters: Counters::default(),
+        })
+    }
+
+    /// Which device.
+    pub fn name(&self) -> DeviceName {
+        self.transport.name()
+    }
+
+    /// Where the region is. It stays there for as long as there is a driver, restarts included.
+    pub fn config(&self) -> Config {
+        self.active.config
+    }
+
+    /// The features offered and accepted.
+    pub fn negotiated(&self) -> Negotiated {
+        self.active.negotiated
+    }
+
+    /// Requests that are with the device: none or one, whatever the number of callers.
+    pub fn in_flight(&self) -> u16 {
+        self.active.queue.in_flight()
+    }
+
+    /// Counts an interrupt of the queue.
+    pub fn count_interrupt(&mut self) {
+        self.active.queue.count_interrupt();
+    }
+
+    /// Reads and clears why the device interrupted: with INTx, and when polling. See
+    /// [`Transport::take_interrupt_causes`].
+    pub fn take_interrupt_causes(&mut self) -> InterruptCauses {
+        self.transport.take_interrupt_causes()
+    }
+
+    /// After the device announced a change of its configuration, which has nothing that could change: whether it gave up.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::NeedsReset`] if so.
+    pub fn check_status(&self) -> Result<()> {
+        match self.transport.status().contains(Status::DEVICE_NEEDS_RESET) {
+            true => Err(Error::new(self.name(), Cause::NeedsReset)),
+            false => Ok(()),
+        }
+    }
+
+    /// The driver's account of the device.
+    pub fn report(&self) -> Report {
+        let Counters {
+            flushes,
+            shared,
+            errors,
+        } = self.counters;
+        Report {
+            device: self.name(),
+            negotiated: self.active.negotiated,
+            feature_names: FEATURE_NAMES,
+            queues: vec![self.active.queue.report(QUEUE_NAME)],
+            config_changes: 0,
+            counters: vec![
+                ("flushes", flushes),
+                ("flushes_shared", shared),
+                ("errors", errors),
+            ],
+        }
+    }
+
+    /// Puts a request into the queue, of which the device is not told.
+    fn enqueue(&mut self) -> Result<()> {
+        let queued = self.active.queue.submit(&wire::FLUSH, ());
+        queued.map(drop).map_err(|rejected| rejected.error)
+    }
+
+    /// Takes the completion of the request that is with the device, and sends the next one for those who wait for it.
+    fn advance(&mut self) -> Result<()> {
+        let mut ret = [0; wire::RESPONSE_LEN];
+        let Some(completion) = self.active.queue.poll(&mut ret)? else {
+            return Ok(());
+        };
+        let Completion { written, .. } = completion;
+        let result = written.and_then(|written| wire::check(written, ret));
+        self.callers.finish(result);
+        if self.callers.next.is_empty() {
+            return Ok(());
+        }
+        core::mem::swap(&mut self.callers.served, &mut self.callers.next);
+        match self.enqueue() {
+            Ok(()) => self.kick(),
+            Err(error) => self.callers.finish(Err(error.cause)),
+        }
+        Ok(())
+    }
+}
+
+impl<H: Hal, T: Transport> Driver for Pmem<H, T> {
+    type Request = Flush;
+
+    fn submit(&mut self, request: Flush) -> Result<Token, Rejected<Flush>> {
+        let rejected = |error| Rejected {
+            error,
+            payload: request,
+        };
+        let Some(number) = self.callers.free.pop() else {
+            return Err(rejected(self.error(Cause::QueueFull)));
+        };
+        if self.callers.served.is_empty()
+            && let Err(error) = self.enqueue()
+        {
+            self.callers.free.push(number);
+            return Err(rejected(error));
+        }
+        let callers = &mut self.callers;
+        let group = match callers.kicked {
+            // The device may have looked at the region before the caller wrote to it.
+            true => &mut callers.next,
+            false => &mut callers.served,
+        };
+        self.counters.flushes += 1;
+        if !group.is_empty() {
+            self.counters.shared += 1;
+        }
+        group.push(number);
+        Ok(Token::new(number))
+    }
+
+    fn kick(&mut self) {
+        if !self.callers.served.is_empty() && !self.callers.kicked {
+            // The caller's stores to the region come before it for the device, too: the queue publishes the request
+            // behind a full barrier.
+            self.active.queue.kick();
+            self.callers.kicked = true;
+        }
+    }
+
+    fn poll(&mut self) -> Result<Option<Finished<Flush>>> {
+        if self.callers.done.is_empty() {
+            self.advance()?;
+        }
+        let Some((number, result)) = self.callers.done.pop_front() else {
+            return Ok(None);
+        };
+        self.callers.free.push(number);
+        if result.is_err() {
+            self.counters.errors += 1;
+        }
+        Ok(Some(Finished {
+            token: Token::new(number),
+            request: Flush,
+            result: result.map_err(|cause| self.error(cause)),
+        }))
+    }
+
+    fn enable_interrupts(&mut self) -> bool {
+        let more = self.active.queue.enable_interrupts();
+        more || !self.callers.done.is_empty()
+    }
+
+    fn disable_interrupts(&mut self) {
+        self.active.queue.disable_interrupts();
+    }
+
+    fn queue_size(&self) -> u16 {
+        self.options.callers
+    }
+
+    fn error(&self, cause: Cause) -> Error {
+        self.active.queue.error(cause)
+    }
+
+    fn reset(&mut self) -> Result<Vec<(Token, Flush)>> {
+        let proof = self.transport.reset()?;
+        self.active.queue.release(&proof);
+        let callers = core::mem::replace(&mut self.callers, Callers::new(self.options.callers));
+        let done = callers.done.into_iter().map(|(number, _)| number);
+        let all = callers.served.into_iter().chain(callers.next).chain(done);
+        Ok(all.map(|number| (Token::new(number), Flush)).collect())
+    }
+
+    fn restart(&mut self) -> Result<()> {
+        drop(self.reset()?);
+        let active = Active::new(&mut self.transport, self.options)?;
+        let (old, new) = (self.active.config, active.config);
+        self.active = active;
+        // Whoever mapped the region would read and write where it was.
+        if new != old {
+            drop(self.reset()?);
+            self.active.config = old;
+            return Err(self.error(Cause::BadConfig {
+                field: "start",
+                value: new.start,
+            }));
+        }
+        Ok(())
+    }
+}
+
+impl<H: Hal, T: Transport> Drop for Pmem<H, T> {
+    fn drop(&mut self) {
+        // Else the queue's memory, which the device may still write to, would be leaked. That is what happens if the
+        // device does not come back from the reset.
+        if let Err(error) = self.reset() {
+            log::error!("{error}");
+        }
+    }
+}
