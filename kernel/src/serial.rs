@@ -5,9 +5,10 @@
 //! receive interrupt (the FIFO stays where it is until a task takes it), or by a timer where there is no interrupt.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 
+use embassy_futures::select::{Either, select};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::Mutex;
 use uart_16550::backend::PioBackend;
@@ -26,6 +27,9 @@ const TRANSMIT_PATIENCE: u32 = 1_000_000;
 
 static PORT: Mutex<Option<Uart16550<PioBackend>>> = Mutex::new(None);
 static RECEIVED: Event = Event::new();
+/// A line is being typed: what is logged meanwhile takes its place, and whoever edits it must show it again.
+static LINE_SHOWN: AtomicBool = AtomicBool::new(false);
+static LINE_OVERWRITTEN: Event = Event::new();
 static LOST_INPUT: AtomicU64 = AtomicU64::new(0);
 static LOST_OUTPUT: AtomicU64 = AtomicU64::new(0);
 
@@ -79,6 +83,17 @@ impl Write for Emergency {
     }
 }
 
+/// To the line's begin, and blank to its end (ECMA-48 EL).
+const ERASE_LINE: &str = "\r\x1b[K";
+
+/// What an editor of a line waits for.
+pub enum Typing {
+    /// A byte was received.
+    Byte(u8),
+    /// Something was logged in the line's place: show it again.
+    Overwritten,
+}
+
 /// Input, byte by byte, for one reader.
 pub struct Input {
     interrupt_driven: bool,
@@ -94,6 +109,17 @@ impl Input {
             port.enable_interrupts(IER::DATA_READY | IER::RECEIVER_LINE_STATUS);
         }
         Self { interrupt_driven }
+    }
+
+    /// The next byte received for a line that is shown and edited.
+    pub async fn typing(&mut self) -> Typing {
+        LINE_SHOWN.store(true, Ordering::Relaxed);
+        let typing = match select(self.byte(), LINE_OVERWRITTEN.wait()).await {
+            Either::First(byte) => Typing::Byte(byte),
+            Either::Second(()) => Typing::Overwritten,
+        };
+        LINE_SHOWN.store(false, Ordering::Relaxed);
+        typing
     }
 
     /// The next byte received.
@@ -172,6 +198,10 @@ impl Log for SerialLog {
         let micros = time::now().as_micros();
         let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
         let (level, text) = (record.level(), record.args());
+        if LINE_SHOWN.load(Ordering::Relaxed) {
+            let _ = Console.write_str(ERASE_LINE);
+            LINE_OVERWRITTEN.raise();
+        }
         let _ = writeln!(Console, "[{seconds:4}.{fraction:06}] {level:<5} {text}");
     }
 

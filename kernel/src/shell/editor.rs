@@ -82,13 +82,18 @@ impl Editor {
             Key::Down => self.recall(self.back.saturating_sub(1), echo),
             Key::Redraw => {
                 let _ = echo.write_str("\x1b[2J\x1b[H");
-                let _ = echo.write_str(self.prompt);
-                let cursor = core::mem::take(&mut self.cursor);
-                self.show_from(0, 0, echo);
-                self.move_to(cursor, echo);
+                self.show_again(echo);
             }
         }
         Event::None
+    }
+
+    /// Writes prompt and line to an empty line of the terminal.
+    pub fn show_again(&mut self, echo: &mut impl Write) {
+        let _ = echo.write_str(self.prompt);
+        let cursor = core::mem::take(&mut self.cursor);
+        self.show_from(0, 0, echo);
+        self.move_to(cursor, echo);
     }
 
     fn finish(&mut self, echo: &mut impl Write) -> Event {

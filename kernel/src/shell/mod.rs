@@ -21,7 +21,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::fw_cfg;
 use crate::power::{self, ExitCode};
-use crate::serial::{Console, Input};
+use crate::serial::{Console, Input, Typing};
 use editor::{Editor, Event};
 
 /// Where a command writes what it has to say.
@@ -88,7 +88,13 @@ async fn run_prompt() {
     let mut editor = Editor::new(PROMPT);
     let _ = write!(Console, "{PROMPT}");
     loop {
-        let byte = input.byte().await;
+        let byte = match input.typing().await {
+            Typing::Byte(byte) => byte,
+            Typing::Overwritten => {
+                editor.show_again(&mut Console);
+                continue;
+            }
+        };
         let event = editor.feed(byte, &mut Console);
         if let Event::Line(line) = &event {
             for command in words::commands(line) {
