@@ -18,6 +18,31 @@
 //! | `smoltcp.rs` | `smoltcp::phy::Device` |
 //!
 //! No offload is accepted yet: frames have their checksums and are no longer than the MTU allows.
+//!
+//! ```
+//! # #[cfg(feature = "fake")] {
+//! use vringlet::fake::{FakeDevice, FakeHal, FakeNic, Memory};
+//! use vringlet::net::{Net, Options};
+//!
+//! # Memory::fresh();
+//! // A card whose wire comes back to it. A kernel has a `PciTransport` and a `Hal` of its own instead.
+//! let mut nic = FakeNic::new();
+//! nic.loopback = true;
+//! let card = FakeDevice::new(nic);
+//! let mut net: Net<FakeHal, _> = Net::new(card.transport(), Options::default())?;
+//!
+//! let own = net.mac().0;
+//! let mut frame = net.transmit(64)?;
+//! frame.fill(7);
+//! frame[..6].copy_from_slice(&own);
+//! frame.send()?;
+//! net.flush();
+//!
+//! let frame = net.receive()?.expect("what was sent");
+//! assert_eq!((&frame[..6], frame[63]), (&own[..], 7));
+//! # }
+//! # Ok::<(), vringlet::Error>(())
+//! ```
 
 mod config;
 mod control;
