@@ -5,6 +5,7 @@
 
 mod matrix {
     pub(crate) mod boot;
+    pub(crate) mod card;
     pub(crate) mod disk;
     pub(crate) mod gpu;
     pub(crate) mod net;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         matrix::boot::cells(),
         matrix::disk::cells(),
         matrix::net::cells(),
+        matrix::card::cells(),
         matrix::gpu::cells(),
         matrix::run::cells(),
     ]
