@@ -81,6 +81,15 @@ fn filter(driver: &mut Driver, name: &str) {
     }
 }
 
+/// What a card has to tell its stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// The neighbours should hear where we are.
+    Announce,
+    /// It is as new: with the address that it had at first.
+    Restarted,
+}
+
 impl Card {
     /// Its name, such as `net0`.
     pub fn name(&self) -> &str {
@@ -100,28 +109,23 @@ impl Card {
             .unwrap_or_else(|_| Err(self.with(|driver| Error::new(driver.name(), Cause::Timeout))))
     }
 
-    /// For the card's task, before it polls its stack: sees to what the device has to say. `true` if the stack should tell
-    /// its neighbours where it is.
-    pub async fn tend(&self) -> bool {
-        let mut announce = false;
-        while let Some(event) = self.with(Net::take_event) {
-            match event {
-                // The stack is told with every poll.
-                Event::LinkChanged => {}
-                Event::Announce => announce = true,
-                Event::Failed(error) => {
-                    log::error!("{}: {error}", self.name);
-                    let mut pause = RESTART_PAUSE;
-                    while let Err(error) = self.restart(pause).await {
-                        log::error!("{}: not started again: {error}", self.name);
-                        pause = (2 * pause).min(LONGEST_PAUSE);
-                    }
-                    log::warn!("{}: started again", self.name);
-                    announce = true;
+    /// For the card's task, before it polls its stack: sees to what the device has to say. What the stack must be told
+    /// comes back; that the link changed it sees when it is polled.
+    pub async fn tend(&self) -> Option<News> {
+        match self.with(Net::take_event)? {
+            Event::LinkChanged => None,
+            Event::Announce => Some(News::Announce),
+            Event::Failed(error) => {
+                log::error!("{}: {error}", self.name);
+                let mut pause = RESTART_PAUSE;
+                while let Err(error) = self.restart(pause).await {
+                    log::error!("{}: not started again: {error}", self.name);
+                    pause = (2 * pause).min(LONGEST_PAUSE);
                 }
+                log::warn!("{}: started again", self.name);
+                Some(News::Restarted)
             }
         }
-        announce
     }
 
     /// After a pause: a device that breaks again at once must not keep everybody from their work.

@@ -10,19 +10,15 @@ use embassy_futures::yield_now;
 use smoltcp::time::Instant;
 use smoltcp::wire::EthernetAddress;
 use spin::{Mutex, Once};
-use vringlet::net::Event;
 use x86_64::instructions::random::RdRand;
 
 use super::clock::Clock;
 use super::loopback::Loopback;
 use super::stack::Stack;
 use super::{Ipv4Setup, echo, http};
-use crate::devices::net::{self as cards, Card};
+use crate::devices::net::{self as cards, Card, News};
 use crate::devices::rng;
 use crate::{fw_cfg, status, task, time};
-
-/// How long a card that failed is left alone before it is tried again.
-const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 static STACKS: Mutex<Vec<&'static Stack>> = Mutex::new(Vec::new());
 static LOOPBACK: Once<&'static Stack> = Once::new();
@@ -101,17 +97,18 @@ fn seed() -> u64 {
 /// Moves frames between a card and its stack, for ever.
 async fn drive(card: &'static Card, stack: &'static Stack) {
     loop {
-        let (next, event) = card.with(|driver| {
-            let link = driver.link().up;
-            (stack.poll(driver, link, now()), driver.take_event())
-        });
-        match event {
-            Some(Event::Announce) => stack.announce(),
-            Some(Event::Failed(error)) => restart(card, stack, &error).await,
-            // The next poll sees it.
-            Some(Event::LinkChanged) => stack.wake(),
-            None => sleep(card.ready(), stack, next).await,
+        match card.tend().await {
+            Some(News::Announce) => stack.announce(),
+            Some(News::Restarted) => {
+                stack.set_mac(EthernetAddress(card.with(|driver| driver.mac().0)))
+            }
+            None => {}
         }
+        let next = card.with(|driver| {
+            let link = driver.link().up;
+            stack.poll(driver, link, now())
+        });
+        sleep(card.ready(), stack, next).await;
         // However much comes in, the tasks that wait for it get their turn.
         yield_now().await;
     }
@@ -126,16 +123,6 @@ async fn sleep(device: impl Future<Output = ()>, stack: &Stack, next: Option<Ins
         }
     };
     select3(device, stack.woken(), timer).await;
-}
-
-async fn restart(card: &Card, stack: &Stack, error: &vringlet::Error) {
-    log::error!("{}: {error}", card.name());
-    while let Err(error) = card.with(|driver| driver.restart()) {
-        log::error!("{}: restart: {error}", card.name());
-        time::after(RESTART_PAUSE).await;
-    }
-    log::info!("{}: restarted", card.name());
-    stack.set_mac(EthernetAddress(card.with(|driver| driver.mac().0)));
 }
 
 async fn drive_loopback(mut device: Loopback, stack: &'static Stack) {
