@@ -15,6 +15,8 @@ impl DeviceId {
     pub const BLK: Self = Self(2);
     /// GPU device (spec 5.7).
     pub const GPU: Self = Self(16);
+    /// Sound device (spec 5.14).
+    pub const SOUND: Self = Self(25);
 
     /// Entropy device (spec 5.4).
     pub const RNG: Self = Self(4);

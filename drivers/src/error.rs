@@ -240,6 +240,13 @@ pub enum Cause {
     FlushFailed {
         /// What it returned.
         ret: u32,
+        },
+    /// A command that is not allowed where a stream is in its life.
+    WrongState {
+        /// The command, by its name in the specification.
+        command: &'static str,
+        /// Where the stream is.
+        state: &'static str,
     },
     /// Something that must be finished first is still with the device: poll, then try again.
     Busy,
@@ -360,6 +367,9 @@ impl fmt::Display for Cause {
                 write!(f, "{command} with fence {sent} came back without one")
             }
             Self::FlushFailed { ret } => write!(f, "flush failed (ret {ret:#x})"),
+            Self::WrongState { command, state } => {
+                write!(f, "no {command} for a stream that is {state}")
+            }
             Self::Busy => f.write_str("an earlier command on it is not finished"),
             Self::OutOfRange {
                 start,

@@ -1,0 +1,804 @@
+//! The sound device (spec 5.14): playback and capture, jacks, channel maps and control elements.
+//!
+//! [`Sound`] is the non-blocking core: [`Driver::submit`] a [`Request`], which is a control message or a period of frames,
+//! [`Driver::kick`], [`Driver::poll`] for those that are done. Over it are two faces that wait,
+//! [`crate::asynchronous::Asynchronous`] and [`crate::blocking::Blocking`], with a method per operation in
+//! `asynchronous.rs` and `blocking.rs` here. What most users want is a [`Playback`], which is a [`FrameSink`], or a
+//! [`Capture`], which is a [`FrameSource`]: they keep all periods of a stream with the device and see its life through.
+//!
+//! A stream is stopped and released before the device is reset, by whomever: a device that is not told (QEMU's) keeps the
+//! frames and plays them to the next driver.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `wire.rs` | what goes over the queues: one struct per message |
+//! | `config.rs` | features and the device configuration |
+//! | `pcm.rs` | formats, rates, parameters of a stream |
+//! | `info.rs` | what the device says about its streams, jacks, channel maps and controls, checked |
+//! | `request.rs` | requests with their buffers |
+//! | `stream.rs` | the states of a stream, and its account |
+//! | `event.rs` | what the device tells on its own |
+//! | `frames.rs` | the traits for sinks and sources of frames |
+//! | `playback.rs`, `capture.rs` | the two that are a device's |
+
+mod asynchronous;
+mod blocking;
+mod capture;
+mod config;
+mod event;
+mod frames;
+mod info;
+mod pcm;
+mod playback;
+mod request;
+mod stream;
+pub mod wire;
+
+use alloc::collections::VecDeque;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use virtio_drivers::Hal;
+
+use self::event::Events;
+use self::request::{Body, Control, Header, Message, Transfer};
+use self::stream::Stream;
+use self::wire::{EVENT_LEN, RequestType, STATUS_LEN};
+use crate::device::{DeviceId, DeviceName};
+use crate::driver::{Driver, Finished};
+use crate::error::{Cause, Error, Result};
+use crate::features::{Negotiated, RingFeatures};
+use crate::init;
+use crate::queue::{Queue, QueueOptions, Rejected, Token};
+use crate::report::Report;
+use crate::transport::{InterruptCauses, Quiesced, Status, Transport};
+
+pub use self::capture::Capture;
+pub use self::config::{Config, FEATURE_NAMES, Features, MOST_ITEMS};
+pub use self::event::Event;
+pub use self::frames::{CopyError, FrameSink, FrameSource, copy};
+pub use self::info::{
+    ChannelMap, ControlInfo, Inventory, Items, JackInfo, Kind, Role, StreamInfo, ValueType, access,
+};
+pub use self::pcm::{Direction, Format, Layout, Params, Rate};
+pub use self::playback::Playback;
+pub use self::request::Request;
+pub use self::stream::{State, StreamStats};
+
+/// How a sound device is to be driven.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Descriptors of the control and the event queue, a power of two; the device's maximum if that is smaller.
+    pub control_queue_size: u16,
+    /// The same for the two queues of frames: it limits the periods that all streams of a direction have together.
+    pub transfer_queue_size: u16,
+    /// Ring features to do without.
+    pub declined: RingFeatures,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            control_queue_size: 64,
+            transfer_queue_size: 256,
+            declined: RingFeatures::empty(),
+        }
+    }
+}
+
+const CONTROL_QUEUE: u16 = 0;
+const EVENT_QUEUE: u16 = 1;
+const TX_QUEUE: u16 = 2;
+const RX_QUEUE: u16 = 3;
+
+/// Segments of the longest control message: message, data, response.
+const CONTROL_SEGMENTS: usize = 3;
+/// Segments of a transfer: header, frames, status.
+const TRANSFER_SEGMENTS: usize = 3;
+
+/// How often the device is looked at for the end of its streams, before it is reset without.
+const MOST_LOOKS: u32 = 1_000_000;
+
+/// A virtio sound device.
+pub struct Sound<H: Hal, T: Transport> {
+    transport: T,
+    options: Options,
+    active: Active<H, T>,
+    items: Items,
+    streams: Vec<Stream>,
+    next_claim: u64,
+    /// Requests that are over and were not given back.
+    finished: VecDeque<Finished<Request>>,
+    events: event::Events,
+    counters: Counters,
+}
+
+/// What initialisation makes; made anew by a restart.
+struct Active<H: Hal, T: Transport> {
+    negotiated: Negotiated,
+    config: Config,
+    queues: Queues<H, T>,
+}
+
+struct Queues<H: Hal, T: Transport> {
+    control: Queue<H, T::Notifier, Control>,
+    event: Queue<H, T::Notifier, ()>,
+    tx: Queue<H, T::Notifier, Transfer>,
+    rx: Queue<H, T::Notifier, Transfer>,
+}
+
+/// What a sound device did since it was found.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counters {
+    commands: u64,
+    errors: u64,
+    config_changes: u64,
+}
+
+impl<H: Hal, T: Transport> Active<H, T> {
+    fn new(transport: &mut T, options: Options) -> Result<Self> {
+        let understood = Features::all().bits();
+        let negotiated = init::negotiate(transport, understood, 0, options.declined.bits())?;
+        let made = Self::with_features(transport, options, negotiated);
+        made.inspect_err(|_| init::give_up(transport))
+    }
+
+    fn with_features(transport: &mut T, options: Options, negotiated: Negotiated) -> Result<Self> {
+        let features = Features::from_bits_truncate(negotiated.accepted);
+        let config = Config::read(transport, features)?;
+        let mut queues = Queues::new(transport, options, negotiated)?;
+        let started = queues.start().and_then(|()| init::driver_ok(transport));
+        if let Err(error) = started {
+            // So that the queues' memory can be freed.
+            drop(queues.release(&transport.reset()?));
+            return Err(error);
+        }
+        // Only now may the device be told of anything.
+        queues.event.kick();
+        Ok(Self {
+            negotiated,
+            config,
+            queues,
+        })
+    }
+}
+
+impl<H: Hal, T: Transport> Queues<H, T> {
+    fn new(transport: &mut T, options: Options, negotiated: Negotiated) -> Result<Self> {
+        let with = |size, header_len, footer_len| QueueOptions {
+            size,
+            header_len,
+            footer_len,
+        };
+        let control = with(options.control_queue_size, wire::MAX_REQUEST_LEN, 0);
+        let event = with(options.control_queue_size, 0, EVENT_LEN);
+        let transfer = with(options.transfer_queue_size, wire::XFER_LEN, STATUS_LEN);
+        let control = Queue::new(transport, CONTROL_QUEUE, control, negotiated);
+        let event = Queue::new(transport, EVENT_QUEUE, event, negotiated);
+        let tx = Queue::new(transport, TX_QUEUE, transfer, negotiated);
+        let rx = Queue::new(transport, RX_QUEUE, transfer, negotiated);
+        match (control, event, tx, rx) {
+            (Ok(control), Ok(event), Ok(tx), Ok(rx)) => Ok(Self {
+                control,
+                event,
+                tx,
+                rx,
+            }),
+            (control, event, tx, rx) => {
+                // So that the memory of those that were made can be freed.
+                let proof = transport.reset()?;
+                let errors = [
+                    discard(control, &proof),
+                    discard(event, &proof),
+                    discard(tx, &proof),
+                    discard(rx, &proof),
+                ];
+                let error = errors.into_iter().flatten().next();
+                Err(error.unwrap_or(Error::new(transport.name(), Cause::NoSuchQueue)))
+            }
+        }
+    }
+
+    /// Sees whether the queues can carry what they must, and fills the event queue.
+    fn start(&mut self) -> Result<()> {
+        for (queue, max, need) in [
+            (
+                &self.control.error(Cause::QueueFull),
+                self.control.max_segments(),
+                CONTROL_SEGMENTS,
+            ),
+            (
+                &self.tx.error(Cause::QueueFull),
+                self.tx.max_segments(),
+                TRANSFER_SEGMENTS,
+            ),
+            (
+                &self.rx.error(Cause::QueueFull),
+                self.rx.max_segments(),
+                TRANSFER_SEGMENTS,
+            ),
+        ] {
+            if max < need {
+                let cause = Cause::TooManySegments {
+                    segments: need,
+                    max,
+                };
+                return Err(Error { cause, ..*queue });
+            }
+        }
+        while self.event.has_room(1) {
+            self.event
+                .submit(&[], ())
+                .map_err(|rejected| rejected.error)?;
+        }
+        Ok(())
+    }
+
+    /// Ends all loans and gives back what was in flight, but for what nobody waits for.
+    fn release(&mut self, proof: &Quiesced) -> Vec<(Token, Request)> {
+        drop(self.event.release(proof));
+        let (tx_base, rx_base) = (self.tx_base(), self.rx_base());
+        let control = self.control.release(proof).into_iter();
+        let control = control.filter(|(_, control)| !control.internal);
+        let control = control.map(|(token, control)| (token, Body::Control(control)));
+        let tx = self.tx.release(proof).into_iter();
+        let tx = tx.map(|(token, it)| (offset(token, tx_base), Body::Transfer(it)));
+        let rx = self.rx.release(proof).into_iter();
+        let rx = rx.map(|(token, it)| (offset(token, rx_base), Body::Transfer(it)));
+        let all = control.chain(tx).chain(rx);
+        all.map(|(token, body)| (token, Request { body })).collect()
+    }
+
+    /// Tokens of transfers come behind those of control messages.
+    fn tx_base(&self) -> u16 {
+        self.control.size()
+    }
+
+    fn rx_base(&self) -> u16 {
+        self.tx_base() + self.tx.size()
+    }
+}
+
+/// Frees the memory of a queue, if there is one, or gives the reason why there is none.
+fn discard<H: Hal, N: crate::transport::Notifier, P: crate::queue::Payload>(
+    queue: Result<Queue<H, N, P>>,
+    proof: &Quiesced,
+) -> Option<Error> {
+    let release = |mut queue: Queue<H, N, P>| drop(queue.release(proof));
+    queue.map(release).err()
+}
+
+fn offset(token: Token, base: u16) -> Token {
+    // Below the sum of the queues' sizes, which `Sound::new` saw to.
+    Token::new(base + token.index() as u16)
+}
+
+impl<H: Hal, T: Transport> Sound<H, T> {
+    /// Initialises the device that `transport` leads to.
+    ///
+    /// # Errors
+    ///
+    /// The device is no sound device, breaks the rules of initialisation, has an impossible configuration or too small a
+    /// queue; or memory is short. It is left with FAILED set, or reset.
+    pub fn new(mut transport: T, options: Options) -> Result<Self> {
+        let name = transport.name();
+        if name.id != DeviceId::SOUND {
+            let expected = DeviceId::SOUND.0;
+            return Err(Error::new(name, Cause::WrongDeviceType { expected }));
+        }
+        let requests = u32::from(options.control_queue_size);
+        if requests + 2 * u32::from(options.transfer_queue_size) > u16::MAX.into() {
+            let cause = Cause::InvalidParameter("queues of more than 65535 requests together");
+            return Err(Error::new(name, cause));
+        }
+        let active = Active::new(&mut transport, options)?;
+        let mut this = Self {
+            transport,
+            options,
+            active,
+            items: Items::default(),
+            streams: Vec::new(),
+            next_claim: 0,
+            finished: VecDeque::new(),
+            events: Events::default(),
+            counters: Counters::default(),
+        };
+        this.forget();
+        Ok(this)
+    }
+
+    /// Begins anew, with a device that was just initialised.
+    fn forget(&mut self) {
+        self.items = Items::default();
+        self.streams.clear();
+        let streams = self.active.config.streams as usize;
+        self.streams.resize_with(streams, Stream::default);
+        self.finished.clear();
+        self.finished.reserve(self.queue_size().into());
+    }
+
+    /// Which device.
+    pub fn name(&self) -> DeviceName {
+        self.transport.name()
+    }
+
+    /// How many items of each kind the device has.
+    pub fn config(&self) -> Config {
+        self.active.config
+    }
+
+    /// The features offered and accepted.
+    pub fn negotiated(&self) -> Negotiated {
+        self.active.negotiated
+    }
+
+    /// What the device said about its items, as far as it was asked.
+    pub fn items(&self) -> &Items {
+        &self.items
+    }
+
+    /// Where a stream is in its life.
+    pub fn state(&self, stream: u32) -> Option<State> {
+        Some(self.streams.get(stream as usize)?.state)
+    }
+
+    /// What a stream carries or last carried.
+    pub fn params(&self, stream: u32) -> Option<Params> {
+        self.streams.get(stream as usize)?.params()
+    }
+
+    /// What became of a stream so far.
+    pub fn stats(&self, stream: u32) -> Option<StreamStats> {
+        Some(self.streams.get(stream as usize)?.stats)
+    }
+
+    /// Requests that are with the device.
+    pub fn in_flight(&self) -> usize {
+        let Queues {
+            control, tx, rx, ..
+        } = &self.active.queues;
+        [control.in_flight(), tx.in_flight(), rx.in_flight()]
+            .into_iter()
+            .map(usize::from)
+            .sum()
+    }
+
+    /// What the device told on its own, in order, one after the other.
+    pub fn take_event(&mut self) -> Option<Event> {
+        self.events.take()
+    }
+
+    /// Counts an interrupt. A device has fewer vectors than queues, so it is counted where most come from.
+    pub fn count_interrupt(&mut self) {
+        self.active.queues.tx.count_interrupt();
+    }
+
+    /// Reads and thereby clears why the device interrupted. For INTx and polling; not with MSI-X.
+    pub fn take_interrupt_causes(&mut self) -> InterruptCauses {
+        self.transport.take_interrupt_causes()
+    }
+
+    /// To be called when the device says that its configuration changed, which tells nothing: it has no field that may.
+    ///
+    /// # Errors
+    ///
+    /// The device gave up and must be restarted.
+    pub fn config_changed(&mut self) -> Result<()> {
+        self.counters.config_changes += 1;
+        match self.transport.status().contains(Status::DEVICE_NEEDS_RESET) {
+            true => Err(Error::new(self.name(), Cause::NeedsReset)),
+            false => Ok(()),
+        }
+    }
+
+    /// The driver's account of the device.
+    pub fn report(&self) -> Report {
+        let Queues {
+            control,
+            event,
+            tx,
+            rx,
+        } = &self.active.queues;
+        let stats = self.streams.iter().map(|stream| stream.stats);
+        let sum = |of: fn(StreamStats) -> u64| stats.clone().map(of).sum();
+        Report {
+            device: self.name(),
+            negotiated: self.active.negotiated,
+            feature_names: FEATURE_NAMES,
+            queues: vec![
+                control.report("controlq"),
+                event.report("eventq"),
+                tx.report("txq"),
+                rx.report("rxq"),
+            ],
+            config_changes: self.counters.config_changes,
+            counters: vec![
+                ("commands", self.counters.commands),
+                ("errors", self.counters.errors + sum(|of| of.errors)),
+                ("periods", sum(|of| of.periods)),
+                ("bytes", sum(|of| of.bytes)),
+                ("xruns", sum(|of| of.xruns)),
+                ("xrun_events", sum(|of| of.xrun_events)),
+                ("events", self.events.taken),
+                ("bad_events", self.events.bad),
+                ("lost_events", self.events.lost),
+            ],
+        }
+    }
+
+    /// Makes a stream somebody's, who names the number that this gives when done with it ([`Self::end`]).
+    ///
+    /// # Errors
+    ///
+    /// It is somebody's already ([`Cause::Busy`]), or the device would not release it.
+    pub fn claim(&mut self, stream: u32) -> Result<u64> {
+        let claim = self.next_claim;
+        let found = self.streams.get_mut(stream as usize);
+        let claimed = match found {
+            Some(stream) => stream.claim(claim),
+            None => Err(Cause::InvalidParameter("no such stream")),
+        };
+        claimed.map_err(|cause| self.error(cause))?;
+        self.next_claim += 1;
+        Ok(claim)
+    }
+
+    /// Stops and releases a stream, if it is still that one's who claimed it so, and makes it nobody's. Nobody need wait:
+    /// the driver sends each command when it learns that the one before is done.
+    pub fn end(&mut self, stream: u32, claim: u64) {
+        if let Some(found) = self.streams.get_mut(stream as usize)
+            && found.is_claimed_as(claim)
+        {
+            found.ending = true;
+            self.end_streams();
+        }
+    }
+
+    /// Sends what comes next to all streams that are being ended.
+    fn end_streams(&mut self) {
+        let control = &mut self.active.queues.control;
+        for (id, stream) in (0..).zip(&mut self.streams) {
+            stream.settle();
+            let Some(command) = stream.next_to_end() else {
+                continue;
+            };
+            let message = Control::internal(command, id);
+            let header = Header::item(command, id);
+            // If there is no room for it or no memory, there will be when another message is done.
+            if let Ok(message) = message
+                && control.submit(header.bytes(), message).is_ok()
+            {
+                self.counters.commands += 1;
+                stream.begin(command, None);
+            }
+        }
+        control.kick();
+    }
+
+    /// Ends all streams, and waits for it, though not for ever. Gives what was over meanwhile.
+    fn end_all(&mut self) -> Vec<(Token, Request)> {
+        let mut over = Vec::new();
+        for stream in &mut self.streams {
+            stream.ending = true;
+        }
+        self.end_streams();
+        for _ in 0..MOST_LOOKS {
+            if self.streams.iter().all(Stream::is_at_rest) {
+                break;
+            }
+            match self.poll() {
+                Ok(Some(finished)) => over.push((finished.token, finished.request)),
+                Ok(None) => core::hint::spin_loop(),
+                Err(_) => break,
+            }
+        }
+        over.extend(self.finished.drain(..).map(|it| (it.token, it.request)));
+        over
+    }
+}
+
+/// Taking what the device is done with.
+impl<H: Hal, T: Transport> Sound<H, T> {
+    /// Takes what the device told on its own, and gives it the room to tell more.
+    fn poll_events(&mut self) -> Result<()> {
+        let queue = &mut self.active.queues.event;
+        // What comes meanwhile has its turn later.
+        for _ in 0..queue.size() {
+            let mut bytes = [0; EVENT_LEN];
+            let Some(completion) = queue.poll(&mut bytes)? else {
+                break;
+            };
+            let event = match completion.written {
+                Ok(len) if len as usize >= EVENT_LEN => Event::decode(bytes),
+                _ => None,
+            };
+            self.events.add(event, &mut self.items, &mut self.streams);
+            queue.submit(&[], ()).map_err(|rejected| rejected.error)?;
+        }
+        queue.kick();
+        Ok(())
+    }
+
+    /// Takes the next transfer that is over.
+    fn poll_transfer(&mut self) -> Result<Option<Finished<Request>>> {
+        let queues = &mut self.active.queues;
+        let (tx_base, rx_base) = (queues.tx_base(), queues.rx_base());
+        for (base, queue) in [(tx_base, &mut queues.tx), (rx_base, &mut queues.rx)] {
+            let mut footer = [0; STATUS_LEN];
+            let Some(completion) = queue.poll(&mut footer)? else {
+                continue;
+            };
+            let mut transfer = completion.payload;
+            let result = transfer.judge(completion.written, footer);
+            if let Some(stream) = self.streams.get_mut(transfer.stream as usize) {
+                stream.transferred(transfer.len, result);
+            }
+            let body = Body::Transfer(transfer);
+            return Ok(Some(Finished {
+                token: offset(completion.token, base),
+                request: Request { body },
+                result: result.map(drop).map_err(|cause| queue.error(cause)),
+            }));
+        }
+        Ok(None)
+    }
+
+    /// Takes the control messages that are over, and all transfers that were over before them: a device completes a
+    /// RELEASE after the stream's last transfer, and so does this driver.
+    fn poll_control(&mut self) -> Result<()> {
+        while let Some(completion) = self.active.queues.control.poll(&mut [])? {
+            while let Some(finished) = self.poll_transfer()? {
+                self.finished.push_back(finished);
+            }
+            let mut control = completion.payload;
+            let result = self.take_answer(&mut control, completion.written);
+            self.counters.errors += u64::from(result.is_err());
+            self.end_streams();
+            if !control.internal {
+                let body = Body::Control(control);
+                self.finished.push_back(Finished {
+                    token: completion.token,
+                    request: Request { body },
+                    result: result.map_err(|cause| self.error(cause)),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes down how a control message ended.
+    fn take_answer(
+        &mut self,
+        control: &mut Control,
+        written: Result<u32, Cause>,
+    ) -> Result<(), Cause> {
+        let result = control.judge(written);
+        match control.message {
+            Message::Info(kind, _) => {
+                let answer = result.map(|()| control.answer());
+                return self.items.take(kind, answer);
+            }
+            Message::SetParams { stream, .. } | Message::Stream(_, stream) => {
+                if let Some(stream) = self.streams.get_mut(stream as usize) {
+                    stream.end(control.message.kind(), result.is_ok());
+                }
+            }
+            Message::JackRemap { .. } | Message::Element(..) => {}
+        }
+        result
+    }
+}
+
+/// Giving it something to do.
+impl<H: Hal, T: Transport> Sound<H, T> {
+    /// Checks a control message, and makes what the device reads first.
+    fn admit_control(&self, control: &Control) -> Result<Header, Cause> {
+        control.check(&self.active.config, &self.items)?;
+        match control.message {
+            Message::SetParams { stream, params } => {
+                self.check_command(stream, RequestType::PcmSetParams, Some(params))?;
+            }
+            Message::Stream(command, stream) => self.check_command(stream, command, None)?,
+            Message::Info(..) | Message::JackRemap { .. } | Message::Element(..) => {}
+        }
+        Ok(control.header(self.items.streams.items()))
+    }
+
+    /// The device has a message that was admitted.
+    fn begin(&mut self, message: Message) {
+        self.counters.commands += 1;
+        let (stream, params) = match message {
+            Message::SetParams { stream, params } => (stream, Some(params)),
+            Message::Stream(_, stream) => (stream, None),
+            Message::Info(..) | Message::JackRemap { .. } | Message::Element(..) => return,
+        };
+        if let Some(stream) = self.streams.get_mut(stream as usize) {
+            stream.begin(message.kind(), params);
+        }
+    }
+
+    /// Whether a stream may be given a command now: by its state, and by the room that there is for its periods.
+    fn check_command(
+        &self,
+        id: u32,
+        command: RequestType,
+        params: Option<Params>,
+    ) -> Result<(), Cause> {
+        let stream = self.streams.get(id as usize);
+        let stream = stream.ok_or(Cause::InvalidParameter("no such stream"))?;
+        stream.check(command)?;
+        let periods = match command {
+            RequestType::PcmSetParams => params.map_or(0, |params| params.periods()),
+            RequestType::PcmPrepare => stream.params().map_or(0, |params| params.periods()),
+            _ => return Ok(()),
+        };
+        let direction = |id: u32| self.items.streams.get(id).map(|info| info.direction);
+        let room = self.room_for_periods(direction(id));
+        if periods > room {
+            return Err(Cause::InvalidParameter("more periods than the queue takes"));
+        }
+        let others = (0..).zip(&self.streams);
+        let others = others.filter(|(other, _)| *other != id && direction(*other) == direction(id));
+        let held: u64 = others
+            .map(|(_, other)| u64::from(other.periods_held()))
+            .sum();
+        match command == RequestType::PcmPrepare && held + u64::from(periods) > room.into() {
+            true => Err(Cause::Busy),
+            false => Ok(()),
+        }
+    }
+
+    /// How many periods fit into the queue of a direction.
+    fn room_for_periods(&self, direction: Option<Direction>) -> u32 {
+        let Queues { tx, rx, .. } = &self.active.queues;
+        let size = match direction {
+            Some(Direction::Input) => rx.size(),
+            _ => tx.size(),
+        };
+        match self
+            .active
+            .negotiated
+            .has(RingFeatures::INDIRECT_DESC.bits())
+        {
+            true => size.into(),
+            false => u32::from(size) / TRANSFER_SEGMENTS as u32,
+        }
+    }
+
+    /// Checks a transfer, and counts it.
+    fn admit_transfer(&mut self, transfer: &Transfer) -> Result<(), Cause> {
+        let Queues { tx, rx, .. } = &self.active.queues;
+        let (queue, direction) = match transfer.output {
+            true => (tx, Direction::Output),
+            false => (rx, Direction::Input),
+        };
+        let known = self.items.streams.get(transfer.stream);
+        let stream = self.streams.get_mut(transfer.stream as usize);
+        match stream {
+            Some(stream) if known.map(|info| info.direction) == Some(direction) => {
+                stream.transfer(transfer.len, transfer.output, queue.is_exhausted())
+            }
+            Some(_) => Err(Cause::InvalidParameter(
+                "the stream is not known, or flows the other way",
+            )),
+            None => Err(Cause::InvalidParameter("no such stream")),
+        }
+    }
+}
+
+fn rejected(error: Error, body: Body) -> Rejected<Request> {
+    let payload = Request { body };
+    Rejected { error, payload }
+}
+
+impl<H: Hal, T: Transport> Driver for Sound<H, T> {
+    type Request = Request;
+
+    fn submit(&mut self, request: Request) -> Result<Token, Rejected<Request>> {
+        match request.body {
+            Body::Control(control) => {
+                let header = match self.admit_control(&control) {
+                    Ok(header) => header,
+                    Err(cause) => return Err(rejected(self.error(cause), Body::Control(control))),
+                };
+                let message = control.message;
+                let queue = &mut self.active.queues.control;
+                let token = queue
+                    .submit(header.bytes(), control)
+                    .map_err(|it| rejected(it.error, Body::Control(it.payload)))?;
+                self.begin(message);
+                Ok(token)
+            }
+            Body::Transfer(transfer) => {
+                let id = transfer.stream;
+                if let Err(cause) = self.admit_transfer(&transfer) {
+                    return Err(rejected(self.error(cause), Body::Transfer(transfer)));
+                }
+                let queues = &mut self.active.queues;
+                let (base, queue) = match transfer.output {
+                    true => (queues.tx_base(), &mut queues.tx),
+                    false => (queues.rx_base(), &mut queues.rx),
+                };
+                let submitted = queue.submit(&id.to_le_bytes(), transfer);
+                submitted.map(|token| offset(token, base)).map_err(|it| {
+                    if let Some(stream) = self.streams.get_mut(id as usize) {
+                        stream.not_transferred();
+                    }
+                    rejected(it.error, Body::Transfer(it.payload))
+                })
+            }
+        }
+    }
+
+    fn kick(&mut self) {
+        let queues = &mut self.active.queues;
+        // Frames before what starts them.
+        queues.tx.kick();
+        queues.rx.kick();
+        queues.control.kick();
+    }
+
+    fn poll(&mut self) -> Result<Option<Finished<Request>>> {
+        self.poll_events()?;
+        if self.finished.is_empty() {
+            self.poll_control()?;
+        }
+        match self.finished.pop_front() {
+            Some(finished) => Ok(Some(finished)),
+            None => self.poll_transfer(),
+        }
+    }
+
+    fn enable_interrupts(&mut self) -> bool {
+        let queues = &mut self.active.queues;
+        let mut any = !self.finished.is_empty();
+        any |= queues.control.enable_interrupts();
+        any |= queues.event.enable_interrupts();
+        any |= queues.tx.enable_interrupts();
+        any |= queues.rx.enable_interrupts();
+        any
+    }
+
+    fn disable_interrupts(&mut self) {
+        let queues = &mut self.active.queues;
+        queues.control.disable_interrupts();
+        queues.event.disable_interrupts();
+        queues.tx.disable_interrupts();
+        queues.rx.disable_interrupts();
+    }
+
+    fn queue_size(&self) -> u16 {
+        let queues = &self.active.queues;
+        queues.rx_base() + queues.rx.size()
+    }
+
+    fn error(&self, cause: Cause) -> Error {
+        self.active.queues.control.error(cause)
+    }
+
+    /// Ends all streams first, as far as the device lets it.
+    fn reset(&mut self) -> Result<Vec<(Token, Request)>> {
+        let mut requests = self.end_all();
+        let proof = self.transport.reset()?;
+        requests.extend(self.active.queues.release(&proof));
+        self.forget();
+        Ok(requests)
+    }
+
+    fn restart(&mut self) -> Result<()> {
+        drop(self.reset()?);
+        self.active = Active::new(&mut self.transport, self.options)?;
+        self.forget();
+        Ok(())
+    }
+}
+
+impl<H: Hal, T: Transport> Drop for Sound<H, T> {
+    fn drop(&mut self) {
+        // Else the queues' memory, which the device may still access, would be leaked. That is what happens if the device
+        // does not come back from the reset.
+        if let Err(error) = self.reset() {
+            log::error!("{error}");
+        }
+    }
+}
