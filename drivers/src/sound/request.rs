@@ -267,17 +267,12 @@ impl Transfer {
         Ok(latency)
     }
 
-    /// A full period has its status behind it. Of one that is not full, because the stream ended, the specification says
-    /// only how long it is, and QEMU puts the status right behind the frames.
+    /// A full period has its status behind it, in the footer. Of one that is not full, because the stream ended, the status
+    /// is the last of what the device says that it wrote: nothing behind that may be believed (spec 2.7.8.2).
     fn find_status(&self, frames: usize, footer: &mut [u8; STATUS_LEN]) {
-        let (code, _) = wire::decode_status(*footer);
-        if frames == self.buffer.len() || code != wire::status::NOT_WRITTEN {
-            return;
-        }
-        let behind = self.buffer.get(frames..).unwrap_or_default();
         let end = *footer;
-        let bytes = behind.iter().chain(&end);
-        for (to, from) in footer.iter_mut().zip(bytes) {
+        let behind = self.buffer.get(frames..).unwrap_or_default();
+        for (to, from) in footer.iter_mut().zip(behind.iter().chain(&end)) {
             *to = *from;
         }
     }
