@@ -16,6 +16,7 @@ pub mod gpu;
 mod interrupts;
 mod mmio;
 pub mod net;
+pub mod pmem;
 pub mod rng;
 mod transport;
 
@@ -161,6 +162,7 @@ async fn start(id: DeviceId, mut found: Found) -> Result<Box<dyn Driven>, String
         DeviceId::BLK => blk::start(found),
         DeviceId::GPU => gpu::start(found),
         DeviceId::NET => net::start(found),
+        DeviceId::PMEM => return pmem::start(found),
         DeviceId::RNG => {
             rng::start(found)?;
             return Err("no driver of ours; the rng command has virtio-drivers' one".into());

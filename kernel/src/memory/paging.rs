@@ -1,4 +1,5 @@
-//! Page mappings: device registers, uncached, in a window of their own; and what lies where.
+//! Page mappings: what devices have, in a window of its own: registers, uncached, and memory, cached; and what lies
+//! where.
 
 #![allow(unsafe_code)]
 
@@ -10,6 +11,7 @@ use core::ptr::NonNull;
 use bootloader_api::info::{MemoryRegion, MemoryRegionKind};
 use raw_cpuid::CpuId;
 use spin::{Mutex, Once};
+use vringlet::Region;
 use vringlet::mmio::Mmio;
 use x86_64::registers::control::Cr3;
 use x86_64::registers::model_specific::{Efer, EferFlags};
@@ -24,16 +26,40 @@ use super::frames::PageTableFrames;
 
 const PAGE: u64 = PAGE_BYTES as u64;
 const LARGE_PAGE: u64 = 2 << 20;
-/// What one entry of the level 4 page table covers: all that the window for device registers ever needs.
+/// What one entry of the level 4 page table covers: all that the window for devices ever needs.
 const WINDOW_BYTES: u64 = 512 << 30;
 
 struct Mappings {
     table: OffsetPageTable<'static>,
-    /// What is left of the window for device registers.
+    /// What is left of the window for devices.
     window: Range<u64>,
-    /// Physical ranges mapped already, and where.
-    mapped: Vec<(Range<u64>, u64)>,
+    mapped: Vec<Mapped>,
+    /// Of every page in the window.
     flags: PageTableFlags,
+}
+
+/// Physical pages mapped in the window.
+struct Mapped {
+    physical: Range<u64>,
+    start: u64,
+    kind: Kind,
+}
+
+/// What a device has at a physical address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Registers,
+    Memory,
+}
+
+impl Kind {
+    fn flags(self) -> PageTableFlags {
+        match self {
+            Self::Registers => PageTableFlags::NO_CACHE | PageTableFlags::WRITE_THROUGH,
+            // Write-back.
+            Self::Memory => PageTableFlags::empty(),
+        }
+    }
 }
 
 static MAPPINGS: Mutex<Option<Mappings>> = Mutex::new(None);
@@ -46,13 +72,15 @@ struct Layout {
     physical_bits: u8,
 }
 
-/// Why registers could not be mapped.
+/// Why registers or memory of a device could not be mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MapError {
     /// The range is empty, wraps around, or is beyond what the processor can address.
     BadRange,
     /// The range overlaps memory.
     OverlapsMemory,
+    /// The range overlaps memory of a device that is in use, or registers are wanted as memory.
+    InUse,
     /// No frames are left for page tables, or no addresses.
     OutOfMemory,
 }
@@ -62,6 +90,7 @@ impl fmt::Display for MapError {
         f.write_str(match self {
             Self::BadRange => "not an address range this processor can map",
             Self::OverlapsMemory => "the range overlaps memory",
+            Self::InUse => "the range is in use already",
             Self::OutOfMemory => "out of memory for page tables",
         })
     }
@@ -88,10 +117,7 @@ pub(super) fn init(regions: &[MemoryRegion], physical_memory_offset: u64) {
             .map_or(36, |capacity| capacity.physical_address_bits()),
     });
 
-    let mut flags = PageTableFlags::PRESENT
-        | PageTableFlags::WRITABLE
-        | PageTableFlags::NO_CACHE
-        | PageTableFlags::WRITE_THROUGH;
+    let mut flags = PageTableFlags::PRESENT | PageTableFlags::WRITABLE;
     let no_execute = cpuid
         .get_extended_processor_and_feature_identifiers()
         .is_some_and(|features| features.has_execute_disable());
@@ -130,31 +156,47 @@ pub(super) fn init(regions: &[MemoryRegion], physical_memory_offset: u64) {
 /// Maps device registers, uncached, and returns where they are now. What is mapped stays mapped; asking again for the
 /// same registers gives the same address.
 pub fn map_mmio(physical: u64, bytes: usize) -> Result<NonNull<u8>, MapError> {
-    let layout = LAYOUT.get().ok_or(MapError::OutOfMemory)?;
-    let end = physical
-        .checked_add(bytes as u64)
-        .ok_or(MapError::BadRange)?;
-    if bytes == 0 || end > 1 << layout.physical_bits.min(52) {
-        return Err(MapError::BadRange);
-    }
-    if layout
-        .ram
-        .iter()
-        .any(|ram| physical < ram.end && ram.start < end)
-    {
-        return Err(MapError::OverlapsMemory);
-    }
+    let wanted = range_of_device(physical, bytes as u64)?;
     let mut mappings = MAPPINGS.lock();
     let mappings = mappings.as_mut().ok_or(MapError::OutOfMemory)?;
     let known = mappings
         .mapped
         .iter()
-        .find(|(range, _)| range.start <= physical && end <= range.end)
-        .map(|(range, address)| address + (physical - range.start));
-    let address = match known {
-        Some(address) => address,
-        None => mappings.map(physical, end)?,
-    };
+        .filter(|mapped| mapped.kind == Kind::Registers)
+        .find(|mapped| mapped.physical.start <= physical && wanted.end <= mapped.physical.end);
+    match known {
+        Some(mapped) => address(mapped.start + (physical - mapped.physical.start)),
+        None => mappings.map(wanted, Kind::Registers),
+    }
+}
+
+/// Maps memory of a device, write-back cached. Each byte of it is handed out once.
+pub fn region(physical: u64, bytes: u64) -> Result<Region, MapError> {
+    let wanted = range_of_device(physical, bytes)?;
+    let len = usize::try_from(bytes).map_err(|_| MapError::BadRange)?;
+    let mut mappings = MAPPINGS.lock();
+    let mappings = mappings.as_mut().ok_or(MapError::OutOfMemory)?;
+    let start = mappings.map(wanted, Kind::Memory)?;
+    // SAFETY: `len` bytes are mapped at `start`, for good; they are no memory that the kernel knows of otherwise, and
+    // `map` gave and will give no page of theirs to anyone else.
+    Ok(unsafe { Region::new(start, len) })
+}
+
+/// The physical addresses of something that a device has: not empty, within reach, and not memory of the machine.
+fn range_of_device(physical: u64, bytes: u64) -> Result<Range<u64>, MapError> {
+    let layout = LAYOUT.get().ok_or(MapError::OutOfMemory)?;
+    let end = physical.checked_add(bytes).ok_or(MapError::BadRange)?;
+    if bytes == 0 || end > 1 << layout.physical_bits.min(52) {
+        return Err(MapError::BadRange);
+    }
+    let is_ram = |ram: &Range<u64>| physical < ram.end && ram.start < end;
+    match layout.ram.iter().any(is_ram) {
+        true => Err(MapError::OverlapsMemory),
+        false => Ok(physical..end),
+    }
+}
+
+fn address(address: u64) -> Result<NonNull<u8>, MapError> {
     NonNull::new(address as *mut u8).ok_or(MapError::OutOfMemory)
 }
 
@@ -166,9 +208,16 @@ pub fn registers(physical: u64, bytes: usize) -> Result<Mmio, MapError> {
 }
 
 impl Mappings {
-    fn map(&mut self, physical: u64, end: u64) -> Result<u64, MapError> {
-        let first = physical / PAGE * PAGE;
-        let last = end.next_multiple_of(PAGE);
+    fn map(&mut self, wanted: Range<u64>, kind: Kind) -> Result<NonNull<u8>, MapError> {
+        let first = wanted.start / PAGE * PAGE;
+        let last = wanted.end.next_multiple_of(PAGE);
+        let in_use = |mapped: &Mapped| {
+            let overlaps = first < mapped.physical.end && mapped.physical.start < last;
+            overlaps && (kind == Kind::Memory || mapped.kind == Kind::Memory)
+        };
+        if self.mapped.iter().any(in_use) {
+            return Err(MapError::InUse);
+        }
         // As far from a 2 MiB boundary as the physical address is, so that large pages fit large ranges.
         let misfit = (first % LARGE_PAGE).wrapping_sub(self.window.start % LARGE_PAGE) % LARGE_PAGE;
         let start = self.window.start + misfit;
@@ -184,15 +233,20 @@ impl Mappings {
         while phys < last {
             let large = phys.is_multiple_of(LARGE_PAGE) && last - phys >= LARGE_PAGE;
             let size = if large { LARGE_PAGE } else { PAGE };
-            self.map_page(virt, phys, large)?;
+            self.map_page(virt, phys, large, kind)?;
             virt += size;
             phys += size;
         }
-        self.mapped.push((first..last, start));
-        Ok(start + (physical - first))
+        self.mapped.push(Mapped {
+            physical: first..last,
+            start,
+            kind,
+        });
+        address(start + (wanted.start - first))
     }
 
-    fn map_page(&mut self, virt: u64, phys: u64, large: bool) -> Result<(), MapError> {
+    fn map_page(&mut self, virt: u64, phys: u64, large: bool, kind: Kind) -> Result<(), MapError> {
+        let flags = self.flags | kind.flags();
         let (virt, phys) = (VirtAddr::new(virt), PhysAddr::new(phys));
         let frames = &mut PageTableFrames;
         // SAFETY: the pages are in the window, which only this file hands out and each page once; the frames are not
@@ -203,7 +257,7 @@ impl Mappings {
                     Page::<Size2MiB>::containing_address(virt),
                     PhysFrame::containing_address(phys),
                 );
-                let flags = self.flags | PageTableFlags::HUGE_PAGE;
+                let flags = flags | PageTableFlags::HUGE_PAGE;
                 let mapped = self.table.map_to(page, frame, flags, frames);
                 mapped.map(|flush| flush.ignore()).map_err(out_of_memory)
             } else {
@@ -211,7 +265,7 @@ impl Mappings {
                     Page::<Size4KiB>::containing_address(virt),
                     PhysFrame::containing_address(phys),
                 );
-                let mapped = self.table.map_to(page, frame, self.flags, frames);
+                let mapped = self.table.map_to(page, frame, flags, frames);
                 mapped.map(|flush| flush.ignore()).map_err(out_of_memory)
             }
         }

@@ -49,6 +49,7 @@ const GROUPS: &[&[Command]] = &[
     commands::pci::COMMANDS,
     commands::virtio::COMMANDS,
     commands::blk::COMMANDS,
+    commands::pmem::COMMANDS,
     commands::rng::COMMANDS,
     commands::screen::COMMANDS,
     commands::net::COMMANDS,

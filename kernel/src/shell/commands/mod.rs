@@ -4,6 +4,7 @@ pub(super) mod blk;
 pub(super) mod machine;
 pub(super) mod net;
 pub(super) mod pci;
+pub(super) mod pmem;
 pub(super) mod power;
 pub(super) mod rng;
 pub(super) mod screen;

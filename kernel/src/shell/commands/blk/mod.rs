@@ -1,6 +1,6 @@
 //! The commands of the disks: blk, with an operation as its first word.
 
-mod pattern;
+pub(super) mod pattern;
 mod work;
 
 use alloc::boxed::Box;

@@ -1,6 +1,6 @@
 //! The test pattern: bytes that say which sector of a disk they belong to, and which seed they were made from.
 
-use vringlet::blk::SECTOR_LEN;
+pub(in crate::shell::commands) use vringlet::blk::SECTOR_LEN;
 
 const WORD_LEN: usize = 8;
 const WORDS: u64 = (SECTOR_LEN / WORD_LEN) as u64;
@@ -24,7 +24,7 @@ fn words(sector: u64, seed: u64) -> impl Iterator<Item = [u8; WORD_LEN]> {
 }
 
 /// Fills `bytes` with the pattern from `sector` on.
-pub(super) fn fill(bytes: &mut [u8], sector: u64, seed: u64) {
+pub(in crate::shell::commands) fn fill(bytes: &mut [u8], sector: u64, seed: u64) {
     for (place, word) in bytes.chunks_mut(WORD_LEN).zip(words(sector, seed)) {
         for (to, from) in place.iter_mut().zip(word) {
             *to = from;

@@ -1,0 +1,150 @@
+//! Persistent memory: each device's region is mapped where the processor reads and writes it, and a task that owns the
+//! device serves the flushes.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::future::pending;
+use core::time::Duration;
+
+use embassy_futures::select::{Either, select};
+use spin::Mutex;
+use vringlet::asynchronous::Asynchronous;
+use vringlet::pmem::{Config, Options, Pmem as Driver};
+use vringlet::{Cause, Driver as _, Error, Region, Report};
+
+use super::{DeviceTransport, Driven, Found, Interrupts, Mode};
+use crate::memory::dma::KernelHal;
+use crate::memory::paging;
+use crate::{task, time};
+
+/// How often a device that breaks the rules is started again before it is given up.
+const MOST_RESTARTS: u32 = 3;
+/// How long a flush may take: the host's disk may have much to write.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A run of persistent memory.
+pub struct Pmem {
+    /// Its name, such as `pmem0`.
+    pub name: String,
+    config: Config,
+    shared: Asynchronous<Driver<KernelHal, DeviceTransport>>,
+    region: Mutex<Region>,
+    interrupts: Interrupts,
+}
+
+static ALL: Mutex<Vec<&'static Pmem>> = Mutex::new(Vec::new());
+
+/// All of them, in the order they were found.
+pub fn all() -> Vec<&'static Pmem> {
+    ALL.lock().clone()
+}
+
+/// The one of this name.
+pub fn find(name: &str) -> Option<&'static Pmem> {
+    ALL.lock().iter().find(|pmem| pmem.name == name).copied()
+}
+
+/// Brings a device up.
+pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, String> {
+    let driver = Driver::new(found.transport, Options::default());
+    let driver = driver.map_err(|error| format!("{error}"))?;
+    let config = driver.config();
+    let region = paging::region(config.start, config.size).map_err(|error| {
+        let Config { start, size } = config;
+        format!("region of {size:#x} bytes at {start:#x}: {error}")
+    })?;
+    let pmem: &'static Pmem = Box::leak(Box::new(Pmem {
+        name: found.name,
+        config,
+        shared: Asynchronous::new(driver),
+        region: Mutex::new(region),
+        interrupts: found.interrupts,
+    }));
+    ALL.lock().push(pmem);
+    task::spawn(pmem.own());
+    Ok(Box::new(pmem))
+}
+
+impl Pmem {
+    /// Where the region is.
+    pub fn config(&self) -> Config {
+        self.config
+    }
+
+    /// Looks at the region, or changes it. Shortly: it is locked meanwhile.
+    pub fn with_region<R>(&self, f: impl FnOnce(&mut Region) -> R) -> R {
+        f(&mut self.region.lock())
+    }
+
+    /// Makes everything persistent that was written to the region before.
+    pub async fn flush(&self) -> Result<(), Error> {
+        let flushed = time::timeout(PATIENCE, self.shared.flush()).await;
+        flushed.unwrap_or_else(|_| Err(self.shared.with(|driver| driver.error(Cause::Timeout))))
+    }
+
+    /// The driver's account of the device.
+    pub fn report(&self) -> Report {
+        self.shared.with(|driver| driver.report())
+    }
+
+    /// The owner's task.
+    async fn own(&self) {
+        let mut restarts = 0;
+        loop {
+            let serve = self.shared.serve(async || self.completions().await);
+            let (Either::First(error) | Either::Second(error)) =
+                select(serve, self.watch_status()).await;
+            self.shared.stop(error);
+            log::error!("{}: {error}", self.name);
+            restarts += 1;
+            if restarts > MOST_RESTARTS {
+                log::error!("{}: given up", self.name);
+                return;
+            }
+            match self.shared.restart() {
+                Ok(()) => log::warn!("{}: started again", self.name),
+                Err(error) => {
+                    log::error!("{}: given up: {error}", self.name);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Waits until the device may be done with something. Without interrupts, there is no looking while nothing is in
+    /// flight.
+    async fn completions(&self) {
+        let in_flight = || self.shared.with(|driver| driver.in_flight());
+        if self.interrupts.mode() == Mode::Polled && in_flight() == 0 {
+            pending::<()>().await;
+        }
+        self.interrupts.queue(0).await;
+        self.shared.with(Driver::count_interrupt);
+    }
+
+    /// Waits until the device wants to be reset.
+    async fn watch_status(&self) -> Error {
+        loop {
+            self.interrupts.config().await;
+            if let Err(error) = self.shared.with(|driver| driver.check_status()) {
+                return error;
+            }
+        }
+    }
+}
+
+impl Driven for &'static Pmem {
+    fn report(&self) -> Report {
+        Pmem::report(self)
+    }
+
+    fn summary(&self) -> String {
+        let Config { start, size } = self.config;
+        match size % (1 << 20) {
+            0 => format!("{} MiB at {start:#x}", size >> 20),
+            _ => format!("{} KiB at {start:#x}", size >> 10),
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The commands of persistent memory: pmem, with an operation as its first word.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use embassy_futures::yield_now;
+use futures_util::future::try_join_all;
+use sha2::{Digest, Sha256};
+
+use super::blk::pattern;
+use crate::devices::pmem::{self, Pmem};
+use crate::shell::{Args, Command, Error, Output, dump};
+use crate::{task, time};
+
+pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
+    name: "pmem",
+    usage: &[
+        "pmem info [NAME]",
+        "pmem read NAME OFFSET [LEN]",
+        "pmem write NAME OFFSET TEXT",
+        "pmem fill NAME OFFSET LEN SEED",
+        "pmem verify NAME OFFSET LEN SEED",
+        "pmem hash NAME [OFFSET LEN]",
+        "pmem flush NAME",
+        "pmem bench NAME [depth=D] [count=N]",
+    ],
+    help: "reads, writes and measures persistent memory; what is written is safe after flush",
+    run: |args, out| Box::pin(run(args, out)),
+}];
+
+/// Bytes that `read` shows where nothing is said, and the most.
+const READ_BYTES: u64 = 256;
+const MOST_READ_BYTES: u64 = 64 << 10;
+/// Bytes that are worked on before others have their turn: whole sectors of the pattern.
+const PIECE: u64 = 64 << 10;
+const SECTOR: u64 = pattern::SECTOR_LEN as u64;
+/// What `bench` reads and writes back.
+const BENCH_BYTES: u64 = 16 << 20;
+const MOST_DEPTH: u64 = 256;
+
+async fn run(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    match args.word("operation")? {
+        "info" => info(args, out),
+        "read" => read(args, out),
+        "write" => write(args),
+        "fill" => fill(args, out).await,
+        "verify" => verify(args, out).await,
+        "hash" => hash(args, out).await,
+        "flush" => flush(args).await,
+        "bench" => bench(args, out).await,
+        other => Err(Error::usage(format_args!("no operation {other}"))),
+    }
+}
+
+/// The device that the next word names.
+fn device(args: &mut Args<'_>) -> Result<&'static Pmem, Error> {
+    named(args.word("NAME")?)
+}
+
+fn named(name: &str) -> Result<&'static Pmem, Error> {
+    pmem::find(name).ok_or_else(|| Error::failed(format_args!("no persistent memory {name}")))
+}
+
+/// An error with the name that the user knows.
+fn failed(pmem: &Pmem, error: impl core::fmt::Display) -> Error {
+    Error::failed(format_args!("{}: {error}", pmem.name))
+}
+
+fn info(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let name = args.next_word();
+    args.end()?;
+    let devices = match name {
+        Some(name) => Vec::from([named(name)?]),
+        None => pmem::all(),
+    };
+    for pmem in devices {
+        let config = pmem.config();
+        write!(
+            out,
+            "{}: size={} start={:#x}",
+            pmem.name, config.size, config.start
+        )?;
+        for (name, count) in pmem.report().counters {
+            write!(out, " {name}={count}")?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+fn read(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let pmem = device(&mut args)?;
+    let offset = args.number("OFFSET")?;
+    let len = args.next_number("LEN")?.unwrap_or(READ_BYTES);
+    args.end()?;
+    if len > MOST_READ_BYTES {
+        return Err(Error::usage(format_args!(
+            "LEN is at most {MOST_READ_BYTES}"
+        )));
+    }
+    let mut bytes = vec![0; len as usize];
+    load(pmem, offset, &mut bytes)?;
+    dump::lines(out, offset, &bytes)
+}
+
+fn load(pmem: &Pmem, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
+    let loaded = pmem.with_region(|region| region.read(offset, bytes));
+    loaded.map_err(|cause| failed(pmem, cause))
+}
+
+fn store(pmem: &Pmem, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+    let stored = pmem.with_region(|region| region.write(offset, bytes));
+    stored.map_err(|cause| failed(pmem, cause))
+}
+
+fn write(mut args: Args<'_>) -> Result<(), Error> {
+    let pmem = device(&mut args)?;
+    let offset = args.number("OFFSET")?;
+    let text = args.rest();
+    if text.is_empty() {
+        return Err(Error::usage("TEXT is missing"));
+    }
+    store(pmem, offset, text.as_bytes())
+}
+
+/// The bytes from `offset` on, `len` of them, if there are that many.
+fn extent(pmem: &Pmem, offset: u64, len: u64) -> Result<Range<u64>, Error> {
+    let size = pmem.config().size;
+    match offset.checked_add(len) {
+        Some(end) if end <= size => Ok(offset..end),
+        _ => Err(failed(
+            pmem,
+            format_args!("{len} bytes at {offset} are past the end ({size} bytes)"),
+        )),
+    }
+}
+
+/// The bytes cut where a piece ends, counted from the start of the region.
+fn pieces(extent: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let mut next = extent.start;
+    core::iter::from_fn(move || {
+        let start = next;
+        next = extent.end.min((start / PIECE + 1) * PIECE);
+        (start < next).then_some(start..next)
+    })
+}
+
+/// The words `NAME OFFSET LEN SEED`.
+fn seeded(mut args: Args<'_>) -> Result<(&'static Pmem, Range<u64>, u64), Error> {
+    let pmem = device(&mut args)?;
+    let offset = args.number("OFFSET")?;
+    let len = args.number("LEN")?;
+    let seed = args.number("SEED")?;
+    args.end()?;
+    Ok((pmem, extent(pmem, offset, len)?, seed))
+}
+
+/// The bytes of a piece in the test pattern, which is the disks', sector 0 being the start of the region.
+fn in_pattern(piece: &Range<u64>, seed: u64) -> Vec<u8> {
+    let sector = piece.start / SECTOR;
+    let skip = (piece.start % SECTOR) as usize;
+    let mut bytes = vec![0; skip + (piece.end - piece.start) as usize];
+    pattern::fill(&mut bytes, sector, seed);
+    bytes.drain(..skip);
+    bytes
+}
+
+async fn fill(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let (pmem, extent, seed) = seeded(args)?;
+    let len = extent.end - extent.start;
+    for piece in pieces(extent) {
+        store(pmem, piece.start, &in_pattern(&piece, seed))?;
+        yield_now().await;
+    }
+    writeln!(out, "filled bytes={len}")?;
+    Ok(())
+}
+
+async fn verify(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let (pmem, extent, seed) = seeded(args)?;
+    let len = extent.end - extent.start;
+    for piece in pieces(extent) {
+        let expected = in_pattern(&piece, seed);
+        let compared = pmem.with_region(|region| region.first_difference(piece.start, &expected));
+        if let Some(at) = compared.map_err(|cause| failed(pmem, cause))? {
+            let offset = piece.start + at as u64;
+            return Err(failed(
+                pmem,
+                format_args!("byte {offset} is not the pattern's"),
+            ));
+        }
+        yield_now().await;
+    }
+    writeln!(out, "verified bytes={len}")?;
+    Ok(())
+}
+
+async fn hash(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let pmem = device(&mut args)?;
+    let offset = args.next_number("OFFSET")?;
+    let len = match offset {
+        Some(_) => args.number("LEN")?,
+        None => pmem.config().size,
+    };
+    args.end()?;
+    let mut sha256 = Sha256::new();
+    let mut bytes = vec![0; PIECE as usize];
+    for piece in pieces(extent(pmem, offset.unwrap_or(0), len)?) {
+        bytes.resize((piece.end - piece.start) as usize, 0);
+        load(pmem, piece.start, &mut bytes)?;
+        sha256.update(&bytes);
+        yield_now().await;
+    }
+    out.write_str("sha256=")?;
+    for byte in sha256.finalize() {
+        write!(out, "{byte:02x}")?;
+    }
+    writeln!(out)?;
+    Ok(())
+}
+
+async fn flush(mut args: Args<'_>) -> Result<(), Error> {
+    let pmem = device(&mut args)?;
+    args.end()?;
+    pmem.flush().await.map_err(Error::failed)
+}
+
+/// Reads the beginning of the region, writes it back as it was, and has `count` flushes done by `depth` callers.
+async fn bench(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let depth = args.number_option("depth")?.unwrap_or(1);
+    let count = args.number_option("count")?.unwrap_or(1000);
+    let pmem = device(&mut args)?;
+    args.end()?;
+    if !(1..=MOST_DEPTH).contains(&depth) {
+        return Err(Error::usage(format!("depth is 1 to {MOST_DEPTH}")));
+    }
+    let len = pmem.config().size.min(BENCH_BYTES);
+    let mut bytes = vec![0; PIECE as usize];
+    // Reads and writes alternate, so that what others write meanwhile is overwritten as little as can be.
+    let (mut reading, mut writing) = (0, 0);
+    for piece in pieces(0..len) {
+        bytes.resize((piece.end - piece.start) as usize, 0);
+        let start = time::now();
+        load(pmem, piece.start, &mut bytes)?;
+        reading += start.elapsed().as_micros();
+        let start = time::now();
+        store(pmem, piece.start, &bytes)?;
+        writing += start.elapsed().as_micros();
+    }
+    writeln!(out, "bench op=read bytes={len} us={reading}")?;
+    writeln!(out, "bench op=write bytes={len} us={writing}")?;
+
+    let left = core::cell::Cell::new(count);
+    let caller = async || {
+        while left.get() > 0 {
+            left.set(left.get() - 1);
+            pmem.flush().await?;
+        }
+        Ok::<(), vringlet::Error>(())
+    };
+    let stats = || {
+        let queues = pmem.report().queues;
+        queues.first().map(|queue| queue.stats).unwrap_or_default()
+    };
+    let (before, (slept_before, _)) = (stats(), task::idle());
+    let start = time::now();
+    let callers = (0..depth).map(|_| caller());
+    try_join_all(callers).await.map_err(Error::failed)?;
+    let time = start.elapsed();
+    let (after, (slept, _)) = (stats(), task::idle());
+    writeln!(
+        out,
+        "bench op=flush depth={depth} flushes={count} requests={} us={} kicks={} interrupts={} slept_us={}",
+        after.completed - before.completed,
+        time.as_micros(),
+        after.kicks - before.kicks,
+        after.interrupts - before.interrupts,
+        slept.saturating_sub(slept_before).as_micros()
+    )?;
+    Ok(())
+}
