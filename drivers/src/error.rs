@@ -240,7 +240,7 @@ pub enum Cause {
     FlushFailed {
         /// What it returned.
         ret: u32,
-        },
+    },
     /// A command that is not allowed where a stream is in its life.
     WrongState {
         /// The command, by its name in the specification.

@@ -199,6 +199,8 @@ struct PlainText {
     escape: Escape,
     /// The start of a UTF-8 character whose rest has not come yet.
     partial: Vec<u8>,
+    /// The last byte that was not part of an escape sequence was a carriage return.
+    after_return: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -217,10 +219,17 @@ impl PlainText {
             self.escape = match (self.escape, byte) {
                 (Escape::None, 0x1b) => Escape::Started,
                 (Escape::Started, b'[') => Escape::Sequence,
+                // A line begun anew, which is how the shell puts what is logged above its prompt.
+                (Escape::Sequence, b'K') if self.after_return => {
+                    self.partial.push(b'\n');
+                    self.after_return = false;
+                    Escape::None
+                }
                 (Escape::Sequence, 0x40..=0x7e) | (Escape::Started, _) => Escape::None,
                 (Escape::Sequence, _) => Escape::Sequence,
                 (Escape::None, _) => {
                     self.partial.push(byte);
+                    self.after_return = byte == b'\r';
                     Escape::None
                 }
             };
@@ -250,6 +259,13 @@ mod tests {
         let console = captured(b"one\r\n\x1b[1;32mtwo\x1b[0m\r\n\r\nvringlet> ");
         let lines: Vec<_> = console.lines().into_iter().map(|line| line.text).collect();
         assert_eq!(lines, ["one", "two", "", "vringlet> "]);
+    }
+
+    #[test]
+    fn a_line_begun_anew_is_another_line() {
+        let console = captured(b"vringlet> \r\x1b[K[ 0.1] INFO  x\r\nvringlet> ab\x1b[Kc\r\n");
+        let lines: Vec<_> = console.lines().into_iter().map(|line| line.text).collect();
+        assert_eq!(lines, ["vringlet> ", "[ 0.1] INFO  x", "vringlet> abc"]);
     }
 
     #[test]
