@@ -225,6 +225,25 @@ impl Interrupts {
         Some(causes.await)
     }
 
+    /// Waits until any of the first `queues` queues may have used buffers. For a task that owns them all.
+    pub async fn any_queue(&self, queues: usize) {
+        if matches!(self.mode, Mode::Polled | Mode::None) {
+            return time::after(POLL).await;
+        }
+        let queues = self.queues.get(..queues).unwrap_or(self.queues);
+        poll_fn(|context| {
+            // Every one of them is looked at, so that none is left raised for the next time.
+            let raised = queues
+                .iter()
+                .map(|event| event.poll_wait(context).is_ready());
+            match raised.fold(false, |any, one| any | one) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
+    }
+
     async fn wait(&self, event: &Event) {
         match self.mode {
             Mode::Polled | Mode::None => time::after(POLL).await,

@@ -18,6 +18,7 @@ mod mmio;
 pub mod net;
 pub mod pmem;
 pub mod rng;
+pub mod sound;
 mod transport;
 
 pub use interrupts::{Interrupts, Mode};
@@ -119,7 +120,12 @@ fn name_for(id: DeviceId) -> String {
         .iter()
         .filter(|device| device.place.id == id)
         .count();
-    match id.name() {
+    let kind = match id {
+        // As everybody else calls them.
+        DeviceId::SOUND => Some("snd"),
+        _ => id.name(),
+    };
+    match kind {
         Some(kind) => format!("{kind}{number}"),
         None => format!("type{}-{number}", id.0),
     }
@@ -161,6 +167,7 @@ async fn start(id: DeviceId, mut found: Found) -> Result<Box<dyn Driven>, String
     let started = match id {
         DeviceId::BLK => blk::start(found),
         DeviceId::GPU => gpu::start(found),
+        DeviceId::SOUND => sound::start(found),
         DeviceId::NET => net::start(found),
         DeviceId::PMEM => return pmem::start(found),
         DeviceId::RNG => {

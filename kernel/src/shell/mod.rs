@@ -52,6 +52,7 @@ const GROUPS: &[&[Command]] = &[
     commands::pmem::COMMANDS,
     commands::rng::COMMANDS,
     commands::screen::COMMANDS,
+    commands::sound::COMMANDS,
     commands::net::COMMANDS,
     commands::selftest::COMMANDS,
     commands::power::COMMANDS,

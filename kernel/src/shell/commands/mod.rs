@@ -10,4 +10,5 @@ pub(super) mod rng;
 pub(super) mod screen;
 pub(super) mod selftest;
 pub(super) mod session;
+pub(super) mod sound;
 pub(super) mod virtio;

@@ -1,0 +1,352 @@
+//! Sound cards: each has a task that owns it, and is shared by whoever plays and records.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::future::{Future, pending};
+use core::ops::Deref;
+use core::time::Duration;
+
+use embassy_futures::select::{Either, select};
+use spin::Mutex;
+use vringlet::asynchronous::Asynchronous;
+use vringlet::blocking::Blocking;
+use vringlet::sound::{
+    CopyError, Direction, FrameSink, FrameSource, Layout, Options, Params, Sound, StreamInfo,
+    StreamStats, copy,
+};
+use vringlet::{Cause, Driver, Error, Report};
+
+use super::{DeviceTransport, Driven, Found, Interrupts, Mode};
+use crate::memory::dma::KernelHal;
+use crate::{task, time};
+
+/// The queues of a card: control, events, output, input.
+const QUEUES: usize = 4;
+/// How often a card whose device breaks the rules is started again before it is given up.
+const MOST_RESTARTS: u32 = 3;
+/// How long a device may take for what it should do at once, and be late with frames.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Periods per second: how often the device and the driver speak of a stream.
+const PERIODS_PER_SECOND: u32 = 50;
+/// Periods that the device has at a time: how late a task may come for the next.
+const PERIODS: u32 = 8;
+/// How long a stream runs on after its last frame was used up. QEMU reports no latency and has some: what it has not
+/// played when the stream is stopped is lost.
+const RUN_OUT: Duration = Duration::from_millis(100);
+
+/// A sound card. Dereferences to the driver's asynchronous face.
+pub struct Card {
+    /// Its name, such as `snd0`.
+    pub name: String,
+    shared: Asynchronous<Sound<KernelHal, DeviceTransport>>,
+    interrupts: Interrupts,
+}
+
+impl Deref for Card {
+    type Target = Asynchronous<Sound<KernelHal, DeviceTransport>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.shared
+    }
+}
+
+static CARDS: Mutex<Vec<&'static Card>> = Mutex::new(Vec::new());
+
+/// All cards, in the order they were found.
+pub fn all() -> Vec<&'static Card> {
+    CARDS.lock().clone()
+}
+
+/// Brings a card up.
+pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
+    let mut sound = Blocking::new(Sound::new(found.transport, Options::default())?);
+    let start = time::now();
+    sound.query(|| start.elapsed() < PATIENCE)?;
+    let card: &'static Card = Box::leak(Box::new(Card {
+        name: found.name,
+        shared: Asynchronous::new(sound.into_inner()),
+        interrupts: found.interrupts,
+    }));
+    CARDS.lock().push(card);
+    task::spawn(card.own());
+    Ok(Box::new(card))
+}
+
+impl Card {
+    /// The owner's task.
+    async fn own(&self) {
+        let mut restarts = 0;
+        loop {
+            let serve = self.serve(async || self.completions().await);
+            let (Either::First(error) | Either::Second(error)) =
+                select(serve, self.watch(restarts > 0)).await;
+            self.stop(error);
+            log::error!("{}: {error}", self.name);
+            restarts += 1;
+            if restarts > MOST_RESTARTS {
+                log::error!("{}: given up", self.name);
+                return;
+            }
+            match self.restart() {
+                Ok(()) => log::warn!("{}: started again", self.name),
+                Err(error) => {
+                    log::error!("{}: given up: {error}", self.name);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Waits until the device may be done with something. Without interrupts, there is no looking while nothing is in
+    /// flight.
+    async fn completions(&self) {
+        while let Some(event) = self.with(Sound::take_event) {
+            log::info!("{}: {event:?}", self.name);
+        }
+        if self.interrupts.mode() == Mode::Polled && self.with(|sound| sound.in_flight()) == 0 {
+            pending::<()>().await;
+        }
+        self.interrupts.any_queue(QUEUES).await;
+        self.with(Sound::count_interrupt);
+    }
+
+    /// Finds out again what the device has, if it was restarted; then waits until it wants to be reset.
+    async fn watch(&self, restarted: bool) -> Error {
+        if restarted && let Err(error) = self.query().await {
+            return error;
+        }
+        loop {
+            self.interrupts.config().await;
+            if let Err(error) = self.with(Sound::config_changed) {
+                return error;
+            }
+        }
+    }
+
+    /// The first stream of a direction, and what it can do.
+    pub fn stream(&self, direction: Direction) -> Option<(u32, StreamInfo)> {
+        self.with(|sound| {
+            let streams = (0..).zip(sound.items().streams.items());
+            let mut streams = streams.filter(|(_, info)| info.direction == direction);
+            streams.next().map(|(id, info)| (id, *info))
+        })
+    }
+
+    /// Plays `frames` frames of a source on an output stream, fewer if the source ends, and waits until they are heard.
+    ///
+    /// # Errors
+    ///
+    /// The device, or the source, fails or is too slow.
+    pub async fn play_from<S: FrameSource>(
+        &self,
+        stream: u32,
+        source: &mut S,
+        frames: u64,
+    ) -> Result<Played, Failed<S::Error>> {
+        let layout = source.layout();
+        let before = self.stats(stream);
+        let playing = async {
+            let mut sink = self.play(stream, self.params(layout)?).await?;
+            let limit = byte_count(layout, frames);
+            let copied = copy(source, &mut sink, limit).await;
+            let bytes = copied.map_err(|error| match error {
+                CopyError::Source(error) => Failed::Other(error),
+                CopyError::Sink(error) => Failed::Device(error),
+            })?;
+            sink.flush().await?;
+            time::after(RUN_OUT).await;
+            sink.close().await?;
+            Ok(bytes)
+        };
+        let bytes = self.in_time(layout, frames, playing).await?;
+        Ok(self.played(layout, bytes, before, stream))
+    }
+
+    /// Records `frames` frames from an input stream into a sink.
+    ///
+    /// # Errors
+    ///
+    /// The device, or the sink, fails or is too slow.
+    pub async fn record_to<S: FrameSink>(
+        &self,
+        stream: u32,
+        sink: &mut S,
+        frames: u64,
+    ) -> Result<Played, Failed<S::Error>> {
+        let layout = sink.layout();
+        let before = self.stats(stream);
+        let recording = async {
+            let mut source = self.record(stream, self.params(layout)?).await?;
+            let limit = byte_count(layout, frames);
+            let copied = copy(&mut source, sink, limit).await;
+            let bytes = copied.map_err(|error| match error {
+                CopyError::Source(error) => Failed::Device(error),
+                CopyError::Sink(error) => Failed::Other(error),
+            })?;
+            sink.flush().await.map_err(Failed::Other)?;
+            source.close().await?;
+            Ok(bytes)
+        };
+        let bytes = self.in_time(layout, frames, recording).await?;
+        Ok(self.played(layout, bytes, before, stream))
+    }
+
+    /// Plays `frames` frames on an output stream as they are recorded from an input stream.
+    ///
+    /// # Errors
+    ///
+    /// The device fails or is too slow.
+    pub async fn loop_back(
+        &self,
+        (input, output): (u32, u32),
+        layout: Layout,
+        frames: u64,
+    ) -> Result<Played, Failed<Error>> {
+        let before = self.stats(output);
+        let looping = async {
+            let mut source = self.record(input, self.params(layout)?).await?;
+            let mut sink = self.play(output, self.params(layout)?).await?;
+            let limit = byte_count(layout, frames);
+            let copied = copy(&mut source, &mut sink, limit).await;
+            let bytes = copied.map_err(|error| match error {
+                CopyError::Source(error) | CopyError::Sink(error) => Failed::Device(error),
+            })?;
+            source.close().await?;
+            sink.flush().await?;
+            time::after(RUN_OUT).await;
+            sink.close().await?;
+            Ok(bytes)
+        };
+        let bytes = self.in_time(layout, frames, looping).await?;
+        Ok(self.played(layout, bytes, before, output))
+    }
+
+    fn params(&self, layout: Layout) -> Result<Params, Error> {
+        let frames = layout.rate.hz().div_ceil(PERIODS_PER_SECOND);
+        // A frame of less than a byte makes whole bytes in eights.
+        let params = Params::new(layout, frames.next_multiple_of(8), PERIODS);
+        params.map_err(|cause| self.with(|sound| sound.error(cause)))
+    }
+
+    /// Waits as long as so many frames take, and then some.
+    async fn in_time<T, E>(
+        &self,
+        layout: Layout,
+        frames: u64,
+        work: impl Future<Output = Result<T, Failed<E>>>,
+    ) -> Result<T, Failed<E>> {
+        let seconds = frames.div_ceil(layout.rate.hz().into());
+        let most = Duration::from_secs(seconds) + PATIENCE;
+        let done = time::timeout(most, work).await;
+        done.unwrap_or_else(|_| {
+            let device = self.with(|sound| sound.name());
+            Err(Failed::Device(Error::new(device, Cause::Timeout)))
+        })
+    }
+
+    fn stats(&self, stream: u32) -> StreamStats {
+        let stats = self.with(|sound| sound.stats(stream));
+        stats.unwrap_or_default()
+    }
+
+    fn played(&self, layout: Layout, bytes: u64, before: StreamStats, stream: u32) -> Played {
+        let after = self.stats(stream);
+        let frames = bytes * 8 / u64::from(layout.frame_bits().max(1));
+        Played {
+            frames,
+            bytes,
+            periods: after.periods.saturating_sub(before.periods),
+            xruns: after.xruns.saturating_sub(before.xruns)
+                + after.xrun_events.saturating_sub(before.xrun_events),
+            errors: after.errors.saturating_sub(before.errors),
+            latency_bytes: after.latency_bytes,
+        }
+    }
+}
+
+/// Bytes of so many frames.
+fn byte_count(layout: Layout, frames: u64) -> u64 {
+    frames.saturating_mul(layout.frame_bits().into()) / 8
+}
+
+/// What became of frames that were played or recorded.
+#[derive(Clone, Copy, Debug)]
+pub struct Played {
+    /// Frames that went from source to sink.
+    pub frames: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Periods that came back from the device.
+    pub periods: u64,
+    /// Times that the device ran dry or over.
+    pub xruns: u64,
+    /// Periods that failed.
+    pub errors: u64,
+    /// The latency that the device reported last.
+    pub latency_bytes: u32,
+}
+
+impl fmt::Display for Played {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            frames,
+            bytes,
+            periods,
+            xruns,
+            errors,
+            latency_bytes,
+        } = self;
+        write!(
+            f,
+            "frames={frames} bytes={bytes} periods={periods} xruns={xruns} errors={errors} \
+             latency_bytes={latency_bytes}"
+        )
+    }
+}
+
+/// Why frames did not get where they should.
+#[derive(Clone, Copy, Debug)]
+pub enum Failed<E> {
+    /// The card.
+    Device(Error),
+    /// The other side.
+    Other(E),
+}
+
+impl<E> From<Error> for Failed<E> {
+    fn from(error: Error) -> Self {
+        Self::Device(error)
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for Failed<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device(error) => error.fmt(f),
+            Self::Other(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Driven for &'static Card {
+    fn report(&self) -> Report {
+        self.with(|sound| sound.report())
+    }
+
+    fn summary(&self) -> String {
+        self.with(|sound| {
+            let streams = sound.items().streams.items();
+            let outputs = |info: &&StreamInfo| info.direction == Direction::Output;
+            let outputs = streams.iter().filter(outputs).count();
+            let inputs = streams.len() - outputs;
+            let config = sound.config();
+            format!(
+                "{} streams ({outputs} output, {inputs} input), {} jacks, {} channel maps, {} controls",
+                config.streams, config.jacks, config.chmaps, config.controls
+            )
+        })
+    }
+}

@@ -1,0 +1,243 @@
+//! The commands of the sound cards: sound, with an operation as its first word.
+
+mod hash;
+mod tone;
+
+use alloc::boxed::Box;
+use core::fmt;
+
+use vringlet::sound::{Direction, Format, Inventory, Layout, Rate, StreamInfo, wire};
+
+use self::hash::Hash;
+use self::tone::Tone;
+use crate::devices::sound::{self, Card};
+use crate::shell::{Args, Command, Error, Output};
+
+pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
+    name: "sound",
+    usage: &[
+        "sound info",
+        "sound tone HZ SECONDS [rate=R] [format=F] [channels=C] [card=NAME]",
+        "sound record SECONDS [rate=R] [format=F] [channels=C] [card=NAME]",
+        "sound loop SECONDS [rate=R] [format=F] [channels=C] [card=NAME]",
+    ],
+    help: "plays a tone, hashes what is recorded, plays what is recorded; `sound info` says what there is",
+    run: |args, out| Box::pin(run(args, out)),
+}];
+
+/// The longest that anything is played or recorded, in seconds.
+const MOST_SECONDS: u64 = 24 * 3600;
+/// The highest tone.
+const MOST_HZ: u64 = 192_000;
+
+async fn run(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    match args.word("operation")? {
+        "info" => info(args, out),
+        "tone" => tone(args, out).await,
+        "record" => record(args, out).await,
+        "loop" => loop_back(args, out).await,
+        other => Err(Error::usage(format_args!("no operation {other}"))),
+    }
+}
+
+/// The card that the option `card` names, or the first.
+fn card(args: &mut Args<'_>) -> Result<&'static Card, Error> {
+    let wanted = args.option("card");
+    let mut cards = sound::all().into_iter();
+    let card = cards.find(|card| wanted.is_none_or(|wanted| card.name == wanted));
+    card.ok_or_else(|| match wanted {
+        Some(name) => Error::failed(format_args!("no sound card {name}")),
+        None => Error::failed("there is no sound card"),
+    })
+}
+
+fn stream(card: &Card, direction: Direction) -> Result<(u32, StreamInfo), Error> {
+    let found = card.stream(direction);
+    found.ok_or_else(|| Error::failed(format_args!("{} has no {direction}", card.name)))
+}
+
+/// What the options say of the frames; the rest is what is most common among what the stream offers.
+fn layout(args: &mut Args<'_>, info: &StreamInfo) -> Result<Layout, Error> {
+    let named = |name: &str, value: &str| Error::usage(format_args!("no {name} {value}"));
+    let format = match args.option("format") {
+        Some(name) => name.parse().map_err(|_| named("format", name))?,
+        None => preferred(Format::S16, info.formats())?,
+    };
+    let rate = match args.option("rate") {
+        Some(name) => name.parse().map_err(|_| named("rate", name))?,
+        None => preferred(Rate::Hz48000, info.rates())?,
+    };
+    let channels = match args.number_option("channels")? {
+        Some(count) => u8::try_from(count).map_err(|_| Error::usage("too many channels"))?,
+        None => 2.clamp(info.channels_min, info.channels_max),
+    };
+    Ok(Layout {
+        format,
+        rate,
+        channels,
+    })
+}
+
+/// One of those offered: this one if it is among them.
+fn preferred<T: PartialEq>(wanted: T, mut offered: impl Iterator<Item = T>) -> Result<T, Error> {
+    let first = offered.next();
+    let first = first.ok_or_else(|| Error::failed("the stream offers nothing that is known"))?;
+    match first == wanted || offered.any(|it| it == wanted) {
+        true => Ok(wanted),
+        false => Ok(first),
+    }
+}
+
+/// The next word as seconds, in frames when the rate is known.
+fn seconds(args: &mut Args<'_>) -> Result<u64, Error> {
+    match args.number("SECONDS")? {
+        seconds if seconds <= MOST_SECONDS => Ok(seconds),
+        _ => Err(Error::usage(format_args!("at most {MOST_SECONDS} seconds"))),
+    }
+}
+
+fn failed(card: &Card, error: impl fmt::Display) -> Error {
+    Error::failed(format_args!("{}: {error}", card.name))
+}
+
+async fn tone(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let card = card(&mut args)?;
+    let (stream, info) = stream(card, Direction::Output)?;
+    let layout = layout(&mut args, &info)?;
+    let hz = args.number("HZ")?;
+    let seconds = seconds(&mut args)?;
+    args.end()?;
+    let hz = u32::try_from(hz)
+        .ok()
+        .filter(|hz| u64::from(*hz) <= MOST_HZ);
+    let hz = hz.ok_or_else(|| Error::usage(format_args!("at most {MOST_HZ} Hz")))?;
+    let no_tone = || Error::failed(format_args!("no tones in the format {}", layout.format));
+    let mut tone = Tone::new(hz, layout).ok_or_else(no_tone)?;
+    let frames = seconds * u64::from(layout.rate.hz());
+    let played = card.play_from(stream, &mut tone, frames).await;
+    let played = played.map_err(|error| failed(card, error))?;
+    writeln!(out, "played {layout}: {played}")?;
+    Ok(())
+}
+
+async fn record(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let card = card(&mut args)?;
+    let (stream, info) = stream(card, Direction::Input)?;
+    let layout = layout(&mut args, &info)?;
+    let seconds = seconds(&mut args)?;
+    args.end()?;
+    let mut hash = Hash::new(layout);
+    let frames = seconds * u64::from(layout.rate.hz());
+    let recorded = card.record_to(stream, &mut hash, frames).await;
+    let recorded = recorded.map_err(|error| failed(card, error))?;
+    write!(out, "recorded {layout}: {recorded} sha256=")?;
+    for byte in hash.finish() {
+        write!(out, "{byte:02x}")?;
+    }
+    writeln!(out)?;
+    Ok(())
+}
+
+async fn loop_back(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let card = card(&mut args)?;
+    let (input, info) = stream(card, Direction::Input)?;
+    let (output, _) = stream(card, Direction::Output)?;
+    let layout = layout(&mut args, &info)?;
+    let seconds = seconds(&mut args)?;
+    args.end()?;
+    let frames = seconds * u64::from(layout.rate.hz());
+    let looped = card.loop_back((input, output), layout, frames).await;
+    let looped = looped.map_err(|error| failed(card, error))?;
+    writeln!(out, "looped {layout}: {looped}")?;
+    Ok(())
+}
+
+fn info(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    args.end()?;
+    for card in sound::all() {
+        show(card, out)?;
+    }
+    Ok(())
+}
+
+fn show(card: &Card, out: Output<'_>) -> Result<(), Error> {
+    let name = &card.name;
+    let (config, items) = card.with(|sound| (sound.config(), sound.items().clone()));
+    writeln!(
+        out,
+        "{name}: streams={} jacks={} chmaps={} controls={}",
+        config.streams, config.jacks, config.chmaps, config.controls
+    )?;
+    for (id, info) in (0..).zip(items.streams.items()) {
+        let (state, stats) = card.with(|sound| (sound.state(id), sound.stats(id)));
+        let (state, stats) = (state.unwrap_or_default(), stats.unwrap_or_default());
+        write!(out, "{name}: stream {id}: {} formats=", info.direction)?;
+        list(out, info.formats())?;
+        write!(out, " rates=")?;
+        list(out, info.rates())?;
+        write!(
+            out,
+            " channels={}..{} features=",
+            info.channels_min, info.channels_max
+        )?;
+        let features = wire::stream_feature::NAMES.iter();
+        let features = features.filter(|(bit, _)| info.features & bit != 0);
+        list(out, features.map(|(_, name)| name))?;
+        writeln!(
+            out,
+            " state={state} periods={} bytes={} xruns={} xrun_events={} errors={} latency_bytes={} latency_bytes_max={}",
+            stats.periods,
+            stats.bytes,
+            stats.xruns,
+            stats.xrun_events,
+            stats.errors,
+            stats.latency_bytes,
+            stats.latency_bytes_max
+        )?;
+    }
+    for (id, jack) in items.jacks.items().iter().enumerate() {
+        let plug = if jack.connected {
+            "connected"
+        } else {
+            "disconnected"
+        };
+        writeln!(
+            out,
+            "{name}: jack {id}: {plug} defconf={:#010x} caps={:#010x}",
+            jack.default_config, jack.capabilities
+        )?;
+    }
+    for (id, map) in items.chmaps.items().iter().enumerate() {
+        write!(out, "{name}: chmap {id}: {} ", map.direction)?;
+        list(out, map.names())?;
+        writeln!(out)?;
+    }
+    for (id, control) in items.controls.items().iter().enumerate() {
+        let (role, values) = (control.role, control.value_type);
+        writeln!(
+            out,
+            "{name}: control {id}: {} {role:?} {values:?}",
+            control.name
+        )?;
+    }
+    refusal(out, name, &items.jacks)?;
+    refusal(out, name, &items.chmaps)?;
+    refusal(out, name, &items.controls)
+}
+
+/// Words with commas between them.
+fn list<T: fmt::Display>(out: Output<'_>, items: impl Iterator<Item = T>) -> Result<(), Error> {
+    for (index, item) in items.enumerate() {
+        let comma = if index > 0 { "," } else { "" };
+        write!(out, "{comma}{item}")?;
+    }
+    Ok(())
+}
+
+/// What the device would not say.
+fn refusal<T>(out: Output<'_>, name: &str, inventory: &Inventory<T>) -> Result<(), Error> {
+    if let Inventory::Refused(cause) = inventory {
+        writeln!(out, "{name}: {cause}")?;
+    }
+    Ok(())
+}
