@@ -74,7 +74,7 @@ fn start(boot: &'static mut BootInfo) -> ! {
     task::spawn(async {
         devices::init().await;
         status::mark("devices");
-        net::init();
+        net::init().await;
         status::mark("network");
         log::info!("ready");
         shell::run().await;

@@ -14,17 +14,22 @@ use x86_64::instructions::random::RdRand;
 
 use super::clock::Clock;
 use super::loopback::Loopback;
-use super::stack::Stack;
-use super::{Ipv4Setup, echo, http};
+use super::stack::{Stack, Summary};
+use super::{Ipv4Setup, Lease, echo, http};
 use crate::devices::net::{self as cards, Card, News};
 use crate::devices::rng;
 use crate::{fw_cfg, status, task, time};
 
+/// How long the boot waits for DHCP servers. They go on being asked afterwards.
+const LEASE_PATIENCE: Duration = Duration::from_secs(2);
+const LEASE_POLL: Duration = Duration::from_millis(2);
+
 static STACKS: Mutex<Vec<&'static Stack>> = Mutex::new(Vec::new());
 static LOOPBACK: Once<&'static Stack> = Once::new();
 
-/// Starts networking on every card that the drivers brought up, and on `lo`.
-pub fn init() {
+/// Starts networking on every card that the drivers brought up, and on `lo`; then gives DHCP servers a moment, so that
+/// whatever comes next finds an address.
+pub async fn init() {
     if let Some(stack) = start_loopback() {
         LOOPBACK.call_once(|| stack);
         serve(stack);
@@ -37,6 +42,23 @@ pub fn init() {
             }
             None => log::warn!("{}: its address is no host's: not used", card.name()),
         }
+    }
+    let deadline = time::now() + LEASE_PATIENCE;
+    // The tasks just started look at their links first.
+    time::after(LEASE_POLL).await;
+    for stack in stacks() {
+        leased(stack, deadline).await;
+    }
+}
+
+/// Waits for the IPv4 address of an interface; not if its link is down, and not for ever.
+pub async fn leased(stack: &Stack, deadline: time::Instant) -> Option<Lease> {
+    loop {
+        let Summary { lease, link, .. } = stack.summary();
+        if lease.is_some() || !link || time::now() >= deadline {
+            return lease;
+        }
+        time::after(LEASE_POLL).await;
     }
 }
 

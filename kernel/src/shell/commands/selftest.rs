@@ -9,10 +9,9 @@ use smoltcp::wire::{IpAddress, Ipv4Address};
 use super::blk::Work;
 use super::net::{fetch_url, ping_host};
 use crate::devices::{self, blk::Disk};
+use crate::net;
 use crate::net::fetch::Url;
-use crate::net::stack::Stack;
 use crate::net::target::Target;
-use crate::net::{self, Lease};
 use crate::shell::{Args, Command, Error, Output};
 use crate::time;
 
@@ -29,7 +28,6 @@ const REQUEST_BYTES: u64 = 64 << 10;
 const DEPTH: u64 = 8;
 /// How long a DHCP server may take.
 const LEASE_PATIENCE: Duration = Duration::from_secs(10);
-const LEASE_POLL: Duration = Duration::from_millis(20);
 
 async fn selftest(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     args.end()?;
@@ -48,8 +46,7 @@ async fn check_network(out: Output<'_>) -> Result<(), Error> {
             writeln!(out, "{name}: link down")?;
             continue;
         }
-        let lease = wait_for_lease(stack).await;
-        let Some(lease) = lease else {
+        let Some(lease) = net::leased(stack, time::now() + LEASE_PATIENCE).await else {
             return Err(Error::failed(format_args!("{name}: no address")));
         };
         writeln!(out, "{name}: address {}", lease.address)?;
@@ -67,17 +64,6 @@ async fn check_network(out: Output<'_>) -> Result<(), Error> {
         own_page(lease.address.address().into(), out).await?;
     }
     own_page(IpAddress::from(Ipv4Address::LOCALHOST), out).await
-}
-
-async fn wait_for_lease(stack: &Stack) -> Option<Lease> {
-    let deadline = time::now() + LEASE_PATIENCE;
-    loop {
-        let lease = stack.summary().lease;
-        if lease.is_some() || time::now() >= deadline {
-            return lease;
-        }
-        time::after(LEASE_POLL).await;
-    }
 }
 
 async fn own_page(address: IpAddress, out: Output<'_>) -> Result<(), Error> {
