@@ -37,9 +37,15 @@ const LINGER: picoserve::time::Duration = picoserve::time::Duration::from_secs(2
 static PAGE: &str = include_str!("page.html");
 const DATA: &str = "{{STATUS}}";
 
+/// A client may be silent for so long before its request if others wait for its place, and up to [`LONGEST_IDLE`] if
+/// nobody does; it is looked at every [`IDLE_CHECK`]. (No other of picoserve's timeouts has this length: it is told by it.)
+const IDLE: picoserve::time::Duration = picoserve::time::Duration::from_secs(4);
+const LONGEST_IDLE: Duration = Duration::from_secs(60);
+const IDLE_CHECK: Duration = Duration::from_secs(1);
+
 static CONFIG: Config = Config::new(Timeouts {
-    start_read_request: picoserve::time::Duration::from_secs(5),
-    persistent_start_read_request: picoserve::time::Duration::from_secs(10),
+    start_read_request: IDLE,
+    persistent_start_read_request: IDLE,
     read_request: picoserve::time::Duration::from_secs(5),
     write: picoserve::time::Duration::from_secs(5),
 })
@@ -55,10 +61,15 @@ pub async fn serve_status<C: Clock>(
         .route("/", get(async move || uncached(Page(escaped(status())))))
         .route("/status.json", get(async move || uncached(Json(status()))))
         .layer(KnownVersions);
-    let listener = Listener::new(stack, PORT, BUFFERS, LIMIT);
-    serve(&listener, AT_ONCE, |stream| async move {
+    let listener = &Listener::new(stack, PORT, BUFFERS, LIMIT);
+    serve(listener, AT_ONCE, |stream| async move {
         let mut request = vec![0; REQUEST_BYTES];
-        let server = Server::custom(router, ServiceClock(clock), &CONFIG, &mut request);
+        let server = Server::custom(
+            router,
+            ServiceClock { clock, listener },
+            &CONFIG,
+            &mut request,
+        );
         // What a client did wrong it has been told, if it could be told; it concerns nobody else.
         let _ = within(clock, LIFETIME, server.serve(stream)).await;
     })
@@ -154,11 +165,20 @@ impl<State, PathParameters> Layer<State, PathParameters> for KnownVersions {
 /// Tells picoserve's traits which sockets and timers go together.
 struct OurRuntime;
 
-struct ServiceClock<C>(C);
+struct ServiceClock<'a, C> {
+    clock: C,
+    listener: &'a Listener,
+}
 
-impl<C: Clock> Timer<OurRuntime> for ServiceClock<C> {
-    fn delay(&self, duration: picoserve::time::Duration) -> impl Future<Output = ()> {
-        self.0.after(Duration::from_millis(duration.as_millis()))
+impl<C: Clock> Timer<OurRuntime> for ServiceClock<'_, C> {
+    async fn delay(&self, duration: picoserve::time::Duration) {
+        let delay = Duration::from_millis(duration.as_millis());
+        self.clock.after(delay).await;
+        let mut waited = delay;
+        while duration == IDLE && waited < LONGEST_IDLE && !self.listener.is_crowded() {
+            self.clock.after(IDLE_CHECK).await;
+            waited += IDLE_CHECK;
+        }
     }
 }
 

@@ -265,6 +265,14 @@ impl Listener {
         Self { stack, index }
     }
 
+    /// Whether connections wait for somebody to serve them.
+    pub fn is_crowded(&self) -> bool {
+        let crowded = self
+            .stack
+            .with_backlog(self.index, |backlog, _| Some(!backlog.waiting.is_empty()));
+        crowded.unwrap_or(false)
+    }
+
     /// The next connection.
     pub fn poll_accept(&self, context: &mut Context<'_>) -> Poll<TcpStream> {
         match self.stack.with_backlog(self.index, |backlog, sockets| {

@@ -608,6 +608,23 @@ fn slow_clients_are_dropped_without_harm_to_the_others() {
 }
 
 #[test]
+fn who_keeps_nobody_waiting_may_think_before_asking() {
+    let (mut world, one, two) = World::pair();
+    serve_http(&world, two);
+    let answer = |seconds| async move {
+        let stream = connect(one, 80).await;
+        TestClock.after(Duration::from_secs(seconds)).await;
+        // It may be reset already; then there is no answer.
+        let _ = (&stream)
+            .write_all(b"GET /status.json HTTP/1.0\r\n\r\n")
+            .await;
+        rest(&stream).await
+    };
+    assert!(world.run(answer(45)).ends_with("{\"answer\":42}"));
+    assert_eq!(world.run(answer(62)), "");
+}
+
+#[test]
 fn a_burst_of_connections_is_queued_and_each_is_served() {
     let (mut world, one, two) = World::pair();
     serve_http(&world, two);
