@@ -131,6 +131,12 @@ impl Booted {
             .with_context(|| self.last_words())
     }
 
+    /// Waits for a line that contains `needle`, wherever it is among the others.
+    pub fn eventually(&self, needle: &str) -> Result<()> {
+        let found = self.guest.console.wait_for(needle, PATIENCE);
+        found.with_context(|| self.last_words())
+    }
+
     /// Waits until the script is done and the shell wants input.
     pub fn expect_prompt(&mut self) -> Result<()> {
         self.expect(PROMPT).map(drop)

@@ -84,15 +84,24 @@ impl Console {
     ///
     /// An unfinished line counts only for the prompt, which never ends in a newline.
     pub fn expect(&mut self, needle: &str, bound: Duration) -> Result<Line> {
+        let (index, line) = self.wait(self.cursor, needle, bound)?;
+        self.cursor = index + 1;
+        Ok(line)
+    }
+
+    /// Waits for a line that contains `needle`, wherever it is among the others.
+    pub fn wait_for(&self, needle: &str, bound: Duration) -> Result<()> {
+        self.wait(0, needle, bound).map(drop)
+    }
+
+    fn wait(&self, start: usize, needle: &str, bound: Duration) -> Result<(usize, Line)> {
         let deadline = Instant::now() + bound;
         let mut state = self.shared.lock();
         loop {
             let finished = state.lines.len() - usize::from(state.open && needle != PROMPT);
-            let fresh = state.lines.get(self.cursor..finished).unwrap_or_default();
+            let fresh = state.lines.get(start..finished).unwrap_or_default();
             if let Some(index) = fresh.iter().position(|line| line.text.contains(needle)) {
-                let line = fresh[index].clone();
-                self.cursor += index + 1;
-                return Ok(line);
+                return Ok((start + index, fresh[index].clone()));
             }
             if state.closed {
                 bail!("the guest ended before it printed {needle:?}");
@@ -105,12 +114,8 @@ impl Console {
                     bound.as_secs()
                 );
             }
-            state = self
-                .shared
-                .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            let waited = self.shared.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 

@@ -95,6 +95,22 @@ impl Qmp {
         }
     }
 
+    /// Has the user-mode network back end forward a port of this machine, 0 for any, to `guest_port`; says whether
+    /// it could.
+    pub fn forward(
+        &mut self,
+        netdev: &str,
+        protocol: &str,
+        port: u16,
+        guest_port: u16,
+    ) -> Result<bool> {
+        // The monitor says nothing when it is done, and something when it is not.
+        let said = self.monitor(&format!(
+            "hostfwd_add {netdev} {protocol}:127.0.0.1:{port}-:{guest_port}"
+        ))?;
+        Ok(said.trim().is_empty())
+    }
+
     /// The port of this machine that a user-mode network forwards to `guest_port`.
     pub fn forwarded_port(&mut self, protocol: &str, guest_port: u16) -> Result<u16> {
         let table = self.monitor("info usernet")?;

@@ -8,17 +8,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Read};
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use vringlet_tests::disk::SECTOR;
 use vringlet_tests::guest::{End, Guest, Process};
 use vringlet_tests::project_root;
-use vringlet_tests::qemu::{Format, Forward, Image, Machine, Qemu};
+use vringlet_tests::qemu::{Format, Image, Machine, Qemu};
 
 const DEFAULT_DISK_BYTES: u64 = 64 << 20;
 const DEFAULT_PORT: u16 = 8080;
@@ -65,15 +64,7 @@ fn run() -> Result<(End, String)> {
             .with_context(|| format!("PORT={text} is no port number"))?,
         None => DEFAULT_PORT,
     };
-    let port = if is_free(wanted) { wanted } else { 0 };
-    qemu.user_net(
-        "net0",
-        &[Forward {
-            protocol: "tcp",
-            host: port,
-            guest: WEB,
-        }],
-    );
+    qemu.user_net("net0", &[]);
     qemu.virtio("net", "nic0", "netdev=net0");
 
     let script = setting("SCRIPT");
@@ -132,16 +123,17 @@ fn setting(name: &str) -> Option<String> {
         .filter(|value| !value.trim().is_empty())
 }
 
-fn is_free(port: u16) -> bool {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
-}
-
-/// Prints where the guest's page will be.
+/// Leads a port of this machine to the guest's page, the wanted one if it is free, and says which.
 fn announce(process: &mut Process, wanted: u16) -> Result<()> {
-    let port = process.qmp.forwarded_port("tcp", WEB)?;
-    if port != wanted {
+    if !process.qmp.forward("net0", "tcp", wanted, WEB)? {
+        ensure!(
+            process.qmp.forward("net0", "tcp", 0, WEB)?,
+            "no port leads to the guest's page"
+        );
+        let port = process.qmp.forwarded_port("tcp", WEB)?;
         eprintln!("run: port {wanted} is busy, using {port}");
     }
+    let port = process.qmp.forwarded_port("tcp", WEB)?;
     eprintln!("run: http://127.0.0.1:{port}/ is the guest's page");
     Ok(())
 }

@@ -84,21 +84,20 @@ pub(crate) fn cells() -> Vec<Spec> {
 }
 
 /// A guest with a user-mode network that has its address; what goes over the wire is kept.
-fn on_user_net(cell: &Cell, machine: &str, script: &str) -> Result<Booted> {
+fn on_user_net(cell: &Cell, machine: &str) -> Result<Booted> {
     let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
     qemu.user_net("n0", FORWARDS);
     qemu.capture("n0", &cell.file("wire.pcap"))?;
     qemu.virtio("net", "dev0", "netdev=n0,mac=52:54:00:12:34:56");
-    qemu.script(script);
     let mut guest = cell.boot(qemu)?;
-    guest.expect("net0: address 10.0.2.15/24 gateway 10.0.2.2 (dhcp)")?;
+    guest.eventually("net0: address 10.0.2.15/24 gateway 10.0.2.2 (dhcp)")?;
     guest.expect_prompt()?;
     Ok(guest)
 }
 
 /// The whole exchange as it was on the wire: discover, offer, request, acknowledgement.
 fn dhcp(cell: &Cell, machine: &str) -> Result<()> {
-    on_user_net(cell, machine, "")?.power_off()?;
+    on_user_net(cell, machine)?.power_off()?;
     let frames = frames(&cell.file("wire.pcap"))?;
     let packets = frames
         .iter()
@@ -305,7 +304,7 @@ fn malformed_frames(cell: &Cell, machine: &str) -> Result<()> {
 
 /// The page for people and the same as JSON; what is not there is not found.
 fn page(cell: &Cell, machine: &str) -> Result<()> {
-    let mut guest = on_user_net(cell, machine, "")?;
+    let mut guest = on_user_net(cell, machine)?;
     let port = guest.process().qmp.forwarded_port("tcp", WEB)?;
     let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
     let page = curl(&url("/"), &[])?;
@@ -355,7 +354,7 @@ fn page(cell: &Cell, machine: &str) -> Result<()> {
 fn many_connections(cell: &Cell, machine: &str) -> Result<()> {
     const PAGES: usize = 64;
     const ECHOES: usize = 16;
-    let mut guest = on_user_net(cell, machine, "")?;
+    let mut guest = on_user_net(cell, machine)?;
     let qmp = &mut guest.process().qmp;
     let (web, echo) = (
         qmp.forwarded_port("tcp", WEB)?,
@@ -401,7 +400,7 @@ fn many_connections(cell: &Cell, machine: &str) -> Result<()> {
 
 /// Clients that say nonsense, too much, or nothing for ever; the others must not notice.
 fn bad_clients(cell: &Cell, machine: &str) -> Result<()> {
-    let mut guest = on_user_net(cell, machine, "")?;
+    let mut guest = on_user_net(cell, machine)?;
     let port = guest.process().qmp.forwarded_port("tcp", WEB)?;
     let good = || -> Result<()> {
         let page = curl(&format!("http://127.0.0.1:{port}/"), &[])?;
@@ -489,44 +488,14 @@ fn fetch(cell: &Cell, machine: &str) -> Result<()> {
             let _ = serve(client, &body);
         }
     });
-    let (outside, own) = (
-        format!("fetch http://10.0.2.2:{port}/x"),
-        "fetch http://10.0.2.15/",
-    );
-    let (missing, nobody) = (
-        "fetch http://10.0.2.15/no/such/page",
-        "fetch http://10.0.2.2:1/",
-    );
-    let guest = on_user_net(
-        cell,
-        machine,
-        &format!("{outside}; {own}; {missing}; {nobody}"),
+    let mut guest = on_user_net(cell, machine)?;
+    guest.command(
+        &format!("fetch http://10.0.2.2:{port}/x"),
+        &format!("status=200 bytes=1048576 sha256={hash}"),
     )?;
-    let said = |command: &str| guest.console().output_of(command);
-    ensure!(
-        said(&outside)?
-            .iter()
-            .any(|line| line.contains(&format!("status=200 bytes=1048576 sha256={hash}"))),
-        "{outside} said {:?}",
-        said(&outside)?
-    );
-    ensure!(
-        said(own)?
-            .iter()
-            .any(|line| line.contains("status=200 bytes=")),
-        "{own} said {:?}",
-        said(own)?
-    );
-    ensure!(
-        said(missing)?.iter().any(|line| line.contains("404")),
-        "{missing} said {:?}",
-        said(missing)?
-    );
-    ensure!(
-        said(nobody)?.iter().any(|line| line.starts_with("error: ")),
-        "{nobody} said {:?}",
-        said(nobody)?
-    );
+    guest.command("fetch http://10.0.2.15/", "status=200 bytes=")?;
+    guest.command("fetch http://10.0.2.15/no/such/page", "status=404")?;
+    guest.command("fetch http://10.0.2.2:1/", "error: ")?;
     guest.power_off()
 }
 
@@ -549,7 +518,7 @@ fn serve(mut client: TcpStream, body: &[u8]) -> Result<()> {
 
 /// The link goes down and comes back while bytes are on their way: none is lost.
 fn link_under_load(cell: &Cell, machine: &str) -> Result<()> {
-    let mut guest = on_user_net(cell, machine, "")?;
+    let mut guest = on_user_net(cell, machine)?;
     let qmp = &mut guest.process().qmp;
     let (tcp, udp) = (
         qmp.forwarded_port("tcp", ECHO)?,
@@ -610,19 +579,11 @@ fn tap(cell: &Cell, machine: &str, properties: &str) -> Result<()> {
     let comma = if properties.is_empty() { "" } else { "," };
     namespace::plug(&mut qemu, &format!("{comma}{properties}"));
     qemu.capture("n0", &cell.file("wire.pcap"))?;
-    qemu.script(&format!("ping {} 3", namespace::HERE));
     let mut guest = cell.boot(qemu)?;
+    guest.eventually(&format!("net0: address {}/24", namespace::GUEST))?;
     guest.expect_prompt()?;
     let pid = guest.process().pid();
-    let pinged = guest
-        .console()
-        .output_of(&format!("ping {} 3", namespace::HERE))?;
-    ensure!(
-        pinged
-            .iter()
-            .any(|line| line.contains("3 sent, 3 received")),
-        "the guest's ping said {pinged:?}"
-    );
+    guest.command(&format!("ping {} 3", namespace::HERE), "3 sent, 3 received")?;
 
     let link_local = peer::GUEST_V6.to_string();
     for target in [namespace::GUEST.to_string(), format!("{link_local}%tap0")] {
