@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::console::{Console, Line, PROMPT};
+use crate::console::{Console, Line};
 use crate::guest::{End, Guest, Process};
 use crate::project_root;
 use crate::qemu::{Machine, Qemu};
@@ -139,12 +139,21 @@ impl Booted {
 
     /// Waits until the script is done and the shell wants input.
     pub fn expect_prompt(&mut self) -> Result<()> {
-        self.expect(PROMPT).map(drop)
+        self.guest
+            .console
+            .wait_for_prompt(PATIENCE)
+            .with_context(|| self.last_words())
     }
 
-    /// Types a command.
+    /// Types a command as soon as the shell waits for one.
     pub fn type_line(&mut self, command: &str) -> Result<()> {
+        self.expect_prompt()?;
         self.guest.console.type_line(command)
+    }
+
+    /// Presses Enter, whatever the guest is doing.
+    pub fn press_enter(&mut self) -> Result<()> {
+        self.guest.console.type_line("")
     }
 
     /// Types a command and waits for a line with `needle` in what it prints.

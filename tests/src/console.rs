@@ -81,12 +81,33 @@ impl Console {
     }
 
     /// Waits for a line that contains `needle`, among those after the one found last, and returns it.
-    ///
-    /// An unfinished line counts only for the prompt, which never ends in a newline.
     pub fn expect(&mut self, needle: &str, bound: Duration) -> Result<Line> {
         let (index, line) = self.wait(self.cursor, needle, bound)?;
         self.cursor = index + 1;
         Ok(line)
+    }
+
+    /// Waits until the shell waits for a command: what is typed before that it drops.
+    pub fn wait_for_prompt(&self, bound: Duration) -> Result<()> {
+        let waits = |state: &State| {
+            state.open
+                && state
+                    .lines
+                    .last()
+                    .is_some_and(|line| line.text.ends_with(PROMPT))
+        };
+        let state = self.shared.lock();
+        let waiting = |state: &mut State| !waits(state) && !state.closed;
+        let (state, _) = self
+            .shared
+            .changed
+            .wait_timeout_while(state, bound, waiting)
+            .unwrap_or_else(PoisonError::into_inner);
+        match (waits(&state), state.closed) {
+            (true, _) => Ok(()),
+            (false, true) => bail!("the guest ended before it showed its prompt"),
+            (false, false) => bail!("no prompt within {} s", bound.as_secs()),
+        }
     }
 
     /// Waits for a line that contains `needle`, wherever it is among the others.
@@ -98,7 +119,7 @@ impl Console {
         let deadline = Instant::now() + bound;
         let mut state = self.shared.lock();
         loop {
-            let finished = state.lines.len() - usize::from(state.open && needle != PROMPT);
+            let finished = state.lines.len() - usize::from(state.open);
             let fresh = state.lines.get(start..finished).unwrap_or_default();
             if let Some(index) = fresh.iter().position(|line| line.text.contains(needle)) {
                 return Ok((start + index, fresh[index].clone()));
@@ -280,7 +301,20 @@ mod tests {
         assert_eq!(console.expect("a", bound)?.text, "a 1");
         assert_eq!(console.expect("a", bound)?.text, "a 2");
         assert!(console.expect("vring", bound).is_err());
-        assert_eq!(console.expect(PROMPT, bound)?.text, PROMPT);
+        Ok(())
+    }
+
+    #[test]
+    fn the_prompt_counts_when_nothing_follows_it() -> Result<()> {
+        let bound = Duration::from_millis(10);
+        captured(b"a\nvringlet> ").wait_for_prompt(bound)?;
+        captured(b"vringlet> [0.1] INFO x\r\nvringlet> ").wait_for_prompt(bound)?;
+        assert!(
+            captured(b"vringlet> echo\n")
+                .wait_for_prompt(bound)
+                .is_err()
+        );
+        assert!(captured(b"vringlet> ec").wait_for_prompt(bound).is_err());
         Ok(())
     }
 
