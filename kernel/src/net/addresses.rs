@@ -1,5 +1,5 @@
 //! Which addresses and routes an interface has: IPv4 from DHCP or a setting, IPv6 from the hardware address and the
-//! routers on the link; nothing while the link is down.
+//! routers on the link. A link that is down for longer takes them with it.
 
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
@@ -27,6 +27,8 @@ const ICMPV6_PACKETS: usize = 16;
 const ICMPV6_BYTES: usize = 4096;
 /// smoltcp's own default of 10 s makes one lost packet a long boot.
 const DISCOVER_INTERVAL: Duration = Duration::from_secs(3);
+/// How long addresses outlive the link.
+const GRACE: Duration = Duration::from_secs(10);
 /// A packet that arrives with it was not passed on by any router.
 const ON_LINK_HOP_LIMIT: u8 = 255;
 
@@ -100,6 +102,11 @@ pub(super) struct Addresses {
     icmpv6: SocketHandle,
     slaac: Slaac,
     link: bool,
+    /// When it last went up or down.
+    link_since: Instant,
+    /// Until when addresses from before that are kept: smoltcp ends the connections of an address that is taken away,
+    /// and most links come back soon, to the same network.
+    grace: Option<Instant>,
     lease: Option<Lease>,
 }
 
@@ -127,6 +134,8 @@ impl Addresses {
             icmpv6: sockets.add(icmpv6),
             slaac: Slaac::new(mac),
             link: false,
+            link_since: Instant::ZERO,
+            grace: None,
             lease: None,
         }
     }
@@ -140,6 +149,7 @@ impl Addresses {
         self.mac = mac;
         self.slaac = Slaac::new(mac);
         self.lease = None;
+        self.grace = None;
         self.link = false;
     }
 
@@ -165,6 +175,7 @@ impl Addresses {
         }
         self.hear_dhcp(sockets, now);
         self.hear_routers(sockets, now);
+        self.end_grace(now);
         self.slaac.expire(now);
         self.apply(interface)
     }
@@ -176,7 +187,7 @@ impl Addresses {
 
     /// When there is work that no packet asks for. DHCP's own is among that of the sockets.
     pub(super) fn next_work(&self) -> Option<Instant> {
-        self.slaac.next_work()
+        self.slaac.next_work().into_iter().chain(self.grace).min()
     }
 
     fn link_changed(&mut self, sockets: &mut SocketSet<'static>, now: Instant) {
@@ -189,10 +200,11 @@ impl Addresses {
         if let Some(dhcp) = self.dhcp {
             sockets.get_mut::<dhcpv4::Socket<'_>>(dhcp).reset();
         }
-        self.lease = None;
+        self.link_since = now;
+        self.grace = Some(now + GRACE);
         match self.link {
             true => self.slaac.start(now),
-            false => self.slaac.stop(),
+            false => self.slaac.pause(),
         }
         if let (true, Ipv4Setup::Static { address, gateway }) = (self.link, self.setup) {
             self.lease = Some(Lease {
@@ -207,6 +219,18 @@ impl Addresses {
         }
     }
 
+    /// Gives up what nobody confirmed since the link changed.
+    fn end_grace(&mut self, now: Instant) {
+        if self.grace.take_if(|end| *end <= now).is_none() {
+            return;
+        }
+        let stale = |lease: &mut Lease| !self.link || lease.renewed < self.link_since;
+        if self.lease.take_if(stale).is_some() {
+            log::warn!("{}: the lease is lost", self.name);
+        }
+        self.slaac.forget_unconfirmed();
+    }
+
     fn hear_dhcp(&mut self, sockets: &mut SocketSet<'static>, now: Instant) {
         let Some(dhcp) = self.dhcp else {
             return;
@@ -215,11 +239,10 @@ impl Addresses {
             // What was under way when the link went down does not count.
             Some(dhcpv4::Event::Configured(config)) if self.link => {
                 let same = |lease: &Lease| lease.address == config.address;
-                let renewals = self
-                    .lease
+                let old = self.lease.take().filter(same);
+                let kept = old
                     .as_ref()
-                    .filter(|lease| same(lease))
-                    .map_or(0, |lease| lease.renewals + 1);
+                    .is_some_and(|old| old.renewed < self.link_since);
                 self.lease = Some(Lease {
                     address: config.address,
                     gateway: config.router.filter(|router| is_unicast(*router)),
@@ -227,11 +250,16 @@ impl Addresses {
                     server: Some(config.server.address),
                     duration: config.packet.and_then(lease_duration),
                     renewed: now,
-                    renewals,
+                    renewals: old.map_or(0, |old| old.renewals + 1),
                 });
+                if kept {
+                    self.log(config.address.into());
+                }
             }
+            // It is so right after the link changed.
+            Some(_) if self.grace.is_some() => {}
             Some(_) if self.lease.take().is_some() => {
-                log::warn!("{}: the DHCP lease is lost", self.name);
+                log::warn!("{}: the lease is lost", self.name);
             }
             Some(_) | None => {}
         }
@@ -250,7 +278,7 @@ impl Addresses {
     fn apply(&self, interface: &mut Interface) -> bool {
         let gateway = self.lease.as_ref().and_then(|lease| lease.gateway);
         set_gateways(interface, gateway, self.slaac.router());
-        let link_local = self.link.then(|| link_local(self.mac).into());
+        let link_local = (self.link || self.grace.is_some()).then(|| link_local(self.mac).into());
         let leased = self.lease.as_ref().map(|lease| IpCidr::Ipv4(lease.address));
         let wanted: Vec<IpCidr> = leased
             .into_iter()

@@ -27,6 +27,8 @@ pub(super) struct Slaac {
     mac: EthernetAddress,
     solicitations_left: u8,
     next_solicitation: Option<Instant>,
+    /// A router spoke since the link last went up or down.
+    confirmed: bool,
     prefixes: Vec<Known>,
     routers: Vec<Known>,
 }
@@ -43,6 +45,7 @@ impl Slaac {
             mac,
             solicitations_left: 0,
             next_solicitation: None,
+            confirmed: false,
             prefixes: Vec::new(),
             routers: Vec::new(),
         }
@@ -50,16 +53,23 @@ impl Slaac {
 
     /// The link came up: asks the routers on it.
     pub(super) fn start(&mut self, now: Instant) {
-        self.stop();
+        self.confirmed = false;
         self.solicitations_left = MAX_SOLICITATIONS;
         self.next_solicitation = Some(now);
     }
 
-    /// The link went down: whatever was learned is another network's.
-    pub(super) fn stop(&mut self) {
+    /// The link went down: there is nobody to ask.
+    pub(super) fn pause(&mut self) {
+        self.confirmed = false;
         self.next_solicitation = None;
-        self.prefixes.clear();
-        self.routers.clear();
+    }
+
+    /// If no router spoke since the link went up or down, what was learned is another network's.
+    pub(super) fn forget_unconfirmed(&mut self) {
+        if !self.confirmed {
+            self.prefixes.clear();
+            self.routers.clear();
+        }
     }
 
     /// Whether a solicitation is to be sent now; it counts as sent.
@@ -82,6 +92,7 @@ impl Slaac {
         now: Instant,
     ) {
         self.next_solicitation = None;
+        self.confirmed = true;
         self.routers.retain(|known| known.address != router);
         if lifetime > Duration::ZERO && self.routers.len() < MAX_ROUTERS {
             self.routers.push(Known {
@@ -289,7 +300,14 @@ mod tests {
             prefix("2001:db8::", 100),
             at(1),
         );
-        slaac.stop();
+        slaac.pause();
+        assert_eq!(addresses(&slaac).len(), 1, "it may be back in a moment");
+        slaac.start(at(1));
+        slaac.advertised(ROUTER, Duration::from_secs(60), None, at(1));
+        slaac.forget_unconfirmed();
+        assert_eq!(addresses(&slaac).len(), 1);
+        slaac.pause();
+        slaac.forget_unconfirmed();
         assert!(addresses(&slaac).is_empty() && slaac.next_work().is_none());
         slaac.start(at(2));
         assert!(slaac.solicits(at(2)));

@@ -894,21 +894,59 @@ fn a_lease_is_obtained_renewed_lost_and_obtained_again() {
     assert_eq!(leased(stack).as_deref(), Some("10.9.0.16/24"));
 }
 
+fn set_link(world: &mut World, machine: usize, up: bool) {
+    world.machines[machine].link = up;
+    world.machines[machine].stack.wake();
+    world.pass(1);
+}
+
 #[test]
-fn a_link_that_goes_down_takes_the_addresses_with_it() {
+fn a_link_that_stays_down_takes_the_addresses_with_it() {
     let (mut world, stack, server) = with_dhcp();
     world.pass(2);
     assert!(leased(stack).is_some());
-    world.machines[0].link = false;
-    stack.wake();
-    world.pass(1);
+    set_link(&mut world, 0, false);
+    assert!(!stack.summary().link);
+    assert!(leased(stack).is_some(), "it may be back in a moment");
+    world.pass(10);
     assert_eq!(leased(stack), None);
-    assert!(stack.summary().addresses.is_empty() && !stack.summary().link);
+    assert!(stack.summary().addresses.is_empty());
     server.borrow_mut().your_ip = Ipv4Address::new(10, 9, 0, 17);
-    world.machines[0].link = true;
-    stack.wake();
-    world.pass(2);
+    set_link(&mut world, 0, true);
     assert_eq!(leased(stack).as_deref(), Some("10.9.0.17/24"));
+}
+
+#[test]
+fn a_link_that_comes_back_elsewhere_gets_an_address_of_that_network() {
+    let (mut world, stack, server) = with_dhcp();
+    world.pass(2);
+    set_link(&mut world, 0, false);
+    server.borrow_mut().your_ip = Ipv4Address::new(10, 9, 0, 18);
+    set_link(&mut world, 0, true);
+    assert_eq!(leased(stack).as_deref(), Some("10.9.0.18/24"));
+    // Nobody there who would confirm it.
+    set_link(&mut world, 0, false);
+    server.borrow_mut().answers = false;
+    set_link(&mut world, 0, true);
+    assert!(leased(stack).is_some());
+    world.pass(10);
+    assert_eq!(leased(stack), None);
+}
+
+#[test]
+fn a_connection_survives_a_short_outage() {
+    let (mut world, one, two) = World::pair();
+    world.spawn(echo::tcp(two, TestClock));
+    let stream = world.run(connect(one, 7));
+    set_link(&mut world, 1, false);
+    set_link(&mut world, 1, true);
+    let echoed = world.run(async {
+        (&stream).write_all(b"still here").await.unwrap();
+        let mut echoed = [0; 10];
+        (&stream).read_exact(&mut echoed).await.unwrap();
+        echoed
+    });
+    assert_eq!(&echoed, b"still here");
 }
 
 #[test]
