@@ -26,6 +26,7 @@ pub mod net;
 pub mod qemu;
 pub mod qmp;
 pub mod screen;
+pub mod sound;
 
 use std::path::PathBuf;
 

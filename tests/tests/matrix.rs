@@ -11,6 +11,7 @@ mod matrix {
     pub(crate) mod net;
     pub(crate) mod ring;
     pub(crate) mod run;
+    pub(crate) mod sound;
 }
 
 use std::process::ExitCode;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         matrix::card::cells(),
         matrix::gpu::cells(),
         matrix::run::cells(),
+        matrix::sound::cells(),
     ]
     .concat();
     // A name that is whole means that cell, even where other names contain it.

@@ -31,11 +31,12 @@ const MOST_RESTARTS: u32 = 3;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Periods per second: how often the device and the driver speak of a stream.
 const PERIODS_PER_SECOND: u32 = 50;
-/// Periods that the device has at a time: how late a task may come for the next.
-const PERIODS: u32 = 8;
+/// Periods that the device has at a time, half a second: how late a task may come for the next. A machine that emulates
+/// another one beside much else is late at times.
+const PERIODS: u32 = 24;
 /// How long a stream runs on after its last frame was used up. QEMU reports no latency and has some: what it has not
 /// played when the stream is stopped is lost.
-const RUN_OUT: Duration = Duration::from_millis(100);
+const RUN_OUT: Duration = Duration::from_millis(300);
 
 /// A sound card. Dereferences to the driver's asynchronous face.
 pub struct Card {

@@ -1,0 +1,257 @@
+//! Sound: what QEMU wrote is what the guest played, sample for sample, and what the guest recorded is what QEMU read.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use vringlet_tests::cell::{Booted, Cell, MEMORY};
+use vringlet_tests::disk::sha256;
+use vringlet_tests::guest::End;
+use vringlet_tests::sound::{
+    FORMATS, Files, RATES, compare, encode, no_alsa, play_to_wav, read_wav, silence, tone,
+};
+
+use crate::Spec;
+
+pub(crate) fn cells() -> Vec<Spec> {
+    let mut cells = Vec::new();
+    for (machine, properties) in [
+        ("q35", ""),
+        ("pc", ""),
+        ("microvm", ""),
+        ("q35", "vectors=0"),
+    ] {
+        let name = match properties {
+            "" => format!("{machine}/sound/wav"),
+            properties => format!("{machine}/sound/wav-{properties}"),
+        };
+        cells.push(Spec::new(name, move |cell| wav(cell, machine, properties)));
+    }
+    for rate in RATES {
+        let name = format!("q35/sound/play/rate={rate}");
+        cells.push(Spec::new(name, move |cell| play_rate(cell, rate)));
+    }
+    for format in FORMATS {
+        let name = format!("q35/sound/play/format={format}");
+        let spec = Spec::new(name, move |cell| play_format(cell, format));
+        cells.push(spec.unless(no_alsa));
+        let name = format!("q35/sound/record/format={format}");
+        let spec = Spec::new(name, move |cell| record_format(cell, format));
+        cells.push(spec.unless(no_alsa));
+    }
+    for rate in RATES {
+        let name = format!("q35/sound/record/rate={rate}");
+        let spec = Spec::new(name, move |cell| record_rate(cell, rate));
+        cells.push(spec.unless(no_alsa));
+    }
+    cells.push(Spec::new("q35/sound/loop", loop_back).unless(no_alsa));
+    cells.push(Spec::new("q35/sound/interrupted", interrupted));
+    cells.push(Spec::new("q35/sound/refusals", refusals));
+    cells
+}
+
+const SECONDS: u32 = 1;
+
+/// The tone as a file of 16 bits and two channels has it.
+fn tone_s16(hz: u32, rate: u32, seconds: u32) -> Vec<u8> {
+    let samples = tone(hz, rate, 2, rate * seconds);
+    samples.flat_map(|sample| encode("s16", sample)).collect()
+}
+
+/// What a command printed must be a success without a gap.
+fn check_said(guest: &Booted, command: &str, word: &str) -> Result<()> {
+    let line = said(guest, command, word)?;
+    ensure!(line.contains(" xruns=0 "), "{command} said {line:?}");
+    Ok(())
+}
+
+/// What a command printed must be a success. A file that is recorded comes faster than any sound, so it may well have to
+/// wait for the guest.
+fn said(guest: &Booted, command: &str, word: &str) -> Result<String> {
+    let output = guest.console().output_of(command)?;
+    let line = output.iter().find(|line| line.starts_with(word));
+    let line = line.with_context(|| format!("{command} said {output:?}"))?;
+    ensure!(line.contains(" errors=0 "), "{command} said {line:?}");
+    Ok(line.clone())
+}
+
+/// Plays two tones, one after the other, on any machine and any kind of interrupt.
+fn wav(cell: &Cell, machine: &str, properties: &str) -> Result<()> {
+    let path = cell.file("out.wav");
+    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+    play_to_wav(&mut qemu, &path, 48000, "s16")?;
+    if !properties.is_empty() {
+        qemu.arg("-global", &format!("virtio-sound-pci.{properties}"));
+    }
+    qemu.script("strict; sound tone 440 2; sound tone 1000 1; poweroff");
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PowerOff)?;
+    check_said(&guest, "sound tone 440 2", "played")?;
+    let expected = [tone_s16(440, 48000, 2), tone_s16(1000, 48000, 1)].concat();
+    compare(&read_wav(&path)?, &expected)
+}
+
+fn play_rate(cell: &Cell, rate: u32) -> Result<()> {
+    let path = cell.file("out.wav");
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    play_to_wav(&mut qemu, &path, rate, "s16")?;
+    let command = format!("sound tone 440 {SECONDS} rate={rate}");
+    qemu.script(&format!("strict; {command}; poweroff"));
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PowerOff)?;
+    check_said(&guest, &command, "played")?;
+    compare(&read_wav(&path)?, &tone_s16(440, rate, SECONDS))
+}
+
+/// All bits of every format, in stereo and in mono, which QEMU plays on both sides.
+fn play_format(cell: &Cell, format: &str) -> Result<()> {
+    const RATE: u32 = 48000;
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    let files = Files::attach(&mut qemu, cell.directory(), RATE, format)?;
+    let command =
+        |channels| format!("sound tone 440 {SECONDS} format={format} channels={channels}");
+    let (mono, stereo) = (command(1), command(2));
+    qemu.script(&format!("strict; {stereo}; {mono}; poweroff"));
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PowerOff)?;
+    check_said(&guest, &stereo, "played")?;
+    check_said(&guest, &mono, "played")?;
+    let stereo = tone(440, RATE, 2, RATE * SECONDS);
+    let mono = tone(440, RATE, 1, RATE * SECONDS).flat_map(|sample| [sample, sample]);
+    let samples = stereo.chain(mono);
+    let expected: Vec<_> = samples.flat_map(|it| encode(format, it)).collect();
+    compare(&std::fs::read(&files.played)?, &expected)
+}
+
+/// A file of samples that look like nothing but themselves: all bits of the format are used.
+fn noise(format: &str, frames: u32, right: bool) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(u64::from(frames));
+    let mut bytes = Vec::new();
+    for _ in 0..frames {
+        bytes.extend(encode(format, random.i32(..)));
+        bytes.extend(match right {
+            true => encode(format, random.i32(..)),
+            false => silence(format),
+        });
+    }
+    bytes
+}
+
+fn record(cell: &Cell, format: &str, rate: u32, channels: usize, recorded: &[u8]) -> Result<()> {
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    let files = Files::attach(&mut qemu, cell.directory(), rate, format)?;
+    std::fs::write(&files.recorded, recorded)?;
+    let command = format!("sound record {SECONDS} format={format} rate={rate} channels={channels}");
+    qemu.script(&format!("strict; {command}; poweroff"));
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PowerOff)?;
+    let line = said(&guest, &command, "recorded")?;
+    let frame = 2 * encode(format, 0).len();
+    let frames = recorded.chunks(frame).take((rate * SECONDS) as usize);
+    // QEMU adds both sides for one channel; the right one is silent then.
+    let samples = frames.flat_map(|frame| &frame[..frame.len() / 2 * channels]);
+    let expected: Vec<u8> = samples.copied().collect();
+    let hash = sha256(&expected);
+    ensure!(line.ends_with(&hash), "{line:?} and not {hash}");
+    Ok(())
+}
+
+fn record_format(cell: &Cell, format: &str) -> Result<()> {
+    const RATE: u32 = 48000;
+    let stereo = noise(format, RATE * (SECONDS + 2), true);
+    record(cell, format, RATE, 2, &stereo)?;
+    let mono = noise(format, RATE * (SECONDS + 2), false);
+    record(cell, format, RATE, 1, &mono)
+}
+
+fn record_rate(cell: &Cell, rate: u32) -> Result<()> {
+    record(
+        cell,
+        "s16",
+        rate,
+        2,
+        &noise("s16", rate * (SECONDS + 2), true),
+    )
+}
+
+/// What is recorded is played, and arrives as it was.
+fn loop_back(cell: &Cell) -> Result<()> {
+    const RATE: u32 = 48000;
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    let files = Files::attach(&mut qemu, cell.directory(), RATE, "s32")?;
+    let recorded = noise("s32", RATE * (SECONDS + 2), true);
+    std::fs::write(&files.recorded, &recorded)?;
+    let command = format!("sound loop {SECONDS} format=s32");
+    qemu.script(&format!("strict; {command}; poweroff"));
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PowerOff)?;
+    said(&guest, &command, "looped")?;
+    let len = (RATE * SECONDS * 8) as usize;
+    compare(&std::fs::read(&files.played)?, &recorded[..len])
+}
+
+/// A tone that is broken off leaves nothing for the next: QEMU would play what it still has if it were not released.
+fn interrupted(cell: &Cell) -> Result<()> {
+    const RATE: u32 = 48000;
+    let path = cell.file("out.wav");
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    play_to_wav(&mut qemu, &path, RATE, "s16")?;
+    let mut guest = cell.boot(qemu)?;
+    guest.expect_prompt()?;
+    guest.type_line("sound tone 440 60")?;
+    std::thread::sleep(Duration::from_millis(1500));
+    guest.command("\u{3}", "^C")?;
+    guest.command("sound tone 1000 1", "played")?;
+    guest.power_off()?;
+    let heard = read_wav(&path)?;
+    let next = tone_s16(1000, RATE, 1);
+    ensure!(heard.len() > next.len(), "{} bytes heard", heard.len());
+    let (broken, whole) = heard.split_at(heard.len() - next.len());
+    compare(whole, &next).context("the tone after the break")?;
+    let seconds = (broken.len() as u32).div_ceil(4 * RATE);
+    let first = tone_s16(440, RATE, seconds);
+    compare(broken, &first[..broken.len()]).context("the tone before the break")
+}
+
+/// A card says what it has; QEMU's has jacks and channel maps of which it will not tell.
+fn refusals(cell: &Cell) -> Result<()> {
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    qemu.arg("-audiodev", "none,id=audio");
+    qemu.virtio(
+        "sound",
+        "sound0",
+        "audiodev=audio,streams=5,jacks=2,chmaps=3",
+    );
+    qemu.script(
+        "sound info; sound tone 440 1 format=s24; sound tone 440 1 format=no; sound tone 440 1 rate=12000; \
+         sound tone 440 1 channels=3; sound tone 440 1 format=a_law; sound tone; sound tone 440 x; \
+         sound record 1 card=snd7; sound hum; sound tone 440 1 format=u8; poweroff",
+    );
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PowerOff)?;
+    let output = guest.console().output_of("sound info")?.join("\n");
+    for text in [
+        "snd0: streams=5 jacks=2 chmaps=3 controls=0",
+        "snd0: stream 2: output formats=s8,u8,s16,u16,s32,u32,float rates=5512,",
+        "snd0: stream 4: input",
+        "snd0: device answered JACK_INFO with NOT_SUPP (0x8002)",
+        "snd0: device answered CHMAP_INFO with NOT_SUPP (0x8002)",
+    ] {
+        ensure!(output.contains(text), "no {text:?} in {output:?}");
+    }
+    for command in [
+        "sound tone 440 1 format=s24",
+        "sound tone 440 1 format=no",
+        "sound tone 440 1 rate=12000",
+        "sound tone 440 1 channels=3",
+        "sound tone 440 1 format=a_law",
+        "sound tone",
+        "sound tone 440 x",
+        "sound record 1 card=snd7",
+        "sound hum",
+    ] {
+        let output = guest.console().output_of(command)?;
+        let error = output.iter().any(|line| line.starts_with("error: "));
+        ensure!(error, "{command} said {output:?}");
+    }
+    check_said(&guest, "sound tone 440 1 format=u8", "played")
+}
