@@ -1,11 +1,13 @@
 //! Sound: what QEMU wrote is what the guest played, sample for sample, and what the guest recorded is what QEMU read.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use vringlet_tests::cell::{Booted, Cell, MEMORY};
-use vringlet_tests::disk::sha256;
+use vringlet_tests::disk::{Disk, MIB, sha256};
 use vringlet_tests::guest::End;
+use vringlet_tests::net::clients::tcp_echo;
+use vringlet_tests::qemu::{Forward, Image};
 use vringlet_tests::sound::{
     FORMATS, Files, RATES, compare, encode, no_alsa, play_to_wav, read_wav, silence, tone,
 };
@@ -46,6 +48,7 @@ pub(crate) fn cells() -> Vec<Spec> {
     cells.push(Spec::new("q35/sound/loop", loop_back).unless(no_alsa));
     cells.push(Spec::new("q35/sound/interrupted", interrupted));
     cells.push(Spec::new("q35/sound/refusals", refusals));
+    cells.push(Spec::new("q35/sound/busy-60s", busy));
     cells
 }
 
@@ -210,6 +213,49 @@ fn interrupted(cell: &Cell) -> Result<()> {
     let seconds = (broken.len() as u32).div_ceil(4 * RATE);
     let first = tone_s16(440, RATE, seconds);
     compare(broken, &first[..broken.len()]).context("the tone before the break")
+}
+
+/// A minute without a gap, while the disk is read and the network echoes as fast as they can.
+fn busy(cell: &Cell) -> Result<()> {
+    const SECONDS: u32 = 60;
+    const ECHO: u16 = 7;
+    let path = cell.file("out.wav");
+    let disk = Disk::create(cell.file("disk.img"), 16 * MIB, 1)?;
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    play_to_wav(&mut qemu, &path, 48000, "s16")?;
+    qemu.drive("d0", disk.path(), Image::RAW)?;
+    qemu.virtio("blk", "disk0", "drive=d0");
+    let echo = Forward {
+        protocol: "tcp",
+        host: 0,
+        guest: ECHO,
+    };
+    qemu.user_net("n0", &[echo]);
+    qemu.virtio("net", "net0", "netdev=n0");
+    qemu.cmdline("ip=10.0.2.15/24,10.0.2.2");
+    let mut guest = cell.boot(qemu)?;
+    guest.expect_prompt()?;
+    let port = guest.process().qmp.forwarded_port("tcp", ECHO)?;
+    guest.type_line("bg blk bench blk0 read depth=4 size=64k count=100M")?;
+    guest.type_line(&format!("sound tone 440 {SECONDS}"))?;
+    let start = Instant::now();
+    let bytes = vec![0x5a; 64 << 10];
+    let mut echoes = 0;
+    while start.elapsed() < Duration::from_secs(SECONDS.into()) {
+        tcp_echo(port, &bytes)?;
+        echoes += 1;
+    }
+    let line = guest.expect("played")?.text;
+    ensure!(line.contains(" xruns=0 errors=0 "), "{line:?}");
+    guest.type_line("virtio blk0")?;
+    let read = guest.expect("bytes_read=")?.text;
+    let read = read.split("bytes_read=").nth(1).unwrap_or_default();
+    let read: u64 = read.split(' ').next().unwrap_or_default().parse()?;
+    // Much less than either does on the slowest machine, and much more than nothing.
+    ensure!(read > 64 << 20, "{read} bytes of the disk read");
+    ensure!(echoes > 10, "{echoes} echoes of 64 KiB");
+    guest.power_off()?;
+    compare(&read_wav(&path)?, &tone_s16(440, 48000, SECONDS))
 }
 
 /// A card says what it has; QEMU's has jacks and channel maps of which it will not tell.

@@ -1,13 +1,14 @@
-//! Commands of the session itself: help, echo, log, sleep, strict.
+//! Commands of the session itself: help, echo, log, sleep, bg, strict.
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 
 use log::LevelFilter;
 
 use crate::shell::{self, Args, Command, Error, Output, STRICT};
-use crate::time;
+use crate::{task, time};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[
     Command {
@@ -33,6 +34,12 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[
         usage: &["sleep MILLISECONDS"],
         help: "waits",
         run: |args, out| Box::pin(sleep(args, out)),
+    },
+    Command {
+        name: "bg",
+        usage: &["bg COMMAND"],
+        help: "runs COMMAND while others run; that it fails ends no script",
+        run: |args, _| Box::pin(background(args)),
     },
     Command {
         name: "strict",
@@ -79,6 +86,15 @@ async fn sleep(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
     let milliseconds = args.number("MILLISECONDS")?;
     args.end()?;
     time::after(Duration::from_millis(milliseconds)).await;
+    Ok(())
+}
+
+async fn background(args: Args<'_>) -> Result<(), Error> {
+    let line = String::from(args.text());
+    task::spawn(async move {
+        // It says itself why it failed.
+        let _ = shell::run_line(&line).await;
+    });
     Ok(())
 }
 
