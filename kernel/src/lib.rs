@@ -22,5 +22,6 @@ pub mod power;
 pub mod serial;
 pub mod shell;
 pub mod status;
+pub mod store;
 pub mod task;
 pub mod time;
