@@ -29,7 +29,7 @@ use vringlet_kernel::memory::heap::KernelHeap;
 use vringlet_kernel::power::{self, ExitCode};
 use vringlet_kernel::serial::{self, Emergency};
 use vringlet_kernel::{
-    acpi, arch, devices, fw_cfg, interrupts, memory, net, pci, shell, status, task, time,
+    acpi, arch, devices, fw_cfg, interrupts, memory, net, pci, shell, status, store, task, time,
 };
 
 #[global_allocator]
@@ -76,6 +76,7 @@ fn start(boot: &'static mut BootInfo) -> ! {
         status::mark("devices");
         net::init().await;
         status::mark("network");
+        store::init().await;
         log::info!("ready");
         shell::run().await;
     });

@@ -171,6 +171,13 @@ impl Process {
         self.child.id()
     }
 
+    /// Kills QEMU, which can do nothing about it, and waits until it is gone.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill().context("killing QEMU")?;
+        self.child.wait().context("waiting for QEMU to be gone")?;
+        Ok(())
+    }
+
     /// Waits for the end; without a bound for ever. What runs longer is killed.
     pub fn wait(&mut self, bound: Option<Duration>) -> Result<End> {
         let deadline = bound.map(|bound| Instant::now() + bound);

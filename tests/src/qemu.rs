@@ -154,6 +154,23 @@ impl Qemu {
         Ok(())
     }
 
+    /// Adds a persistent memory, a device named `id`, that is the file at `path`, all of it. The machine needs room for it:
+    /// `-m` with `maxmem`.
+    pub fn persistent_memory(&mut self, id: &str, path: &Path, properties: &str) -> Result<()> {
+        let size = path
+            .metadata()
+            .with_context(|| format!("the size of {}", path.display()))?
+            .len();
+        let file = escape(utf8(path)?);
+        self.arg(
+            "-object",
+            &format!("memory-backend-file,id=mem-{id},share=on,mem-path={file},size={size}"),
+        );
+        let comma = if properties.is_empty() { "" } else { "," };
+        self.virtio("pmem", id, &format!("memdev=mem-{id}{comma}{properties}"));
+        Ok(())
+    }
+
     /// Adds a user-mode network back end named `id` that forwards each of `ports` to the guest.
     pub fn user_net(&mut self, id: &str, ports: &[Forward]) {
         let mut value = format!("user,id={id}");

@@ -9,6 +9,7 @@ mod matrix {
     pub(crate) mod disk;
     pub(crate) mod gpu;
     pub(crate) mod net;
+    pub(crate) mod pmem;
     pub(crate) mod ring;
     pub(crate) mod run;
     pub(crate) mod sound;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         matrix::boot::cells(),
         matrix::disk::cells(),
         matrix::net::cells(),
+        matrix::pmem::cells(),
         matrix::card::cells(),
         matrix::gpu::cells(),
         matrix::run::cells(),

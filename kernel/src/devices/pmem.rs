@@ -6,6 +6,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::future::pending;
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
 use embassy_futures::select::{Either, select};
@@ -32,6 +33,7 @@ pub struct Pmem {
     shared: Asynchronous<Driver<KernelHal, DeviceTransport>>,
     region: Mutex<Region>,
     interrupts: Interrupts,
+    in_use: AtomicBool,
 }
 
 static ALL: Mutex<Vec<&'static Pmem>> = Mutex::new(Vec::new());
@@ -61,6 +63,7 @@ pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, String> {
         shared: Asynchronous::new(driver),
         region: Mutex::new(region),
         interrupts: found.interrupts,
+        in_use: AtomicBool::new(false),
     }));
     ALL.lock().push(pmem);
     task::spawn(pmem.own());
@@ -71,6 +74,16 @@ impl Pmem {
     /// Where the region is.
     pub fn config(&self) -> Config {
         self.config
+    }
+
+    /// Whether the kernel keeps something of its own in it, which commands must not overwrite.
+    pub fn is_in_use(&self) -> bool {
+        self.in_use.load(Ordering::Relaxed)
+    }
+
+    /// Says whether the kernel keeps something in it.
+    pub fn set_in_use(&self, in_use: bool) {
+        self.in_use.store(in_use, Ordering::Relaxed);
     }
 
     /// Looks at the region, or changes it. Shortly: it is locked meanwhile.

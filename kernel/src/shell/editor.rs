@@ -100,12 +100,17 @@ impl Editor {
         let _ = echo.write_char('\n');
         let line: String = self.line.iter().collect();
         self.reset();
+        self.remember(line.clone());
+        Event::Line(line)
+    }
+
+    /// Puts a line into the history, as if it had been typed.
+    pub fn remember(&mut self, line: String) {
         let repeated = self.history.front() == Some(&line);
         if !line.trim().is_empty() && !repeated {
-            self.history.push_front(line.clone());
+            self.history.push_front(line);
             self.history.truncate(MAX_HISTORY);
         }
-        Event::Line(line)
     }
 
     fn reset(&mut self) {

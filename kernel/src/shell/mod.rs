@@ -19,9 +19,9 @@ use core::future::Future;
 use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::fw_cfg;
 use crate::power::{self, ExitCode};
 use crate::serial::{Console, Input, Typing};
+use crate::{fw_cfg, store};
 use editor::{Editor, Event};
 
 /// Where a command writes what it has to say.
@@ -54,6 +54,7 @@ const GROUPS: &[&[Command]] = &[
     commands::screen::COMMANDS,
     commands::sound::COMMANDS,
     commands::net::COMMANDS,
+    commands::store::COMMANDS,
     commands::selftest::COMMANDS,
     commands::power::COMMANDS,
 ];
@@ -88,6 +89,9 @@ async fn run_script(script: &str) {
 async fn run_prompt() {
     let mut input = Input::open();
     let mut editor = Editor::new(PROMPT);
+    for line in store::lines().await {
+        editor.remember(line);
+    }
     let _ = write!(Console, "{PROMPT}");
     loop {
         let byte = match input.typing().await {
@@ -99,6 +103,7 @@ async fn run_prompt() {
         };
         let event = editor.feed(byte, &mut Console);
         if let Event::Line(line) = &event {
+            store::remember(line).await;
             for command in words::commands(line) {
                 if interruptible(run_line(command), &mut input).await.is_err() {
                     break;

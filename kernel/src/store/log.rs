@@ -239,20 +239,21 @@ pub struct Log<M> {
     broken: bool,
 }
 
+/// Whether there is, or was to be, a log.
+pub fn is_labelled<M: Medium>(medium: &M) -> bool {
+    let mut label = [0; WORD];
+    let read = medium.len() >= WORD as u64 && medium.read(0, &mut label).is_ok();
+    read && matches!(label, LABEL | UNFINISHED)
+}
+
 /// What is in the memory. Only memory without a label is read whole, as far as it is zero.
 pub fn contents<M: Medium>(medium: &M) -> Result<Contents, M::Error> {
-    let mut label = [0; WORD];
-    if medium.len() < WORD as u64 {
-        return Ok(Contents::Other);
+    if is_labelled(medium) {
+        return Ok(Contents::Log);
     }
-    medium.read(0, &mut label)?;
-    Ok(match label {
-        LABEL | UNFINISHED => Contents::Log,
-        label if label != [0; WORD] => Contents::Other,
-        _ => match first_nonzero(medium, 0, medium.len())? {
-            None => Contents::Zeros,
-            Some(_) => Contents::Other,
-        },
+    Ok(match first_nonzero(medium, 0, medium.len())? {
+        None => Contents::Zeros,
+        Some(_) => Contents::Other,
     })
 }
 

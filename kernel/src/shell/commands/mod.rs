@@ -11,4 +11,5 @@ pub(super) mod screen;
 pub(super) mod selftest;
 pub(super) mod session;
 pub(super) mod sound;
+pub(super) mod store;
 pub(super) mod virtio;

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::blk::pattern;
 use crate::devices::pmem::{self, Pmem};
 use crate::shell::{Args, Command, Error, Output, dump};
-use crate::{task, time};
+use crate::{store, task, time};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
     name: "pmem",
@@ -25,9 +25,10 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
         "pmem verify NAME OFFSET LEN SEED",
         "pmem hash NAME [OFFSET LEN]",
         "pmem flush NAME",
+        "pmem format NAME [size=BYTES] [force]",
         "pmem bench NAME [depth=D] [count=N]",
     ],
-    help: "reads, writes and measures persistent memory; what is written is safe after flush",
+    help: "reads, writes and measures persistent memory; what is written is safe after flush; format makes it the store",
     run: |args, out| Box::pin(run(args, out)),
 }];
 
@@ -50,6 +51,7 @@ async fn run(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
         "verify" => verify(args, out).await,
         "hash" => hash(args, out).await,
         "flush" => flush(args).await,
+        "format" => format_store(args).await,
         "bench" => bench(args, out).await,
         other => Err(Error::usage(format_args!("no operation {other}"))),
     }
@@ -102,18 +104,26 @@ fn read(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
         )));
     }
     let mut bytes = vec![0; len as usize];
-    load(pmem, offset, &mut bytes)?;
+    get(pmem, offset, &mut bytes)?;
     dump::lines(out, offset, &bytes)
 }
 
-fn load(pmem: &Pmem, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
+fn get(pmem: &Pmem, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
     let loaded = pmem.with_region(|region| region.read(offset, bytes));
     loaded.map_err(|cause| failed(pmem, cause))
 }
 
-fn store(pmem: &Pmem, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+fn put(pmem: &Pmem, offset: u64, bytes: &[u8]) -> Result<(), Error> {
     let stored = pmem.with_region(|region| region.write(offset, bytes));
     stored.map_err(|cause| failed(pmem, cause))
+}
+
+/// What the kernel keeps is not overwritten by a slip of the hand.
+fn refuse_store(pmem: &Pmem) -> Result<(), Error> {
+    match pmem.is_in_use() {
+        true => Err(failed(pmem, "is the store; `pmem format` makes it anew")),
+        false => Ok(()),
+    }
 }
 
 fn write(mut args: Args<'_>) -> Result<(), Error> {
@@ -123,7 +133,8 @@ fn write(mut args: Args<'_>) -> Result<(), Error> {
     if text.is_empty() {
         return Err(Error::usage("TEXT is missing"));
     }
-    store(pmem, offset, text.as_bytes())
+    refuse_store(pmem)?;
+    put(pmem, offset, text.as_bytes())
 }
 
 /// The bytes from `offset` on, `len` of them, if there are that many.
@@ -170,9 +181,10 @@ fn in_pattern(piece: &Range<u64>, seed: u64) -> Vec<u8> {
 
 async fn fill(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let (pmem, extent, seed) = seeded(args)?;
+    refuse_store(pmem)?;
     let len = extent.end - extent.start;
     for piece in pieces(extent) {
-        store(pmem, piece.start, &in_pattern(&piece, seed))?;
+        put(pmem, piece.start, &in_pattern(&piece, seed))?;
         yield_now().await;
     }
     writeln!(out, "filled bytes={len}")?;
@@ -210,7 +222,7 @@ async fn hash(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let mut bytes = vec![0; PIECE as usize];
     for piece in pieces(extent(pmem, offset.unwrap_or(0), len)?) {
         bytes.resize((piece.end - piece.start) as usize, 0);
-        load(pmem, piece.start, &mut bytes)?;
+        get(pmem, piece.start, &mut bytes)?;
         sha256.update(&bytes);
         yield_now().await;
     }
@@ -226,6 +238,19 @@ async fn flush(mut args: Args<'_>) -> Result<(), Error> {
     let pmem = device(&mut args)?;
     args.end()?;
     pmem.flush().await.map_err(Error::failed)
+}
+
+async fn format_store(mut args: Args<'_>) -> Result<(), Error> {
+    let pmem = device(&mut args)?;
+    let bytes = args.number_option("size")?;
+    let force = match args.next_word() {
+        None => false,
+        Some("force") => true,
+        Some(other) => return Err(Error::usage(format_args!("`{other}` is not force"))),
+    };
+    args.end()?;
+    let formatted = store::format(pmem, bytes, force).await;
+    formatted.map_err(|reason| failed(pmem, reason))
 }
 
 /// Reads the beginning of the region, writes it back as it was, and has `count` flushes done by `depth` callers.
@@ -244,10 +269,10 @@ async fn bench(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     for piece in pieces(0..len) {
         bytes.resize((piece.end - piece.start) as usize, 0);
         let start = time::now();
-        load(pmem, piece.start, &mut bytes)?;
+        get(pmem, piece.start, &mut bytes)?;
         reading += start.elapsed().as_micros();
         let start = time::now();
-        store(pmem, piece.start, &bytes)?;
+        put(pmem, piece.start, &bytes)?;
         writing += start.elapsed().as_micros();
     }
     writeln!(out, "bench op=read bytes={len} us={reading}")?;
