@@ -52,8 +52,8 @@ pub trait Medium {
     /// Why it can't do what it is asked.
     type Error: fmt::Display;
 
-    /// Length in bytes.
-    fn len(&self) -> u64;
+    /// Its length in bytes.
+    fn size(&self) -> u64;
 
     /// Copies bytes out.
     fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), Self::Error>;
@@ -242,7 +242,7 @@ pub struct Log<M> {
 /// Whether there is, or was to be, a log.
 pub fn is_labelled<M: Medium>(medium: &M) -> bool {
     let mut label = [0; WORD];
-    let read = medium.len() >= WORD as u64 && medium.read(0, &mut label).is_ok();
+    let read = medium.size() >= WORD as u64 && medium.read(0, &mut label).is_ok();
     read && matches!(label, LABEL | UNFINISHED)
 }
 
@@ -251,7 +251,7 @@ pub fn contents<M: Medium>(medium: &M) -> Result<Contents, M::Error> {
     if is_labelled(medium) {
         return Ok(Contents::Log);
     }
-    Ok(match first_nonzero(medium, 0, medium.len())? {
+    Ok(match first_nonzero(medium, 0, medium.size())? {
         None => Contents::Zeros,
         Some(_) => Contents::Other,
     })
@@ -296,7 +296,7 @@ impl<M: Medium> Log<M> {
     ///
     /// The memory is too small, or fails.
     pub async fn format(mut medium: M, bytes: u64) -> Result<Self, Error<M::Error>> {
-        let area_len = bytes.min(medium.len()).saturating_sub(AREAS) / 2;
+        let area_len = bytes.min(medium.size()).saturating_sub(AREAS) / 2;
         let area_len = area_len / WORD as u64 * WORD as u64;
         if area_len < LEAST_AREA {
             return Err(Error::TooSmall);
@@ -328,7 +328,7 @@ impl<M: Medium> Log<M> {
     ///
     /// There is no log, it is damaged, or the memory fails.
     pub async fn open(medium: M, mut replay: impl FnMut(Record)) -> Result<Self, Error<M::Error>> {
-        if medium.len() < LEAST_BYTES {
+        if medium.size() < LEAST_BYTES {
             return Err(Error::TooSmall);
         }
         let mut label = [0; WORD];
@@ -352,7 +352,7 @@ impl<M: Medium> Log<M> {
         let (area, header) = found.ok_or(Error::NoHeader)?;
         let needed = header.area_len.checked_mul(2);
         let needed = needed.and_then(|areas| areas.checked_add(AREAS));
-        if header.area_len < LEAST_AREA || needed.is_none_or(|needed| needed > medium.len()) {
+        if header.area_len < LEAST_AREA || needed.is_none_or(|needed| needed > medium.size()) {
             return Err(Error::TooSmall);
         }
         let mut log = Self {

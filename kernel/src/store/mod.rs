@@ -53,7 +53,7 @@ static KEPT: Mutex<Kept> = Mutex::new(Kept {
 impl Medium for &'static Pmem {
     type Error = String;
 
-    fn len(&self) -> u64 {
+    fn size(&self) -> u64 {
         self.config().size
     }
 
@@ -84,7 +84,7 @@ pub async fn init() {
                 return;
             }
         },
-        None => match pmem::all().into_iter().find(|pmem| log::is_labelled(pmem)) {
+        None => match pmem::all().into_iter().find(log::is_labelled) {
             Some(pmem) => pmem,
             None => return,
         },

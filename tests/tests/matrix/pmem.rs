@@ -96,7 +96,7 @@ fn bytes(cell: &Cell, machine: &str) -> Result<()> {
     guest.expect("all flushed")?;
     said(&guest, "pmem hash pmem0", &disk.sha256())?;
     said(&guest, "pmem hash pmem0 0 67108864", &sha256(&expected))?;
-    said(&guest, "pmem read pmem0 777770 32", "some.words")?;
+    said(&guest, "pmem read pmem0 777770 32", "some.word")?;
     drop(guest);
     same(&file, &expected)
 }
@@ -192,7 +192,7 @@ fn kicks(cell: &Cell) -> Result<()> {
 /// Memory that no file is behind can't be flushed: QEMU says so, and so does the guest.
 fn flush_fails(cell: &Cell) -> Result<()> {
     let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
-    qemu.arg("-object", "memory-backend-ram,id=mem-pmem0,size=1M");
+    qemu.arg("-object", "memory-backend-ram,id=mem-pmem0,size=2M");
     qemu.virtio("pmem", "pmem0", "memdev=mem-pmem0");
     qemu.script(
         "pmem write pmem0 0 x; pmem flush pmem0; pmem read pmem0 0 1; virtio pmem0; poweroff",
@@ -255,14 +255,14 @@ fn boots(cell: &Cell, machine: &str) -> Result<()> {
         let mut guest = cell.boot(qemu)?;
         guest.expect(&format!(
             "store: pmem0: boot {boot}, {} lines of history",
-            (boot - 1) * 3
+            (boot - 1) * 4
         ))?;
         guest.expect_prompt()?;
         guest.command(
             &format!("echo line-of-boot-{boot}"),
             &format!("line-of-boot-{boot}"),
         )?;
-        guest.command("history", "  history")?;
+        guest.command("history", &format!("  echo line-of-boot-{boot}"))?;
         for earlier in 1..=boot {
             let line = format!("  echo line-of-boot-{earlier}");
             ensure!(
@@ -384,6 +384,13 @@ fn killed(cell: &Cell) -> Result<()> {
             .check(&found)
             .with_context(|| format!("kill {kill}"))?;
         if kill == KILLS {
+            let store = guest.console().output_of("store")?.concat();
+            let rewritten = !store.contains("generation=1 ") && !store.contains("generation=2 ");
+            let ran = history.kept.len();
+            ensure!(
+                rewritten && ran > KILLS as usize,
+                "too little done: {ran} lines, {store}"
+            );
             break;
         }
 

@@ -74,7 +74,7 @@ impl Memory {
 impl Medium for Simulated {
     type Error = PowerCut;
 
-    fn len(&self) -> u64 {
+    fn size(&self) -> u64 {
         self.0.borrow().now.len() as u64
     }
 
@@ -138,13 +138,10 @@ fn record(number: usize, len: usize) -> Record {
     }
 }
 
-fn open(
-    bytes: Vec<u8>,
-    left: usize,
-) -> (
-    Simulated,
-    Result<(Log<Simulated>, Vec<Record>), Error<PowerCut>>,
-) {
+/// A log that was opened, with what is in it.
+type Opened = Result<(Log<Simulated>, Vec<Record>), Error<PowerCut>>;
+
+fn open(bytes: Vec<u8>, left: usize) -> (Simulated, Opened) {
     let memory = Simulated::new(bytes, left);
     let mut records = Vec::new();
     let log = run(Log::open(memory.clone(), |record| records.push(record)));
