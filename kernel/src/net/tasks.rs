@@ -17,7 +17,6 @@ use super::loopback::Loopback;
 use super::stack::{Stack, Summary};
 use super::{Ipv4Setup, Lease, echo, http};
 use crate::devices::net::{self as cards, Card, News};
-use crate::devices::rng;
 use crate::{fw_cfg, status, task, time};
 
 /// How long the boot waits for DHCP servers. They go on being asked afterwards.
@@ -103,17 +102,13 @@ fn setup(name: &str) -> Ipv4Setup {
     })
 }
 
-/// Something a neighbour cannot guess: sequence numbers and ports follow from it. Where there is neither RDRAND nor an
-/// entropy device it is only the moment.
+/// Something a neighbour cannot guess: sequence numbers and ports follow from it. Without RDRAND it is only the moment.
+/// The entropy device is not asked: `virtio-drivers`' driver of it waits without a bound, and the boot must not.
 fn seed() -> u64 {
     let processor = RdRand::new().and_then(RdRand::get_u64).unwrap_or_default();
-    let mut device = [0; size_of::<u64>()];
-    if let Some(Err(error)) = rng::first().map(|rng| rng.fill(&mut device)) {
-        log::warn!("no entropy from the device: {error}");
-    }
     // The multiplier spreads what differs between two moments over all bits.
     let moment = time::now().as_nanos().wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    processor ^ u64::from_le_bytes(device) ^ moment
+    processor ^ moment
 }
 
 /// Moves frames between a card and its stack, for ever.
