@@ -77,7 +77,7 @@ fn said(guest: &Booted, command: &str, word: &str) -> Result<String> {
     Ok(line.clone())
 }
 
-/// Plays two tones, one after the other, on any machine and any kind of interrupt.
+/// Plays two tones, one after the other, and the tour's, on any machine and with any kind of interrupt.
 fn wav(cell: &Cell, machine: &str, properties: &str) -> Result<()> {
     let path = cell.file("out.wav");
     let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
@@ -85,11 +85,12 @@ fn wav(cell: &Cell, machine: &str, properties: &str) -> Result<()> {
     if !properties.is_empty() {
         qemu.arg("-global", &format!("virtio-sound-pci.{properties}"));
     }
-    qemu.script("strict; sound tone 440 2; sound tone 1000 1; poweroff");
+    qemu.script("strict; sound tone 440 2; sound tone 1000 1; selftest; poweroff");
     let mut guest = cell.boot(qemu)?;
     guest.ends_with(&End::PowerOff)?;
     check_said(&guest, "sound tone 440 2", "played")?;
-    let expected = [tone_s16(440, 48000, 2), tone_s16(1000, 48000, 1)].concat();
+    let mut expected = [tone_s16(440, 48000, 2), tone_s16(1000, 48000, 1)].concat();
+    expected.extend(tone(440, 48000, 2, 12000).flat_map(|it| encode("s16", it)));
     compare(&read_wav(&path)?, &expected)
 }
 

@@ -27,6 +27,8 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
 
 /// The longest that anything is played or recorded, in seconds.
 const MOST_SECONDS: u64 = 24 * 3600;
+/// The tone of the tour.
+const TOUR_HZ: u32 = 440;
 /// The highest tone.
 const MOST_HZ: u64 = 192_000;
 
@@ -56,26 +58,29 @@ fn stream(card: &Card, direction: Direction) -> Result<(u32, StreamInfo), Error>
     found.ok_or_else(|| Error::failed(format_args!("{} has no {direction}", card.name)))
 }
 
+/// What is most common among what the stream offers.
+fn common_layout(info: &StreamInfo) -> Result<Layout, Error> {
+    Ok(Layout {
+        format: preferred(Format::S16, info.formats())?,
+        rate: preferred(Rate::Hz48000, info.rates())?,
+        channels: 2.clamp(info.channels_min, info.channels_max),
+    })
+}
+
 /// What the options say of the frames; the rest is what is most common among what the stream offers.
 fn layout(args: &mut Args<'_>, info: &StreamInfo) -> Result<Layout, Error> {
     let named = |name: &str, value: &str| Error::usage(format_args!("no {name} {value}"));
-    let format = match args.option("format") {
-        Some(name) => name.parse().map_err(|_| named("format", name))?,
-        None => preferred(Format::S16, info.formats())?,
-    };
-    let rate = match args.option("rate") {
-        Some(name) => name.parse().map_err(|_| named("rate", name))?,
-        None => preferred(Rate::Hz48000, info.rates())?,
-    };
-    let channels = match args.number_option("channels")? {
-        Some(count) => u8::try_from(count).map_err(|_| Error::usage("too many channels"))?,
-        None => 2.clamp(info.channels_min, info.channels_max),
-    };
-    Ok(Layout {
-        format,
-        rate,
-        channels,
-    })
+    let mut layout = common_layout(info)?;
+    if let Some(name) = args.option("format") {
+        layout.format = name.parse().map_err(|_| named("format", name))?;
+    }
+    if let Some(name) = args.option("rate") {
+        layout.rate = name.parse().map_err(|_| named("rate", name))?;
+    }
+    if let Some(count) = args.number_option("channels")? {
+        layout.channels = u8::try_from(count).map_err(|_| Error::usage("too many channels"))?;
+    }
+    Ok(layout)
 }
 
 /// One of those offered: this one if it is among them.
@@ -88,7 +93,7 @@ fn preferred<T: PartialEq>(wanted: T, mut offered: impl Iterator<Item = T>) -> R
     }
 }
 
-/// The next word as seconds, in frames when the rate is known.
+/// The next word as seconds.
 fn seconds(args: &mut Args<'_>) -> Result<u64, Error> {
     match args.number("SECONDS")? {
         seconds if seconds <= MOST_SECONDS => Ok(seconds),
@@ -118,6 +123,25 @@ async fn tone(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let played = played.map_err(|error| failed(card, error))?;
     writeln!(out, "played {layout}: {played}")?;
     Ok(())
+}
+
+/// Part of the tour: a card that has an output stream plays a short tone.
+pub(super) async fn check(card: &Card, out: Output<'_>) -> Result<(), Error> {
+    let Some((stream, info)) = card.stream(Direction::Output) else {
+        return Ok(());
+    };
+    let layout = common_layout(&info)?;
+    let Some(mut tone) = Tone::new(TOUR_HZ, layout) else {
+        return Ok(());
+    };
+    let frames = u64::from(layout.rate.hz() / 4);
+    let played = card.play_from(stream, &mut tone, frames).await;
+    let played = played.map_err(|error| failed(card, error))?;
+    writeln!(out, "{}: played {layout}: {played}", card.name)?;
+    match played.errors {
+        0 => Ok(()),
+        errors => Err(failed(card, format_args!("{errors} periods failed"))),
+    }
 }
 
 async fn record(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
