@@ -490,3 +490,60 @@ fn other_devices_and_no_callers_are_refused() {
         Some(Cause::InvalidParameter(_))
     ));
 }
+
+/// Any mixture of lies, silence and restarts: an error or an answer, and never one for two callers.
+#[test]
+fn a_device_that_lies_at_random_gives_errors_and_nothing_else() {
+    for seed in 0..300 {
+        let memory = Memory::fresh();
+        let mut random = Random::new(seed);
+        let (device, mut pmem) = open_slow();
+        let mut waiting: Vec<Token> = Vec::new();
+        for _ in 0..200 {
+            match random.below(8) {
+                0 | 1 => {
+                    if let Ok(token) = pmem.submit(Flush) {
+                        assert!(!waiting.contains(&token), "seed {seed}: a token twice");
+                        waiting.push(token);
+                    }
+                }
+                2 => pmem.kick(),
+                3 => {
+                    device.complete(QUEUE, random.below(3));
+                }
+                4 => {
+                    let number = random.next() as u32;
+                    device.inject(match random.below(7) {
+                        0 => Fault::UsedId(number % 4),
+                        1 => Fault::UsedIdNotInFlight,
+                        2 => Fault::UsedTwice,
+                        3 => Fault::UsedLength(number % 9),
+                        4 => Fault::UsedIndexAhead(number as u16 % 5),
+                        5 => Fault::UsedIndexBack(number as u16 % 5),
+                        _ => Fault::Noise(number.into()),
+                    });
+                }
+                5 if random.below(4) == 0 => {
+                    device.heal();
+                    for (token, _) in pmem.reset().expect("it resets") {
+                        let place = waiting.iter().position(|other| *other == token);
+                        waiting.remove(place.expect("he waits"));
+                    }
+                    assert!(waiting.is_empty(), "seed {seed}: {waiting:?} forgotten");
+                    pmem.restart().expect("it starts again");
+                }
+                _ => {
+                    while let Ok(Some(finished)) = pmem.poll() {
+                        let place = waiting.iter().position(|other| *other == finished.token);
+                        waiting.remove(place.expect("he waits"));
+                    }
+                }
+            }
+        }
+        device.heal();
+        drop(pmem);
+        // What the device did to its own ring is not the driver's doing.
+        memory.take_violations();
+        memory.assert_clean();
+    }
+}

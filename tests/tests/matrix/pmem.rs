@@ -134,7 +134,7 @@ fn several(cell: &Cell, machine: &str) -> Result<()> {
     for number in 0..8 {
         script += &format!("; pmem flush pmem{number}; pmem bench pmem{number} count=20 depth=3");
     }
-    qemu.script(&format!("{script}; pmem info; virtio; poweroff"));
+    qemu.script(&format!("{script}; selftest; pmem info; virtio; poweroff"));
     cell.boot(qemu)?.ends_with(&End::PowerOff)?;
     files
         .iter()

@@ -237,7 +237,41 @@ async fn hash(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
 async fn flush(mut args: Args<'_>) -> Result<(), Error> {
     let pmem = device(&mut args)?;
     args.end()?;
-    pmem.flush().await.map_err(Error::failed)
+    pmem.flush().await.map_err(|error| failed(pmem, error))
+}
+
+/// Writes the test pattern to the end of the region, reads it, puts back what was there, and flushes. The store's region
+/// is only flushed.
+pub(super) async fn check(pmem: &Pmem, out: Output<'_>) -> Result<(), Error> {
+    let size = pmem.config().size;
+    let piece = size.saturating_sub(PIECE)..size;
+    let mut difference = None;
+    if !pmem.is_in_use() {
+        let pattern = in_pattern(&piece, size);
+        let mut original = vec![0; pattern.len()];
+        get(pmem, piece.start, &mut original)?;
+        put(pmem, piece.start, &pattern)?;
+        let compared = pmem.with_region(|region| region.first_difference(piece.start, &pattern));
+        put(pmem, piece.start, &original)?;
+        difference = compared.map_err(|cause| failed(pmem, cause))?;
+    }
+    pmem.flush().await.map_err(|error| failed(pmem, error))?;
+    if let Some(at) = difference {
+        let offset = piece.start + at as u64;
+        return Err(failed(pmem, format_args!("byte {offset} did not keep")));
+    }
+    let name = &pmem.name;
+    match pmem.is_in_use() {
+        true => writeln!(out, "{name}: flushed (it is the store)")?,
+        false => {
+            let len = piece.end - piece.start;
+            writeln!(
+                out,
+                "{name}: {len} bytes written, verified, put back and flushed"
+            )?;
+        }
+    }
+    Ok(())
 }
 
 async fn format_store(mut args: Args<'_>) -> Result<(), Error> {
@@ -293,7 +327,8 @@ async fn bench(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let (before, (slept_before, _)) = (stats(), task::idle());
     let start = time::now();
     let callers = (0..depth).map(|_| caller());
-    try_join_all(callers).await.map_err(Error::failed)?;
+    let flushed = try_join_all(callers).await;
+    flushed.map_err(|error| failed(pmem, error))?;
     let time = start.elapsed();
     let (after, (slept, _)) = (stats(), task::idle());
     writeln!(

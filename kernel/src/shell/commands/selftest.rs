@@ -8,7 +8,7 @@ use smoltcp::wire::{IpAddress, Ipv4Address};
 
 use super::blk::Work;
 use super::net::{fetch_url, ping_host};
-use super::sound;
+use super::{pmem, sound};
 use crate::devices::{self, blk::Disk};
 use crate::net;
 use crate::net::fetch::Url;
@@ -19,7 +19,7 @@ use crate::time;
 pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
     name: "selftest",
     usage: &["selftest"],
-    help: "uses every device once; what is on the disks stays as it is",
+    help: "uses every device once; what is on the disks and in persistent memory stays as it is",
     run: |args, out| Box::pin(selftest(args, out)),
 }];
 
@@ -38,6 +38,9 @@ async fn selftest(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     }
     for card in devices::sound::all() {
         sound::check(card, out).await?;
+    }
+    for memory in devices::pmem::all() {
+        pmem::check(memory, out).await?;
     }
     check_network(out).await
 }
