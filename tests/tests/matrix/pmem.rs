@@ -29,6 +29,7 @@ pub(crate) fn cells() -> Vec<Spec> {
         }));
     }
     cells.push(Spec::new("q35/pmem/at-48G", high));
+    cells.push(Spec::new("microvm,pcie=on/pmem/nowhere", nowhere));
     cells.push(Spec::new("q35/pmem/one-kick-each", kicks));
     cells.push(Spec::new("q35/pmem/flush-fails", flush_fails));
     cells.push(Spec::new("q35/pmem/out-of-range", out_of_range));
@@ -152,6 +153,24 @@ fn high(cell: &Cell) -> Result<()> {
     guest.expect("(intx): 8 MiB at 0xc00000000")?;
     guest.ends_with(&End::PowerOff)?;
     same(&file, &pattern_bytes(9, 0..8 << 20))
+}
+
+/// A machine that does not map the memory: the device says it is at 0, and the guest does not believe that.
+fn nowhere(cell: &Cell) -> Result<()> {
+    let file = cell.file("pmem.img");
+    let disk = Disk::create(&file, MIB, 1)?;
+    let mut qemu = with_memory(cell, "microvm,pcie=on", &file)?;
+    qemu.cmdline("store=pmem0");
+    qemu.script("pmem read pmem0 0; poweroff");
+    let mut guest = cell.boot(qemu)?;
+    guest.expect("region of 0x100000 bytes at 0x0: the range overlaps memory")?;
+    guest.ends_with(&End::PowerOff)?;
+    said(
+        &guest,
+        "pmem read pmem0 0",
+        "error: no persistent memory pmem0",
+    )?;
+    disk.check()
 }
 
 /// However many callers there are: one notification for each request, and fewer requests than callers.
