@@ -26,8 +26,8 @@
 //! # Why that is safe
 //!
 //! - *Append* writes behind the last record and flushes. Without the flush the record is there or its CRC is wrong, and
-//!   only the [`MOST_BYTES`] behind the end may be other than zero: opening the log makes them zero again before anything
-//!   is appended, so that no remains of a record that never was come after one that is.
+//!   no more bytes behind the end than a record has at most may be other than zero: opening the log makes them zero
+//!   again before anything is appended, so that no remains of a record that never was come after one that is.
 //! - *Rewrite* (when an area is full) writes the records worth keeping to the other area, flushes, and only then gives
 //!   that area a header with a higher generation. A header of which a part is missing has a wrong CRC, and the old area
 //!   stays in use.
