@@ -12,9 +12,11 @@ extern crate std;
 
 pub mod acpi;
 pub mod arch;
+pub mod dashboard;
 pub mod devices;
 pub mod fw_cfg;
 pub mod interrupts;
+pub mod journal;
 pub mod memory;
 pub mod net;
 pub mod pci;

@@ -29,7 +29,8 @@ use vringlet_kernel::memory::heap::KernelHeap;
 use vringlet_kernel::power::{self, ExitCode};
 use vringlet_kernel::serial::{self, Emergency};
 use vringlet_kernel::{
-    acpi, arch, devices, fw_cfg, interrupts, memory, net, pci, shell, status, store, task, time,
+    acpi, arch, dashboard, devices, fw_cfg, interrupts, memory, net, pci, shell, status, store, task,
+    time,
 };
 
 #[global_allocator]
@@ -77,6 +78,7 @@ fn start(boot: &'static mut BootInfo) -> ! {
         net::init().await;
         status::mark("network");
         store::init().await;
+        dashboard::start();
         log::info!("ready");
         shell::run().await;
     });

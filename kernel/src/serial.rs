@@ -16,7 +16,7 @@ use uart_16550::spec::registers::{FifoTriggerLevel, IER, LSR};
 use uart_16550::{BaudRate, Config, Uart16550};
 
 use crate::interrupts::{self, Event};
-use crate::time;
+use crate::{journal, time};
 
 const COM1: u16 = 0x3f8;
 const COM1_IRQ: u8 = 4;
@@ -198,6 +198,7 @@ impl Log for SerialLog {
         let micros = time::now().as_micros();
         let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
         let (level, text) = (record.level(), record.args());
+        journal::note(micros, level, text);
         if LINE_SHOWN.load(Ordering::Relaxed) {
             let _ = Console.write_str(ERASE_LINE);
             LINE_OVERWRITTEN.raise();

@@ -30,6 +30,11 @@ pub fn mark(step: &'static str) {
     MARKS.lock().push(Mark { step, micros });
 }
 
+/// How long the boot took: when its last step was done, in microseconds since the kernel's start.
+pub fn boot_micros() -> u64 {
+    MARKS.lock().last().map_or(0, |mark| mark.micros)
+}
+
 #[derive(Serialize)]
 struct Status {
     version: &'static str,

@@ -89,6 +89,18 @@ impl Picture {
         })
     }
 
+    /// Width and height.
+    pub fn size(&self) -> (usize, usize) {
+        (self.width, self.height)
+    }
+
+    /// How many pixels of a rectangle are of this color.
+    pub fn count(&self, x: usize, y: usize, width: usize, height: usize, color: [u8; 3]) -> usize {
+        let rows = self.bytes.chunks_exact(3 * self.width).skip(y).take(height);
+        let pixels = rows.flat_map(|row| row.chunks_exact(3).skip(x).take(width));
+        pixels.filter(|pixel| **pixel == color).count()
+    }
+
     /// Where this differs from another picture.
     fn difference(&self, other: &Self) -> Option<String> {
         if (self.width, self.height) != (other.width, other.height) {
@@ -105,14 +117,30 @@ impl Picture {
 
     /// Takes pictures of a head until one is this.
     pub fn expect(&self, qmp: &mut Qmp, device: &str, head: usize, file: &Path) -> Result<()> {
+        let mut last = None;
+        let found = Self::wait(qmp, device, head, file, |shown| {
+            last = shown.difference(self);
+            last.is_none()
+        });
+        found.map(drop).with_context(|| last.unwrap_or_default())
+    }
+
+    /// Takes pictures of a head until one is what is wanted.
+    pub fn wait(
+        qmp: &mut Qmp,
+        device: &str,
+        head: usize,
+        file: &Path,
+        mut wanted: impl FnMut(&Self) -> bool,
+    ) -> Result<Self> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let shown = Self::take(qmp, device, head, file)?;
-            let Some(difference) = shown.difference(self) else {
-                return Ok(());
-            };
+            if wanted(&shown) {
+                return Ok(shown);
+            }
             if Instant::now() > deadline {
-                bail!("head {head} shows something else: {difference}");
+                bail!("head {head} shows something else, a {shown:?}");
             }
             std::thread::sleep(POLL);
         }
@@ -188,6 +216,7 @@ mod tests {
         let mut other = picture.clone();
         assert_eq!(picture.difference(&other), None);
         other.fill(3, 4, 2, 1, [9; 3]);
+        assert_eq!(other.count(0, 4, 4, 3, [9; 3]), 1);
         let difference = picture.difference(&other).expect("a difference");
         assert!(difference.starts_with("2 pixels differ, the first at 3,4"));
         let larger = Picture::test_pattern(20, 11, 1);

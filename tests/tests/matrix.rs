@@ -6,6 +6,7 @@
 mod matrix {
     pub(crate) mod boot;
     pub(crate) mod card;
+    pub(crate) mod dashboard;
     pub(crate) mod disk;
     pub(crate) mod gpu;
     pub(crate) mod net;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         matrix::pmem::cells(),
         matrix::card::cells(),
         matrix::gpu::cells(),
+        matrix::dashboard::cells(),
         matrix::run::cells(),
         matrix::sound::cells(),
     ]

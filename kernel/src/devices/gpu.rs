@@ -13,10 +13,13 @@ use embassy_futures::select::{Either, select};
 use spin::Mutex;
 use vringlet::asynchronous::Asynchronous;
 use vringlet::blocking::Blocking;
-use vringlet::gpu::{Buffering, Change, Cursor, Gpu, Head, Layout, Options, Rect, Screen, Size};
+use vringlet::gpu::{
+    Buffering, Change, Cursor, Framebuffer, Gpu, Head, Layout, Options, Rect, Screen, Size,
+};
 use vringlet::{Cause, Driver, Error, Report};
 
 use super::{DeviceTransport, Driven, Found, Interrupts, Mode};
+use crate::dashboard::Drawn;
 use crate::interrupts::Event;
 use crate::memory::dma::KernelHal;
 use crate::{task, time};
@@ -38,6 +41,8 @@ pub struct Adapter {
     changed: Event,
     /// The device was reset, and has no pictures any more.
     lost: AtomicBool,
+    /// The displays are arranged anew, or something else is to be shown: the dashboard's business.
+    pub rearranged: Event,
     /// Not there while somebody works on it.
     desk: Mutex<Option<Desk>>,
 }
@@ -47,8 +52,24 @@ pub struct Adapter {
 pub struct Desk {
     screens: Vec<Screen<KernelHal>>,
     cursor: Option<Cursor<KernelHal>>,
-    /// The test pattern is shown, on whatever displays there are.
-    test: bool,
+    /// What the displays show, whatever displays there are.
+    pub showing: Showing,
+}
+
+/// What is shown.
+pub enum Showing {
+    /// The dashboard, and what of it is on the screens.
+    Dashboard(Vec<Drawn>),
+    /// The test pattern.
+    Test,
+    /// What commands drew.
+    Drawing,
+}
+
+impl Default for Showing {
+    fn default() -> Self {
+        Self::Dashboard(Vec::new())
+    }
 }
 
 /// The desk, in the hands of one task.
@@ -103,6 +124,7 @@ pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
         interrupts: found.interrupts,
         changed: Event::new(),
         lost: AtomicBool::new(false),
+        rearranged: Event::new(),
         desk: Mutex::new(Some(Desk::default())),
     }));
     ADAPTERS.lock().push(adapter);
@@ -187,6 +209,8 @@ impl Adapter {
             if let Err(error) = desk.rearrange().await {
                 log::warn!("{}: {error}", self.name);
             }
+            drop(desk);
+            self.rearranged.raise();
         }
     }
 
@@ -215,10 +239,10 @@ impl Adapter {
 impl Borrowed<'_> {
     /// Shows the test pattern on all displays, and goes on doing so when they change.
     pub async fn show_test(&mut self) -> Result<(), Error> {
-        self.test = true;
+        self.showing = Showing::Test;
         for head in self.adapter.heads() {
             let size = head.rect.size();
-            let screen = self.screen(head).await?;
+            let screen = self.screen(head)?;
             draw_test(screen, head.scanout, size);
             self.present(head.scanout).await?;
         }
@@ -227,8 +251,22 @@ impl Borrowed<'_> {
 
     /// Fills a rectangle of a display.
     pub async fn fill(&mut self, head: Head, rect: Rect, color: u32) -> Result<(), Error> {
-        self.screen(head).await?.canvas().fill(rect, color);
+        if let Showing::Dashboard(_) = self.showing {
+            self.showing = Showing::Drawing;
+        }
+        self.canvas(head)?.fill(rect, color);
         self.present(head.scanout).await
+    }
+
+    /// Has the dashboard shown, from the beginning.
+    pub fn show_dashboard(&mut self) {
+        self.showing = Showing::default();
+        self.adapter.rearranged.raise();
+    }
+
+    /// What is drawn on to be seen on a display after [`Self::present`].
+    pub fn canvas(&mut self, head: Head) -> Result<&mut Framebuffer<KernelHal>, Error> {
+        Ok(self.screen(head)?.canvas())
     }
 
     /// Gives a display a pointer at a place, or moves the one it has.
@@ -258,14 +296,14 @@ impl Borrowed<'_> {
             let screen = self.screens.swap_remove(index);
             self.adapter.close(screen).await?;
         }
-        match self.test {
-            true => self.show_test().await,
-            false => Ok(()),
+        match self.showing {
+            Showing::Test => self.show_test().await,
+            Showing::Dashboard(_) | Showing::Drawing => Ok(()),
         }
     }
 
     /// The screen of a display, of the display's size.
-    async fn screen(&mut self, head: Head) -> Result<&mut Screen<KernelHal>, Error> {
+    fn screen(&mut self, head: Head) -> Result<&mut Screen<KernelHal>, Error> {
         let adapter = self.adapter;
         let size = head.rect.size();
         let failed = |cause| adapter.with(|gpu| gpu.error(cause));
@@ -292,7 +330,8 @@ impl Borrowed<'_> {
         Ok(screen)
     }
 
-    async fn present(&mut self, scanout: u32) -> Result<(), Error> {
+    /// Sends what was drawn on a display's screen.
+    pub async fn present(&mut self, scanout: u32) -> Result<(), Error> {
         let adapter = self.adapter;
         let screens = &mut self.desk.screens;
         if let Some(screen) = screens

@@ -14,6 +14,7 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
     name: "screen",
     usage: &[
         "screen info",
+        "screen dashboard",
         "screen test",
         "screen fill X Y WIDTH HEIGHT COLOR [display=D]",
         "screen cursor X Y [display=D]",
@@ -29,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 async fn run(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     match args.word("operation")? {
         "info" => info(args, out),
+        "dashboard" => dashboard(args).await,
         "test" => test(args, out).await,
         "fill" => fill(args, out).await,
         "cursor" => cursor(args).await,
@@ -100,11 +102,28 @@ fn info(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+async fn dashboard(args: Args<'_>) -> Result<(), Error> {
+    args.end()?;
+    for adapter in gpu::all() {
+        wait(async {
+            adapter.desk().await.show_dashboard();
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
 async fn test(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     args.end()?;
     let adapter = adapter()?;
-    let before = transferred(adapter);
-    wait(async { adapter.desk().await.show_test().await }).await?;
+    let mut before = 0;
+    wait(async {
+        let mut desk = adapter.desk().await;
+        before = transferred(adapter);
+        desk.show_test().await
+    })
+    .await?;
     let bytes = transferred(adapter) - before;
     for head in adapter.heads() {
         let size = head.rect.size();
@@ -125,8 +144,13 @@ async fn fill(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     );
     let color = coordinate(&mut args, "COLOR")?;
     args.end()?;
-    let before = transferred(adapter);
-    wait(async { adapter.desk().await.fill(head, rect, color).await }).await?;
+    let mut before = 0;
+    wait(async {
+        let mut desk = adapter.desk().await;
+        before = transferred(adapter);
+        desk.fill(head, rect, color).await
+    })
+    .await?;
     writeln!(out, "transferred={}", transferred(adapter) - before)?;
     Ok(())
 }
