@@ -5,12 +5,12 @@ export MACHINE MEM SMP DISK PORT SCRIPT CMDLINE ARGS TIMEOUT
 # And to the tests.
 export KEEP
 
-.PHONY: help setup guest run test clean
+.PHONY: help setup guest run screenshot test clean
 
 help:
 	@echo 'make setup             install what is missing (Rust for the guest, QEMU >= 8.2); quick when nothing is'
 	@echo 'make guest             build target/guest.elf, the file for `qemu-system-x86_64 -kernel`'
-	@echo 'make run               boot it with a disk, a network and the serial console here; Ctrl-A X ends it'
+	@echo 'make run               boot it with a disk, a network, a screen and the serial console here; Ctrl-A X ends it'
 	@echo '                       without a terminal: a tour of everything, then power-off; the exit status tells'
 	@echo '  MACHINE=q35|pc|microvm|microvm,pcie=on    MEM=256M    SMP=1'
 	@echo '  DISK=file            your own raw or qcow2 image; it is never created over or truncated'
@@ -18,6 +18,7 @@ help:
 	@echo '  SCRIPT="commands"    shell commands to run after boot, separated by ;'
 	@echo '  CMDLINE="options"    the guest'"'"'s command line, such as log=debug'
 	@echo '  ARGS="arguments"     more QEMU arguments'
+	@echo 'make screenshot        what the guest of `make run` shows, to target/screenshot.png'
 	@echo 'make test              host unit tests and all QEMU cells, each judged from outside the guest'
 	@echo 'make test CELL=name    only the cells whose name contains it'
 	@echo '  KEEP=1               keep logs and captures of cells that pass, too, in target/cells/'
@@ -31,6 +32,9 @@ guest: setup
 
 run: guest
 	@cargo run --quiet -p vringlet-tests --bin vringlet-run
+
+screenshot:
+	@cargo run --quiet -p vringlet-tests --bin vringlet-screenshot
 
 test:
 	@scripts/setup.sh tests

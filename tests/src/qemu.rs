@@ -9,6 +9,15 @@ use anyhow::{Context, Result, bail};
 /// The program that is started.
 pub const PROGRAM: &str = "qemu-system-x86_64";
 
+/// Where `make run`'s guest can be asked for what it shows, under the project's root.
+pub const SCREENSHOT_SOCKET: &str = "target/screen.qmp";
+
+/// The id of the graphics adapter of `make run`'s guest.
+pub const GPU: &str = "gpu0";
+
+/// The longest path of a socket: the system takes 107 bytes, and QEMU may append to it.
+const SOCKET_PATH_BYTES: usize = 100;
+
 /// A machine type, and how virtio devices are plugged into it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
@@ -211,6 +220,32 @@ impl Qemu {
         self.arg("-chardev", "stdio,id=serial,signal=off,mux=on");
         self.arg("-serial", "chardev:serial");
         self.arg("-mon", "chardev=serial,mode=readline");
+    }
+
+    /// Shows the guest's displays in a window of this kind (`gtk`, `sdl`).
+    pub fn window(&mut self, kind: &str) {
+        self.arg("-display", kind);
+    }
+
+    /// Shows the guest's displays to VNC clients at this socket. Says whether a socket can have that path.
+    pub fn vnc(&mut self, socket: &Path) -> Result<bool> {
+        let path = utf8(socket)?;
+        let fits = path.len() <= SOCKET_PATH_BYTES;
+        if fits {
+            self.arg("-vnc", &format!("unix:{}", escape(path)));
+        }
+        Ok(fits)
+    }
+
+    /// Opens one more control socket, for whoever comes. Says whether a socket can have that path.
+    pub fn control(&mut self, socket: &Path) -> Result<bool> {
+        let path = utf8(socket)?;
+        let fits = path.len() <= SOCKET_PATH_BYTES;
+        if fits {
+            let path = escape(path);
+            self.arg("-qmp", &format!("unix:{path},server=on,wait=off"));
+        }
+        Ok(fits)
     }
 
     /// Starts QEMU by this command, which must end in replacing itself by the arguments that follow.

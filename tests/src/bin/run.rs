@@ -1,4 +1,4 @@
-//! `make run`: boots the guest with a disk, a network and the serial console on this terminal.
+//! `make run`: boots the guest with a disk, a network, a screen and the serial console on this terminal.
 //!
 //! Everything comes by environment variables, an empty one counting as unset:
 //! `MACHINE`, `MEM`, `SMP`, `DISK`, `PORT`, `SCRIPT`, `CMDLINE`, `ARGS` (see `make help`) and `TIMEOUT` (seconds).
@@ -10,14 +10,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Read};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use vringlet_tests::disk::SECTOR;
 use vringlet_tests::guest::{End, Guest, Process};
 use vringlet_tests::project_root;
-use vringlet_tests::qemu::{Format, Image, Machine, Qemu};
+use vringlet_tests::qemu::{Format, GPU, Image, Machine, PROGRAM, Qemu, SCREENSHOT_SOCKET};
 
 const DEFAULT_DISK_BYTES: u64 = 64 << 20;
 const DEFAULT_PORT: u16 = 8080;
@@ -69,6 +69,7 @@ fn run() -> Result<(End, String)> {
 
     let script = setting("SCRIPT");
     let on_terminal = std::io::stdin().is_terminal();
+    screen(&mut qemu, on_terminal)?;
     qemu.script(&match (script, on_terminal) {
         (script, true) => script.unwrap_or_default(),
         (script, false) => format!(
@@ -121,6 +122,36 @@ fn setting(name: &str) -> Option<String> {
     std::env::var(name)
         .ok()
         .filter(|value| !value.trim().is_empty())
+}
+
+/// A graphics adapter, seen in a window, or by VNC where there can't be one; the tour has nobody who looks.
+fn screen(qemu: &mut Qemu, on_terminal: bool) -> Result<()> {
+    qemu.virtio("gpu", GPU, "");
+    if !on_terminal {
+        return Ok(());
+    }
+    let vnc = project_root().join("target/screen.vnc");
+    match window() {
+        Some(kind) => qemu.window(kind),
+        None if qemu.vnc(&vnc)? => {
+            eprintln!("run: VNC clients see the screen at unix:{}", vnc.display())
+        }
+        None => eprintln!("run: no VNC: the path of this folder is too long for a socket"),
+    }
+    if qemu.control(&project_root().join(SCREENSHOT_SOCKET))? {
+        eprintln!("run: `make screenshot` writes target/screenshot.png");
+    }
+    Ok(())
+}
+
+/// The kind of window that QEMU can open here.
+fn window() -> Option<&'static str> {
+    setting("WAYLAND_DISPLAY").or_else(|| setting("DISPLAY"))?;
+    let output = Command::new(PROGRAM).args(["-display", "help"]).output();
+    let kinds = String::from_utf8(output.ok()?.stdout).ok()?;
+    ["gtk", "sdl"]
+        .into_iter()
+        .find(|kind| kinds.lines().any(|line| line.trim() == *kind))
 }
 
 /// Leads a port of this machine to the guest's page, the wanted one if it is free, and says which.
