@@ -1,6 +1,7 @@
 //! What a page is made of, and how it gets onto a screen: anew, or as little of it as changed.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::iter::repeat_n;
 
 use embedded_graphics::pixelcolor::Rgb888;
@@ -55,7 +56,7 @@ pub(super) struct Graph {
     /// Where.
     pub area: Rectangle,
     /// The rates, the newest last.
-    pub rates: [Rate; SECONDS],
+    pub rates: Vec<Rate>,
     /// The rate that reaches the edge.
     pub scale: u64,
     /// Of the two directions.

@@ -315,7 +315,7 @@ impl Page {
         );
         self.items.push(Item::Graph(Graph {
             area: plot,
-            rates: *history.rates(),
+            rates: history.rates().to_vec(),
             scale: scale(history.peak()),
             colors: [TEAL, BLUE],
             paper: [GROOVE, SURFACE],
