@@ -29,8 +29,8 @@ use vringlet_kernel::memory::heap::KernelHeap;
 use vringlet_kernel::power::{self, ExitCode};
 use vringlet_kernel::serial::{self, Emergency};
 use vringlet_kernel::{
-    acpi, arch, dashboard, devices, fw_cfg, interrupts, memory, net, pci, shell, status, store, task,
-    time,
+    acpi, arch, dashboard, devices, fw_cfg, interrupts, memory, net, pci, shell, status, store,
+    task, time,
 };
 
 #[global_allocator]
