@@ -631,6 +631,53 @@ fn a_silent_device_is_reset_all_the_same() {
 }
 
 #[test]
+fn what_an_earlier_driver_left_behind_is_laid_to_rest() {
+    let memory = Memory::fresh();
+    let mut model = paced(OUT, 0);
+    model.remembers = true;
+    let (device, mut card) = blocking(model);
+    card.prepare(OUT, params(), now).expect("a stream");
+    card.start(OUT, now).expect("a stream");
+    for _ in 0..3 {
+        let buffer = Buffer::zeroed(256).expect("memory");
+        let request = Request::play(OUT, buffer, 256);
+        card.driver().submit(request).expect("room");
+    }
+    card.driver().kick();
+    // It dies without a word.
+    device.inject(Fault::Silent);
+    drop(card);
+    device.heal();
+    assert_eq!(device.with(|model| model.unreleased), 1);
+
+    let card = Sound::new(device.transport(), Options::default());
+    let face: Face = Asynchronous::new(card.expect("a device that seems fine"));
+    run(&face, face.query()).expect("streams");
+    elapse(&device, OUT, 1);
+    assert!(face.process().is_err());
+    face.restart().expect("a device that has forgotten");
+    assert_eq!(device.with(|model| model.streams[0].waiting()), 0);
+    device.with(|model| {
+        model.streams[0].credit = usize::MAX;
+        model.streams[0].state = FakeState::Unset;
+        model.streams[0].played.clear();
+    });
+    // The device's, who used memory that it was no longer lent.
+    let _ = memory.take_violations();
+    run(&face, face.query()).expect("streams");
+    run(&face, async {
+        let mut playback = face.play(OUT, params()).await?;
+        playback.write_all(&pattern(3000)).await?;
+        playback.flush().await?;
+        playback.close().await
+    })
+    .expect("a stream");
+    assert!(device.with(|model| model.streams[0].played.clone()) == pattern(3000));
+    drop(face);
+    memory.assert_clean();
+}
+
+#[test]
 fn errors_of_periods_are_told_and_counted_and_the_stream_goes_on() {
     let memory = Memory::fresh();
     let (device, face) = share(FakeSound::new());

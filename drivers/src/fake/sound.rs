@@ -177,6 +177,8 @@ pub struct FakeSound {
     pub remapped: Option<(u32, u32, u32)>,
     /// Streams that were not released when the device was reset.
     pub unreleased: usize,
+    /// Whether it goes on with those, as QEMU does: returns what it has of them to the next driver, which never gave it.
+    pub remembers: bool,
     events: VecDeque<[u8; 8]>,
     negotiated: u64,
 }
@@ -209,6 +211,7 @@ impl FakeSound {
             log: Vec::new(),
             remapped: None,
             unreleased: 0,
+            remembers: false,
             events: VecDeque::new(),
             negotiated: 0,
         }
@@ -566,11 +569,13 @@ impl DeviceModel for FakeSound {
         let rests =
             |stream: &&FakeStream| !matches!(stream.state, FakeState::Unset | FakeState::Set);
         self.unreleased += self.streams.iter().filter(rests).count();
-        for stream in &mut self.streams {
-            stream.state = FakeState::Unset;
-            stream.waiting.clear();
-        }
         self.events.clear();
+        for stream in &mut self.streams {
+            if !self.remembers {
+                stream.state = FakeState::Unset;
+                stream.waiting.clear();
+            }
+        }
     }
 
     fn process(&mut self, queue: u16, queues: &mut Queues<'_>) {

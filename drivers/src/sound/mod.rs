@@ -497,6 +497,32 @@ impl<H: Hal, T: Transport> Sound<H, T> {
     }
 }
 
+/// After a session that ended without a RELEASE.
+impl<H: Hal, T: Transport> Sound<H, T> {
+    /// Has the device stop and release all streams, whatever it thinks of them. What it answers doesn't matter, nor what it
+    /// does to the queues of transfers: it must be reset afterwards.
+    fn lay_to_rest(&mut self) -> Result<()> {
+        let control = &mut self.active.queues.control;
+        for stream in 0..self.active.config.streams {
+            for command in [RequestType::PcmStop, RequestType::PcmRelease] {
+                let message = Control::internal(command, stream);
+                let message = message.map_err(|cause| control.error(cause))?;
+                let header = Header::item(command, stream);
+                let submitted = control.submit(header.bytes(), message);
+                submitted.map_err(|rejected| rejected.error)?;
+                control.kick();
+                for _ in 0..MOST_LOOKS {
+                    if control.poll(&mut [])?.is_some() {
+                        break;
+                    }
+                    core::hint::spin_loop();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Taking what the device is done with.
 impl<H: Hal, T: Transport> Sound<H, T> {
     /// Takes what the device told on its own, and gives it the room to tell more.
@@ -785,9 +811,19 @@ impl<H: Hal, T: Transport> Driver for Sound<H, T> {
         Ok(requests)
     }
 
+    /// If the device returned transfers that it was not given, those of an earlier session are ended first: whoever had it
+    /// then did not release its streams, and a reset does not make every device forget them.
     fn restart(&mut self) -> Result<()> {
+        let queues = &self.active.queues;
+        let haunted = queues.tx.failure().or(queues.rx.failure()).is_some();
         drop(self.reset()?);
         self.active = Active::new(&mut self.transport, self.options)?;
+        if haunted {
+            let lain = self.lay_to_rest();
+            drop(self.active.queues.release(&self.transport.reset()?));
+            lain?;
+            self.active = Active::new(&mut self.transport, self.options)?;
+        }
         self.forget();
         Ok(())
     }
