@@ -61,11 +61,26 @@ pub fn all() -> Vec<&'static Card> {
     CARDS.lock().clone()
 }
 
+/// Ends all streams, for good: the machine is about to stop, and a device that is not told goes on with them.
+pub fn silence() {
+    for card in all() {
+        let device = card.with(|sound| sound.name());
+        card.stop(Error::new(device, Cause::NeedsReset));
+    }
+}
+
 /// Brings a card up.
 pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
     let mut sound = Blocking::new(Sound::new(found.transport, Options::default())?);
     let start = time::now();
-    sound.query(|| start.elapsed() < PATIENCE)?;
+    let wait = || start.elapsed() < PATIENCE;
+    if let Err(error) = sound.query(wait) {
+        // It may still be busy with what it was given before the machine was reset.
+        log::warn!("{}: {error}", found.name);
+        sound.driver().restart()?;
+        sound.query(wait)?;
+        log::warn!("{}: started again", found.name);
+    }
     let card: &'static Card = Box::leak(Box::new(Card {
         name: found.name,
         shared: Asynchronous::new(sound.into_inner()),

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 use vringlet_tests::cell::{Booted, Cell, MEMORY};
 use vringlet_tests::disk::{Disk, MIB, sha256};
 use vringlet_tests::guest::End;
@@ -47,6 +48,10 @@ pub(crate) fn cells() -> Vec<Spec> {
     }
     cells.push(Spec::new("q35/sound/loop", loop_back).unless(no_alsa));
     cells.push(Spec::new("q35/sound/interrupted", interrupted));
+    for how in [Restart::Reboot, Restart::Reset] {
+        let name = format!("q35/sound/restart={how:?}").to_lowercase();
+        cells.push(Spec::new(name, move |cell| restart(cell, how)));
+    }
     cells.push(Spec::new("q35/sound/refusals", refusals));
     cells.push(Spec::new("q35/sound/busy-60s", busy));
     cells
@@ -214,6 +219,49 @@ fn interrupted(cell: &Cell) -> Result<()> {
     let seconds = (broken.len() as u32).div_ceil(4 * RATE);
     let first = tone_s16(440, RATE, seconds);
     compare(broken, &first[..broken.len()]).context("the tone before the break")
+}
+
+/// How a machine starts anew while it plays.
+#[derive(Clone, Copy, Debug)]
+enum Restart {
+    /// By the guest's own command.
+    Reboot,
+    /// Without a warning. QEMU's card then has periods that the next kernel's driver never gave it.
+    Reset,
+}
+
+/// Whatever was played before, the next kernel plays its own.
+fn restart(cell: &Cell, how: Restart) -> Result<()> {
+    let path = cell.file("out.wav");
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    play_to_wav(&mut qemu, &path, 48000, "s16")?;
+    let mut guest = cell.boot(qemu)?;
+    guest.expect_prompt()?;
+    let qmp = &mut guest.process().qmp;
+    qmp.execute("set-action", json!({ "reboot": "reset" }))?;
+    guest.type_line("bg sound tone 440 60")?;
+    std::thread::sleep(Duration::from_secs(1));
+    match how {
+        Restart::Reboot => guest.type_line("reboot")?,
+        Restart::Reset => drop(guest.process().qmp.execute("system_reset", json!({}))?),
+    }
+    guest.expect("ready")?;
+    std::thread::sleep(Duration::from_secs(1));
+    let line = guest.command("sound tone 1000 1", "frames=48000")?.text;
+    ensure!(line.contains(" errors=0 "), "{line:?}");
+    let lines = guest.console().lines();
+    let healed = lines
+        .iter()
+        .any(|it| it.text.contains("snd0: started again"));
+    ensure!(
+        healed == matches!(how, Restart::Reset),
+        "{how:?}, healed: {healed}"
+    );
+    guest.power_off()?;
+    let heard = read_wav(&path)?;
+    let next = tone_s16(1000, 48000, 1);
+    ensure!(heard.len() > next.len(), "{} bytes heard", heard.len());
+    compare(&heard[heard.len() - next.len()..], &next)
 }
 
 /// A minute without a gap, while the disk is read and the network echoes as fast as they can.

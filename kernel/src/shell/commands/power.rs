@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use core::hint::black_box;
 
 use crate::arch::provoke;
+use crate::devices::sound;
 use crate::power;
 use crate::shell::{Args, Command, Error, Output};
 
@@ -32,6 +33,7 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[
 async fn poweroff(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
     let status = args.next_number("STATUS")?.unwrap_or(0);
     args.end()?;
+    sound::silence();
     if status != 0 {
         let status = u32::try_from(status).map_err(|_| Error::usage("STATUS is too large"))?;
         power::exit_with(status);
@@ -42,6 +44,7 @@ async fn poweroff(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
 
 async fn reboot(args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
     args.end()?;
+    sound::silence();
     power::reboot()
 }
 
