@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::console::{Console, Line};
 use crate::guest::{End, Guest, Process};
@@ -200,6 +200,8 @@ impl Booted {
                 self.last_words()
             );
         }
+        let complaints = self.guest.process.complaints();
+        ensure!(complaints.is_empty(), "QEMU complained: {complaints}");
         check_guest_errors(&self.directory.join(GUEST_ERRORS))
     }
 

@@ -83,6 +83,7 @@ pub struct Process {
     /// QEMU's control socket.
     pub qmp: Qmp,
     stderr: Option<JoinHandle<String>>,
+    complaints: String,
 }
 
 impl Process {
@@ -146,7 +147,12 @@ impl Process {
         };
         stream.set_nonblocking(false)?;
         match Qmp::new(stream) {
-            Ok(qmp) => Ok(Process { child, qmp, stderr }),
+            Ok(qmp) => Ok(Process {
+                child,
+                qmp,
+                stderr,
+                complaints: String::new(),
+            }),
             // Back ends and devices are made after the monitor: what is wrong with them QEMU says on stderr.
             Err(error) => {
                 let _ = child.kill();
@@ -198,7 +204,14 @@ impl Process {
             .last()
             .and_then(|event| event["data"]["reason"].as_str())
             .unwrap_or_default();
-        Ok(End::new(status, reason, &join(self.stderr.take())))
+        self.complaints = join(self.stderr.take());
+        Ok(End::new(status, reason, &self.complaints))
+    }
+
+    /// What QEMU printed on its standard error, if that is captured, once it has ended. A virtio device that the
+    /// driver has broken says so there.
+    pub fn complaints(&self) -> &str {
+        self.complaints.trim()
     }
 }
 
