@@ -201,7 +201,7 @@ impl Booted {
             );
         }
         let complaints = self.guest.process.complaints();
-        ensure!(complaints.is_empty(), "QEMU complained: {complaints}");
+        ensure!(complaints.is_empty(), "QEMU complained: {complaints:?}");
         check_guest_errors(&self.directory.join(GUEST_ERRORS))
     }
 

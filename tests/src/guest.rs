@@ -83,7 +83,7 @@ pub struct Process {
     /// QEMU's control socket.
     pub qmp: Qmp,
     stderr: Option<JoinHandle<String>>,
-    complaints: String,
+    stderr_text: String,
 }
 
 impl Process {
@@ -151,7 +151,7 @@ impl Process {
                 child,
                 qmp,
                 stderr,
-                complaints: String::new(),
+                stderr_text: String::new(),
             }),
             // Back ends and devices are made after the monitor: what is wrong with them QEMU says on stderr.
             Err(error) => {
@@ -204,14 +204,17 @@ impl Process {
             .last()
             .and_then(|event| event["data"]["reason"].as_str())
             .unwrap_or_default();
-        self.complaints = join(self.stderr.take());
-        Ok(End::new(status, reason, &self.complaints))
+        self.stderr_text = join(self.stderr.take());
+        Ok(End::new(status, reason, &self.stderr_text))
     }
 
-    /// What QEMU printed on its standard error, if that is captured, once it has ended. A virtio device that the
-    /// driver has broken says so there.
-    pub fn complaints(&self) -> &str {
-        self.complaints.trim()
+    /// What QEMU itself reported on its standard error, if that is captured, once it has ended: a virtio device that
+    /// the driver has broken says so there. Libraries that QEMU uses print there too, without its name in front.
+    pub fn complaints(&self) -> Vec<&str> {
+        let lines = self.stderr_text.lines();
+        lines
+            .filter(|line| line.starts_with(qemu::PROGRAM))
+            .collect()
     }
 }
 
