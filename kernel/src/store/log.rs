@@ -252,8 +252,9 @@ pub fn contents<M: Medium>(medium: &M) -> Result<Contents, M::Error> {
         return Ok(Contents::Log);
     }
     Ok(match first_nonzero(medium, 0, medium.size())? {
-        None => Contents::Zeros,
-        Some(_) => Contents::Other,
+        // Memory too short for a label is no place for a log, zero or not.
+        None if medium.size() >= WORD as u64 => Contents::Zeros,
+        _ => Contents::Other,
     })
 }
 
