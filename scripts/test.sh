@@ -16,8 +16,8 @@ run() {
 }
 
 if [ -z "$cell" ]; then
-    run cargo test -p vringlet --all-features
-    run cargo test -p vringlet-boot -p vringlet-kernel -p vringlet-tests --lib
+    run cargo test --no-fail-fast -p vringlet --all-features
+    run cargo test --no-fail-fast -p vringlet-boot -p vringlet-kernel -p vringlet-tests --lib
 fi
 run cargo test -p vringlet-tests --test matrix -- ${cell:+"$cell"}
 
