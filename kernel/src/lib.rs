@@ -14,6 +14,8 @@ pub mod acpi;
 pub mod arch;
 pub mod dashboard;
 pub mod devices;
+pub mod fiber;
+pub mod files;
 pub mod fw_cfg;
 pub mod interrupts;
 pub mod journal;

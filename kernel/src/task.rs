@@ -3,7 +3,9 @@
 #![allow(unsafe_code)]
 
 use alloc::boxed::Box;
+use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::future::Future;
 use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,7 +16,7 @@ use embassy_executor::raw::{AvailableTask, Executor, TaskStorage};
 use spin::Mutex;
 use x86_64::instructions::interrupts;
 
-use crate::interrupts::lines;
+use crate::interrupts::{Event, lines};
 use crate::time;
 
 type Boxed = Pin<Box<dyn Future<Output = ()>>>;
@@ -56,6 +58,24 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
         AvailableTask::claim(storage).expect("a storage just made is free")
     });
     spawner().spawn(task.initialize(|| future));
+}
+
+/// Runs work to its end, even if the caller is dropped before.
+pub async fn to_the_end<T: 'static>(work: impl Future<Output = T> + 'static) -> T {
+    let ours = Rc::new((Event::new(), Cell::new(None)));
+    let theirs = ours.clone();
+    spawn(async move {
+        let (done, result) = &*theirs;
+        result.set(Some(work.await));
+        done.raise();
+    });
+    let (done, result) = &*ours;
+    loop {
+        done.wait().await;
+        if let Some(result) = result.take() {
+            return result;
+        }
+    }
 }
 
 /// How long the processor has slept, and how often it fell asleep.

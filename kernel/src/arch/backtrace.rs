@@ -11,6 +11,7 @@ use elf::endian::LittleEndian;
 use spin::Once;
 
 use super::gdt;
+use crate::memory::stack;
 
 const MAX_FRAMES: usize = 32;
 
@@ -64,7 +65,8 @@ pub(super) fn write_from(out: &mut dyn Write, instruction: Option<u64>, frame_po
     let mut frame = frame_pointer;
     for _ in 0..MAX_FRAMES {
         let readable = |stack: &Range<u64>| stack.contains(&frame) && stack.contains(&(frame + 15));
-        if !frame.is_multiple_of(8) || !stacks.iter().any(readable) {
+        let on_fiber = || stack::containing(frame).is_some_and(|stack| readable(&stack));
+        if !frame.is_multiple_of(8) || !(stacks.iter().any(readable) || on_fiber()) {
             break;
         }
         // SAFETY: both words lie inside one of our stacks, which are always mapped.

@@ -97,6 +97,11 @@ impl Pmem {
         flushed.unwrap_or_else(|_| Err(self.shared.with(|driver| driver.error(Cause::Timeout))))
     }
 
+    /// An error of this device.
+    pub fn error(&self, cause: Cause) -> Error {
+        self.shared.with(|driver| driver.error(cause))
+    }
+
     /// The driver's account of the device.
     pub fn report(&self) -> Report {
         self.shared.with(|driver| driver.report())

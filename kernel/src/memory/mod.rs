@@ -8,6 +8,7 @@ pub mod dma;
 pub mod frames;
 pub mod heap;
 pub mod paging;
+pub mod stack;
 
 use bootloader_api::BootInfo;
 use bootloader_api::info::MemoryRegionKind;

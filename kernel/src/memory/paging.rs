@@ -1,5 +1,5 @@
-//! Page mappings: what devices have, in a window of its own: registers, uncached, and memory, cached; and what lies
-//! where.
+//! Page mappings: what devices have, in a window of its own: registers, uncached, and memory, cached; stacks, each above
+//! a page that is not mapped; and what lies where.
 
 #![allow(unsafe_code)]
 
@@ -22,7 +22,7 @@ use x86_64::structures::paging::{
 use x86_64::{PhysAddr, VirtAddr};
 
 use super::PAGE_BYTES;
-use super::frames::PageTableFrames;
+use super::frames::{self, PageTableFrames};
 
 const PAGE: u64 = PAGE_BYTES as u64;
 const LARGE_PAGE: u64 = 2 << 20;
@@ -31,7 +31,7 @@ const WINDOW_BYTES: u64 = 512 << 30;
 
 struct Mappings {
     table: OffsetPageTable<'static>,
-    /// What is left of the window for devices.
+    /// What is left of the window.
     window: Range<u64>,
     mapped: Vec<Mapped>,
     /// Of every page in the window.
@@ -182,6 +182,14 @@ pub fn region(physical: u64, bytes: u64) -> Result<Region, MapError> {
     Ok(unsafe { Region::new(start, len) })
 }
 
+/// Maps memory for a stack of `bytes` bytes, a multiple of a page, above a page that is not mapped, and says where it is.
+/// It stays mapped.
+pub fn stack(bytes: u64) -> Result<Range<u64>, MapError> {
+    let mut mappings = MAPPINGS.lock();
+    let mappings = mappings.as_mut().ok_or(MapError::OutOfMemory)?;
+    mappings.map_stack(bytes)
+}
+
 /// The physical addresses of something that a device has: not empty, within reach, and not memory of the machine.
 fn range_of_device(physical: u64, bytes: u64) -> Result<Range<u64>, MapError> {
     let layout = LAYOUT.get().ok_or(MapError::OutOfMemory)?;
@@ -245,12 +253,28 @@ impl Mappings {
         address(start + (wanted.start - first))
     }
 
+    fn map_stack(&mut self, bytes: u64) -> Result<Range<u64>, MapError> {
+        let start = self.window.start + PAGE;
+        let end = start.checked_add(bytes).ok_or(MapError::OutOfMemory)?;
+        if end > self.window.end {
+            return Err(MapError::OutOfMemory);
+        }
+        // Used up even if a page below fails, as above; so are its frames.
+        self.window.start = end;
+        for page in (start..end).step_by(PAGE_BYTES) {
+            let frame = frames::allocate(1, 1).ok_or(MapError::OutOfMemory)?;
+            self.map_page(page, frame.as_u64(), false, Kind::Memory)?;
+        }
+        Ok(start..end)
+    }
+
     fn map_page(&mut self, virt: u64, phys: u64, large: bool, kind: Kind) -> Result<(), MapError> {
         let flags = self.flags | kind.flags();
         let (virt, phys) = (VirtAddr::new(virt), PhysAddr::new(phys));
         let frames = &mut PageTableFrames;
         // SAFETY: the pages are in the window, which only this file hands out and each page once; the frames are not
-        // memory, so nothing Rust knows of is aliased. A page not present before needs no TLB flush.
+        // memory, or were just allocated, so nothing Rust knows of is aliased. A page not present before needs no TLB
+        // flush.
         unsafe {
             if large {
                 let (page, frame) = (

@@ -4,6 +4,14 @@ use super::{Error, Output};
 
 const LINE: usize = 16;
 
+/// Two digits a byte.
+pub(super) fn hexadecimal(out: Output<'_>, bytes: &[u8]) -> Result<(), Error> {
+    for byte in bytes {
+        write!(out, "{byte:02x}")?;
+    }
+    Ok(())
+}
+
 /// Sixteen bytes a line: where it is, counted from `start`; in hexadecimal; as ASCII.
 pub(super) fn lines(out: Output<'_>, start: u64, bytes: &[u8]) -> Result<(), Error> {
     for (line, bytes) in (0u64..).zip(bytes.chunks(LINE)) {

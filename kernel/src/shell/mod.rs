@@ -50,6 +50,7 @@ const GROUPS: &[&[Command]] = &[
     commands::virtio::COMMANDS,
     commands::blk::COMMANDS,
     commands::pmem::COMMANDS,
+    commands::files::COMMANDS,
     commands::rng::COMMANDS,
     commands::screen::COMMANDS,
     commands::sound::COMMANDS,

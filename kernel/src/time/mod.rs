@@ -1,10 +1,13 @@
-//! Time: a monotonic clock on the calibrated time-stamp counter, and timers as futures.
+//! Time: a monotonic clock on the calibrated time-stamp counter, the time of day, and timers as futures.
 //!
 //! There is no tick. The executor asks for the earliest timer before it lets the processor sleep and sets the local
 //! APIC's timer to it; the interrupt only ends the sleep. So timers are touched by tasks and by the executor alone.
 
 mod calibration;
 pub mod queue;
+mod wall;
+
+pub use wall::wall;
 
 use core::fmt;
 use core::future::Future;
@@ -93,6 +96,7 @@ pub fn init() {
     APIC_HZ.store(rates.apic_hz, Ordering::Relaxed);
     let nanos_per_count = (NANOS_PER_SECOND << 32) / u128::from(rates.tsc_hz.max(1));
     NANOS_PER_COUNT.store(nanos_per_count as u64, Ordering::Relaxed);
+    wall::init();
     log::info!(
         "time: TSC {}.{:03} MHz ({}{}), timer {}",
         rates.tsc_hz / 1_000_000,

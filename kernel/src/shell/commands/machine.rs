@@ -1,6 +1,8 @@
-//! Commands that show the machine and the kernel: mem, irq, uptime.
+//! Commands that show the machine and the kernel: mem, irq, date, uptime.
 
 use alloc::boxed::Box;
+
+use chrono::SubsecRound;
 
 use crate::interrupts::{self, lapic};
 use crate::memory::{self, PAGE_BYTES};
@@ -19,6 +21,12 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[
         usage: &["irq"],
         help: "shows each interrupt vector and how often it fired",
         run: |args, out| Box::pin(irq(args, out)),
+    },
+    Command {
+        name: "date",
+        usage: &["date"],
+        help: "shows the time",
+        run: |args, out| Box::pin(date(args, out)),
     },
     Command {
         name: "uptime",
@@ -60,6 +68,13 @@ async fn irq(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
         interrupts::spurious(),
         lapic::last_error()
     )?;
+    Ok(())
+}
+
+async fn date(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    args.end()?;
+    let now = time::wall().ok_or_else(|| Error::failed("this machine has no clock"))?;
+    writeln!(out, "{}", now.trunc_subsecs(0))?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The commands, one file per group.
 
 pub(super) mod blk;
+pub(super) mod files;
 pub(super) mod machine;
 pub(super) mod net;
 pub(super) mod pci;

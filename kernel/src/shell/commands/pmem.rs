@@ -227,9 +227,7 @@ async fn hash(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
         yield_now().await;
     }
     out.write_str("sha256=")?;
-    for byte in sha256.finalize() {
-        write!(out, "{byte:02x}")?;
-    }
+    dump::hexadecimal(out, &sha256.finalize())?;
     writeln!(out)?;
     Ok(())
 }

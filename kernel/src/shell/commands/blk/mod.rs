@@ -260,9 +260,7 @@ async fn hash(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     args.end()?;
     let work = Work::new(disk, sector.unwrap_or(0), count, depth, least_bytes(disk))?;
     out.write_str("sha256=")?;
-    for byte in work.hash().await? {
-        write!(out, "{byte:02x}")?;
-    }
+    dump::hexadecimal(out, &work.hash().await?)?;
     writeln!(out)?;
     Ok(())
 }

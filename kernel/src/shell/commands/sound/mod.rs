@@ -11,7 +11,7 @@ use vringlet::sound::{Direction, Format, Inventory, Layout, Rate, StreamInfo, wi
 use self::hash::Hash;
 use self::tone::Tone;
 use crate::devices::sound::{self, Card};
-use crate::shell::{Args, Command, Error, Output};
+use crate::shell::{Args, Command, Error, Output, dump};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
     name: "sound",
@@ -155,9 +155,7 @@ async fn record(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let recorded = card.record_to(stream, &mut hash, frames).await;
     let recorded = recorded.map_err(|error| failed(card, error))?;
     write!(out, "recorded {layout}: {recorded} sha256=")?;
-    for byte in hash.finish() {
-        write!(out, "{byte:02x}")?;
-    }
+    dump::hexadecimal(out, &hash.finish())?;
     writeln!(out)?;
     Ok(())
 }

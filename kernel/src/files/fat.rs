@@ -1,0 +1,301 @@
+//! FAT12, FAT16 and FAT32, read and written, by the crate `hadris-fat`.
+//!
+//! Whatever changes the file system runs in a task of its own, so that a command that is broken off never leaves half a
+//! change behind. Each change is on the medium for good when its function returns.
+
+use alloc::string::{String, ToString};
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+
+use async_lock::Mutex;
+use hadris_fat::async_::FatFs;
+use hadris_fat::{CacheOptions, FatKind};
+use hadris_fs::{Clock, DateTime, ErrorKind, FileType, MountOptions, NoClock, OpenOptions};
+
+use super::error::Fault;
+use super::medium::{DeviceError, Medium};
+use super::{Entry, Kind, MOST_ENTRIES};
+use crate::{task, time};
+
+type Fat = hadris_fs::local::Volume<FatFs<Medium>>;
+type FatFile = hadris_fs::local::File<FatFs<Medium>>;
+
+/// What is remembered of a directory, and of where files are: enough to stay quick in large ones.
+const CHAIN_POSITIONS: usize = 64;
+const BLOCKS: usize = 32;
+
+/// All file systems in use. Whoever uses the same one must use the same value: each remembers what it wrote.
+static MOUNTED: Mutex<Vec<(String, Weak<Mounted>)>> = Mutex::new(Vec::new());
+
+/// What files are stamped with: the time, or 1980-01-01 on a machine without a clock.
+struct WallClock;
+
+impl Clock for WallClock {
+    fn now(&self) -> DateTime {
+        let now = time::wall().map(|now| DateTime::from_unix_seconds(now.timestamp()));
+        now.and_then(Result::ok).unwrap_or(NoClock::TIME)
+    }
+}
+
+struct Mounted {
+    fat: Fat,
+    kind: FatKind,
+}
+
+/// A file system in use.
+#[derive(Clone)]
+pub(super) struct Volume {
+    mounted: Arc<Mounted>,
+}
+
+/// A file that is read from its beginning to its end.
+pub(super) struct File {
+    file: FatFile,
+    size: u64,
+    // The volume must not be mounted a second time while the file is open.
+    _volume: Volume,
+}
+
+/// A file that is written. It must be closed: a file that is dropped is closed in a task of its own, and nobody hears of
+/// errors.
+pub(super) struct NewFile {
+    /// Not there while it is written, and after it was closed.
+    file: Option<FatFile>,
+    volume: Volume,
+}
+
+impl Volume {
+    /// Opens the file system, or joins those who use it already.
+    pub(super) async fn mount(medium: Medium) -> Result<Self, Fault> {
+        let mut all = MOUNTED.lock().await;
+        all.retain(|(_, volume)| volume.strong_count() > 0);
+        let known = all.iter().find(|(name, _)| name == medium.name());
+        if let Some(mounted) = known.and_then(|(_, volume)| volume.upgrade()) {
+            return Ok(Self { mounted });
+        }
+        let name = medium.name().to_string();
+        let options = MountOptions::new().with_clock(&WallClock);
+        let fs = FatFs::mount(medium, options).await;
+        let fs = fs.map_err(|failed| Fault::from(DeviceError::from(failed)))?;
+        let kind = fs.info().kind();
+        let cache = CacheOptions::new()
+            .with_chain_positions(CHAIN_POSITIONS)
+            .with_blocks(BLOCKS);
+        let fat = Fat::new(fs.with_cache(cache));
+        let mounted = Arc::new(Mounted { fat, kind });
+        all.push((name, Arc::downgrade(&mounted)));
+        Ok(Self { mounted })
+    }
+
+    fn fat(&self) -> &Fat {
+        &self.mounted.fat
+    }
+
+    pub(super) fn format(&self) -> &'static str {
+        match self.mounted.kind {
+            FatKind::Fat12 => "FAT12",
+            FatKind::Fat16 => "FAT16",
+            _ => "FAT32",
+        }
+    }
+
+    pub(super) async fn label(&self) -> Result<Option<String>, Fault> {
+        let mut space = [0; 64];
+        let mut fs = self.fat().lock().await?;
+        let label = fs.label(&mut space).await?;
+        Ok(label.map(|label| label.to_string()))
+    }
+
+    /// Bytes that are free.
+    pub(super) async fn free(&self) -> Result<u64, Fault> {
+        let stats = self.fat().lock().await?.statfs().await?;
+        let block = u64::from(stats.block_size());
+        Ok(stats.free_blocks().saturating_mul(block))
+    }
+
+    pub(super) async fn kind(&self, path: &str) -> Result<Kind, Fault> {
+        let metadata = self.fat().metadata(path).await?;
+        Ok(kind(metadata.file_type()))
+    }
+
+    pub(super) async fn list(&self, path: &str) -> Result<Vec<Entry>, Fault> {
+        let mut directory = self.fat().read_dir(path).await?;
+        let mut entries = Vec::new();
+        while let Some(entry) = directory.next_entry().await {
+            let entry = entry?;
+            if entries.len() >= MOST_ENTRIES {
+                return Err(Fault::from(ErrorKind::LimitExceeded));
+            }
+            entries.push(Entry {
+                name: String::from_utf8_lossy(entry.name().as_bytes()).into_owned(),
+                kind: kind(entry.file_type()),
+                size: entry.metadata().len(),
+            });
+        }
+        Ok(entries)
+    }
+
+    pub(super) async fn open(&self, path: &str) -> Result<File, Fault> {
+        let file = self.fat().open(path, OpenOptions::new().read()).await?;
+        let size = file.metadata().await?.len();
+        let _volume = self.clone();
+        Ok(File {
+            file,
+            size,
+            _volume,
+        })
+    }
+
+    /// Opens a file to be written from its beginning; what was in it is lost. `source` is a file that must not be it: a
+    /// file has more than one name here.
+    pub(super) async fn create(&self, path: &str, source: Option<&File>) -> Result<NewFile, Fault> {
+        let options = OpenOptions::new().write().create();
+        let source = source
+            .filter(|file| Arc::ptr_eq(&file._volume.mounted, &self.mounted))
+            .map(|file| file.file.node());
+        let file = self
+            .changing(path, async move |fat, path| {
+                let mut file = fat.open(path.as_str(), options).await?;
+                if Some(file.node()) == source {
+                    let same = "is the file that is read";
+                    return Err(Fault::new(ErrorKind::AlreadyExists, same));
+                }
+                file.set_len(0).await?;
+                Ok(file)
+            })
+            .await?;
+        Ok(NewFile {
+            file: Some(file),
+            volume: self.clone(),
+        })
+    }
+
+    pub(super) async fn make_directory(&self, path: &str) -> Result<(), Fault> {
+        self.changing(path, async |fat, path| Ok(fat.create_dir(path).await?))
+            .await
+    }
+
+    pub(super) async fn remove_file(&self, path: &str) -> Result<(), Fault> {
+        self.changing(path, async |fat, path| Ok(fat.remove_file(path).await?))
+            .await
+    }
+
+    pub(super) async fn remove_directory(&self, path: &str) -> Result<(), Fault> {
+        self.changing(path, async |fat, path| Ok(fat.remove_dir(path).await?))
+            .await
+    }
+
+    pub(super) async fn rename(&self, from: &str, to: &str) -> Result<(), Fault> {
+        let to = to.to_string();
+        self.changing(from, async move |fat, from| {
+            Ok(fat.rename(from, to).await?)
+        })
+        .await
+    }
+
+    /// Changes something, and has all of it on the medium in the end, whatever becomes of the caller.
+    async fn changing<T: 'static>(
+        &self,
+        path: &str,
+        change: impl AsyncFnOnce(Fat, String) -> Result<T, Fault> + 'static,
+    ) -> Result<T, Fault> {
+        let (volume, path) = (self.clone(), path.to_string());
+        task::to_the_end(async move {
+            let changed = change(volume.fat().clone(), path).await;
+            let synced = volume.sync().await;
+            let changed = changed?;
+            synced?;
+            Ok(changed)
+        })
+        .await
+    }
+
+    async fn sync(&self) -> Result<(), Fault> {
+        Ok(self.fat().lock().await?.sync().await?)
+    }
+}
+
+fn kind(of: FileType) -> Kind {
+    match of {
+        FileType::File => Kind::File,
+        FileType::Dir => Kind::Directory,
+        FileType::Symlink => Kind::Link,
+        _ => Kind::Other,
+    }
+}
+
+impl File {
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The next bytes of the file, `len` or fewer; none at its end.
+    pub(super) async fn read(&mut self, len: usize) -> Result<Vec<u8>, Fault> {
+        let mut bytes = alloc::vec![0; len];
+        let mut done = 0;
+        while let Some(space) = bytes.get_mut(done..).filter(|space| !space.is_empty()) {
+            match self.file.read(space).await? {
+                0 => break,
+                read => done += read,
+            }
+        }
+        bytes.truncate(done);
+        Ok(bytes)
+    }
+}
+
+impl NewFile {
+    /// Appends bytes.
+    pub(super) async fn write(&mut self, bytes: Vec<u8>) -> Result<(), Fault> {
+        // It is lost if an earlier write was broken off.
+        let mut file = self.file.take().ok_or(ErrorKind::InvalidHandle)?;
+        let volume = self.volume.clone();
+        let (file, written) = task::to_the_end(async move {
+            let mut done = 0;
+            let written = loop {
+                let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) else {
+                    break Ok(());
+                };
+                match file.write(rest).await {
+                    Ok(0) => break Err(Fault::from(ErrorKind::NoSpace)),
+                    Ok(written) => done += written,
+                    Err(error) => break Err(error.into()),
+                }
+            };
+            let unfinished = Self {
+                file: Some(file),
+                volume,
+            };
+            (unfinished, written)
+        })
+        .await;
+        *self = file;
+        written
+    }
+
+    /// Ends the file.
+    pub(super) async fn close(mut self) -> Result<(), Fault> {
+        let file = self.file.take().ok_or(ErrorKind::InvalidHandle)?;
+        task::to_the_end(close(file, self.volume.clone())).await
+    }
+}
+
+async fn close(file: FatFile, volume: Volume) -> Result<(), Fault> {
+    let closed = file.close().await;
+    let synced = volume.sync().await;
+    closed?;
+    synced
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take() {
+            let volume = self.volume.clone();
+            task::spawn(async move {
+                if let Err(fault) = close(file, volume).await {
+                    log::warn!("a file that was not finished: {}", fault.reason);
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! Files: on disks, on persistent memory, and on partitions of either.
+//!
+//! | file        | what is in it                                                             |
+//! |-------------|---------------------------------------------------------------------------|
+//! | `path.rs`   | names of places: `/blk0/music/tone.wav`                                   |
+//! | `medium.rs` | what a file system lies on, by bytes                                      |
+//! | `fat.rs`    | FAT12, FAT16, FAT32: read and written                                     |
+//! | `ext4.rs`   | ext2, ext3, ext4: read                                                    |
+//!
+//! A volume has the name of its device, `/blk0`, or of a partition of it, `/blk0p1`. Nothing is read before somebody wants
+//! a file, and nothing is remembered when nobody uses the volume any more, so that a disk may be written by other commands
+//! in between.
+
+mod error;
+mod ext4;
+mod fat;
+mod medium;
+pub mod path;
+
+pub use error::Error;
+pub use hadris_fs::ErrorKind;
+pub use path::Path;
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use spin::Mutex;
+
+use self::error::Fault;
+use self::medium::Medium;
+
+/// Entries of a directory that are read. More are an error: they would not fit into memory some day.
+const MOST_ENTRIES: usize = 20_000;
+/// The first bytes of a medium, by which it is known.
+const START_BYTES: usize = 4096;
+/// Partitions of a device that are looked at.
+const MOST_PARTITIONS: usize = 128;
+
+/// What a directory has.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its name, without a directory.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Bytes of a file.
+    pub size: u64,
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+    /// Something that a kernel gives a meaning to: a device, a pipe, a socket.
+    Other,
+}
+
+/// A device, or a partition of one.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Its name, such as `blk0` or `blk0p1`.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What is on it, such as `FAT16 "DEMO", 12 MiB free`, or why it can't be said.
+    pub contents: Result<String, Error>,
+}
+
+enum Volume {
+    Fat(fat::Volume),
+    Ext4(ext4::Volume),
+}
+
+/// A file that is read from its beginning to its end.
+pub struct File {
+    place: Path,
+    file: Reading,
+}
+
+enum Reading {
+    Fat(fat::File),
+    Ext4(Box<ext4::File>),
+}
+
+/// A file that is written from its beginning. What is not closed in the end has all that was written, too, but nobody
+/// hears whether that went well.
+pub struct NewFile {
+    place: Path,
+    file: fat::NewFile,
+}
+
+static WORKING_DIRECTORY: Mutex<Option<Path>> = Mutex::new(None);
+
+/// The directory that relative paths begin in: at first the first volume there is.
+pub async fn working_directory() -> Path {
+    let chosen = WORKING_DIRECTORY.lock().clone();
+    if let Some(chosen) = chosen {
+        return chosen;
+    }
+    let volumes = volumes().await;
+    let mut names = volumes.into_iter().filter(|it| it.contents.is_ok());
+    let first = names.next().map_or(Path::default(), |it| {
+        Path::default().join(&format!("/{}", it.name))
+    });
+    WORKING_DIRECTORY.lock().get_or_insert(first).clone()
+}
+
+/// Makes a directory the working directory.
+///
+/// # Errors
+///
+/// There is no such directory.
+pub async fn change_directory(path: Path) -> Result<(), Error> {
+    if kind(&path).await? != Kind::Directory {
+        return Err(Error::new(&path, ErrorKind::NotADirectory.into()));
+    }
+    *WORKING_DIRECTORY.lock() = Some(path);
+    Ok(())
+}
+
+/// What a word of a command means: a path, if it is relative in the working directory.
+pub async fn locate(word: &str) -> Path {
+    match word.starts_with('/') {
+        true => Path::default().join(word),
+        false => working_directory().await.join(word),
+    }
+}
+
+/// All devices and partitions, and what is on them.
+pub async fn volumes() -> Vec<Summary> {
+    let mut summaries = Vec::new();
+    for device in Medium::all() {
+        let parts = match mount(device.clone()).await {
+            Err(fault) if fault.kind == ErrorKind::NotRecognized => partitions(&device).await,
+            _ => Ok(Vec::new()),
+        };
+        match parts {
+            Ok(parts) if !parts.is_empty() => {
+                for part in parts {
+                    summaries.push(summary(part).await);
+                }
+            }
+            _ => summaries.push(summary(device).await),
+        }
+    }
+    summaries
+}
+
+async fn summary(medium: Medium) -> Summary {
+    let (name, size) = (String::from(medium.name()), medium.size());
+    let place = Path::default().join(&name);
+    let contents = async {
+        let (format, label, free) = match mount(medium).await? {
+            Volume::Fat(fat) => (fat.format(), fat.label().await?, Some(fat.free().await?)),
+            Volume::Ext4(ext4) => ("ext2/3/4, read only", ext4.label(), None),
+        };
+        let mut contents = String::from(format);
+        if let Some(label) = label {
+            contents += &format!(" \"{}\"", path::Shown(&label));
+        }
+        if let Some(free) = free {
+            contents += &format!(", {} KiB free", free >> 10);
+        }
+        Ok(contents)
+    };
+    let contents = contents.await.map_err(|fault| Error::new(&place, fault));
+    Summary {
+        name,
+        size,
+        contents,
+    }
+}
+
+/// The medium of this name.
+async fn find(name: &str) -> Result<Medium, Fault> {
+    let devices = Medium::all();
+    if let Some(device) = devices.iter().find(|device| device.name() == name) {
+        return Ok(device.clone());
+    }
+    let device = devices.into_iter().find(|device| {
+        let number = name.strip_prefix(device.name());
+        number.is_some_and(|rest| rest.starts_with('p'))
+    });
+    let device = device.ok_or_else(|| Fault::new(ErrorKind::NotFound, "no such device"))?;
+    let mut parts = partitions(&device).await?.into_iter();
+    let part = parts.find(|part| part.name() == name);
+    part.ok_or_else(|| Fault::new(ErrorKind::NotFound, "no such partition"))
+}
+
+/// The partitions of a device; none if it has no partition table.
+async fn partitions(device: &Medium) -> Result<Vec<Medium>, Fault> {
+    let table = match hadris_part::async_::read(&mut device.clone()).await {
+        Ok(table) => table,
+        Err(error) if error.kind() == ErrorKind::NotRecognized => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let parts = table.partitions().take(MOST_PARTITIONS);
+    let parts = parts.filter_map(|part| {
+        // Numbered as everybody does, from 1.
+        let name = format!("{}p{}", device.name(), part.slot() + 1);
+        device.part(name, part.start()..part.end())
+    });
+    Ok(parts.collect())
+}
+
+/// Finds out which file system there is.
+async fn mount(medium: Medium) -> Result<Volume, Fault> {
+    let len = medium.size().min(START_BYTES as u64);
+    let start = medium.clone().read(0, len as usize).await?;
+    match ext4::is_ext(&start) {
+        true => Ok(Volume::Ext4(ext4::Volume::mount(medium).await?)),
+        false => Ok(Volume::Fat(fat::Volume::mount(medium).await?)),
+    }
+}
+
+/// The volume that a path leads to; `None` for the top.
+async fn volume(place: &Path) -> Result<Option<Volume>, Error> {
+    let Some(name) = place.volume() else {
+        return Ok(None);
+    };
+    let mounted = async { mount(find(name).await?).await };
+    let mounted = mounted.await;
+    let volume_path = || Path::default().join(name);
+    mounted
+        .map(Some)
+        .map_err(|fault| Error::new(&volume_path(), fault))
+}
+
+/// The volume of a file, to write to.
+async fn writable(place: &Path) -> Result<fat::Volume, Error> {
+    let refused = |kind: ErrorKind| Error::new(place, kind.into());
+    match volume(place).await? {
+        None => Err(refused(ErrorKind::IsADirectory)),
+        Some(Volume::Ext4(_)) => Err(refused(ErrorKind::ReadOnly)),
+        Some(Volume::Fat(_)) if place.is_root() => Err(refused(ErrorKind::IsADirectory)),
+        Some(Volume::Fat(fat)) => Ok(fat),
+    }
+}
+
+/// What a path leads to.
+///
+/// # Errors
+///
+/// Nothing, or it can't be said.
+pub async fn kind(place: &Path) -> Result<Kind, Error> {
+    let kind = match volume(place).await? {
+        None => Ok(Kind::Directory),
+        Some(Volume::Fat(_)) if place.is_root() => Ok(Kind::Directory),
+        Some(Volume::Fat(fat)) => fat.kind(&place.on_volume()).await,
+        Some(Volume::Ext4(ext4)) => ext4.kind(&place.on_volume()).await,
+    };
+    kind.map_err(|fault| Error::new(place, fault))
+}
+
+/// What is in a directory of a volume, by name.
+///
+/// # Errors
+///
+/// It is no directory, or it can't be read.
+pub async fn list(place: &Path) -> Result<Vec<Entry>, Error> {
+    let listed = match volume(place).await? {
+        None => Ok(Vec::new()),
+        Some(Volume::Fat(fat)) => fat.list(&place.on_volume()).await,
+        Some(Volume::Ext4(ext4)) => ext4.list(&place.on_volume()).await,
+    };
+    let mut entries = listed.map_err(|fault| Error::new(place, fault))?;
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}
+
+/// Opens a file to read it.
+///
+/// # Errors
+///
+/// There is no such file, or it can't be read.
+pub async fn open(place: &Path) -> Result<File, Error> {
+    let path = place.on_volume();
+    let file = match volume(place).await? {
+        None => Err(ErrorKind::IsADirectory.into()),
+        Some(Volume::Fat(fat)) => fat.open(&path).await.map(Reading::Fat),
+        Some(Volume::Ext4(ext4)) => ext4
+            .open(&path)
+            .await
+            .map(|file| Reading::Ext4(Box::new(file))),
+    };
+    let file = file.map_err(|fault| Error::new(place, fault))?;
+    let place = place.clone();
+    Ok(File { place, file })
+}
+
+/// Opens a file to write it from its beginning; it is made if there is none, and what was in it is lost. `source`, if any,
+/// is what will be copied: the file must be another one.
+///
+/// # Errors
+///
+/// There is no such directory, or nothing can be written there.
+pub async fn create(place: &Path, source: Option<&File>) -> Result<NewFile, Error> {
+    let source = match source.map(|file| &file.file) {
+        Some(Reading::Fat(file)) => Some(file),
+        Some(Reading::Ext4(_)) | None => None,
+    };
+    let volume = writable(place).await?;
+    let file = volume.create(&place.on_volume(), source).await;
+    let file = file.map_err(|fault| Error::new(place, fault))?;
+    let place = place.clone();
+    Ok(NewFile { place, file })
+}
+
+/// Makes a directory.
+///
+/// # Errors
+///
+/// Something has this name, or nothing can be written there.
+pub async fn make_directory(place: &Path) -> Result<(), Error> {
+    let volume = writable(place).await?;
+    let made = volume.make_directory(&place.on_volume()).await;
+    made.map_err(|fault| Error::new(place, fault))
+}
+
+/// Removes a file.
+///
+/// # Errors
+///
+/// There is none, or nothing can be written there.
+pub async fn remove_file(place: &Path) -> Result<(), Error> {
+    let volume = writable(place).await?;
+    let removed = volume.remove_file(&place.on_volume()).await;
+    removed.map_err(|fault| Error::new(place, fault))
+}
+
+/// Removes a directory that has nothing in it.
+///
+/// # Errors
+///
+/// There is none, it is not empty, or nothing can be written there.
+pub async fn remove_directory(place: &Path) -> Result<(), Error> {
+    let volume = writable(place).await?;
+    let removed = volume.remove_directory(&place.on_volume()).await;
+    removed.map_err(|fault| Error::new(place, fault))
+}
+
+/// Gives a file or directory another name on its volume. What had that name before is not overwritten.
+///
+/// # Errors
+///
+/// There is no such file, something has the new name, or that is on another volume.
+pub async fn rename(from: &Path, to: &Path) -> Result<(), Error> {
+    if from.volume() != to.volume() {
+        let other = Fault::new(ErrorKind::Unsupported, "is on another volume; use cp");
+        return Err(Error::new(to, other));
+    }
+    let volume = writable(from).await?;
+    let renamed = volume.rename(&from.on_volume(), &to.on_volume()).await;
+    renamed.map_err(|fault| Error::new(from, fault))
+}
+
+impl File {
+    /// Its size in bytes.
+    pub fn size(&self) -> u64 {
+        match &self.file {
+            Reading::Fat(file) => file.size(),
+            Reading::Ext4(file) => file.size(),
+        }
+    }
+
+    /// The next bytes of the file, `len` or fewer; none at its end.
+    ///
+    /// # Errors
+    ///
+    /// They can't be read.
+    pub async fn read(&mut self, len: usize) -> Result<Vec<u8>, Error> {
+        let read = match &mut self.file {
+            Reading::Fat(file) => file.read(len).await,
+            Reading::Ext4(file) => file.read(len).await,
+        };
+        read.map_err(|fault| Error::new(&self.place, fault))
+    }
+}
+
+impl NewFile {
+    /// Appends bytes.
+    ///
+    /// # Errors
+    ///
+    /// There is no room, or they can't be written.
+    pub async fn write(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
+        let written = self.file.write(bytes).await;
+        written.map_err(|fault| Error::new(&self.place, fault))
+    }
+
+    /// Ends the file. All of it is on the medium for good then.
+    ///
+    /// # Errors
+    ///
+    /// It could not be written.
+    pub async fn close(self) -> Result<(), Error> {
+        let closed = self.file.close().await;
+        closed.map_err(|fault| Error::new(&self.place, fault))
+    }
+}

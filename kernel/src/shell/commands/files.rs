@@ -1,0 +1,256 @@
+//! Commands for files: ls, cd, cat, cp, mv, rm, mkdir, rmdir, sha256sum.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use embassy_futures::yield_now;
+use sha2::{Digest, Sha256};
+
+use crate::files::path::Shown;
+use crate::files::{self, Entry, ErrorKind, File, Kind, Path, Summary};
+use crate::shell::{Args, Command, Error, Output, dump};
+
+pub(in crate::shell) const COMMANDS: &[Command] = &[
+    Command {
+        name: "ls",
+        usage: &["ls [PATH]"],
+        help: "lists a directory; `ls /` lists the volumes, which are named after their devices",
+        run: |args, out| Box::pin(ls(args, out)),
+    },
+    Command {
+        name: "cd",
+        usage: &["cd [DIRECTORY]"],
+        help: "makes a directory the one that paths without a leading / begin in, or says which it is",
+        run: |args, out| Box::pin(cd(args, out)),
+    },
+    Command {
+        name: "cat",
+        usage: &["cat FILE"],
+        help: "shows a file",
+        run: |args, out| Box::pin(cat(args, out)),
+    },
+    Command {
+        name: "cp",
+        usage: &["cp FILE TO"],
+        help: "copies a file to a file or into a directory; what TO had is overwritten",
+        run: |args, out| Box::pin(cp(args, out)),
+    },
+    Command {
+        name: "mv",
+        usage: &["mv FROM TO"],
+        help: "gives a file or directory another name or place on its volume",
+        run: |args, _| Box::pin(mv(args)),
+    },
+    Command {
+        name: "rm",
+        usage: &["rm FILE"],
+        help: "removes a file",
+        run: |args, _| Box::pin(rm(args)),
+    },
+    Command {
+        name: "mkdir",
+        usage: &["mkdir DIRECTORY"],
+        help: "makes a directory",
+        run: |args, _| Box::pin(mkdir(args)),
+    },
+    Command {
+        name: "rmdir",
+        usage: &["rmdir DIRECTORY"],
+        help: "removes an empty directory",
+        run: |args, _| Box::pin(rmdir(args)),
+    },
+    Command {
+        name: "sha256sum",
+        usage: &["sha256sum FILE"],
+        help: "hashes a file",
+        run: |args, out| Box::pin(sha256sum(args, out)),
+    },
+];
+
+/// Bytes that are read or written at a time.
+const PIECE: usize = 64 << 10;
+
+/// The next word as a path.
+pub(super) async fn path(args: &mut Args<'_>, name: &str) -> Result<Path, Error> {
+    Ok(files::locate(args.word(name)?).await)
+}
+
+/// The next word as a path, and the last.
+async fn only_path(mut args: Args<'_>, name: &str) -> Result<Path, Error> {
+    let path = path(&mut args, name).await?;
+    args.end()?;
+    Ok(path)
+}
+
+async fn ls(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let path = match args.next_word() {
+        Some(word) => files::locate(word).await,
+        None => files::working_directory().await,
+    };
+    args.end()?;
+    if path.volume().is_none() {
+        for volume in files::volumes().await {
+            show_volume(&volume, out)?;
+        }
+        return Ok(());
+    }
+    if files::kind(&path).await? == Kind::Directory {
+        for entry in files::list(&path).await? {
+            show(&entry, out)?;
+        }
+        return Ok(());
+    }
+    let entry = Entry {
+        name: path.name().map(String::from).unwrap_or_default(),
+        kind: Kind::File,
+        size: files::open(&path).await?.size(),
+    };
+    show(&entry, out)
+}
+
+fn show_volume(volume: &Summary, out: Output<'_>) -> Result<(), Error> {
+    let Summary {
+        name,
+        size,
+        contents,
+    } = volume;
+    let kib = size >> 10;
+    match contents {
+        Ok(contents) => writeln!(out, "/{name}: {kib} KiB, {contents}")?,
+        Err(error) => writeln!(out, "{error} ({kib} KiB)")?,
+    }
+    Ok(())
+}
+
+/// A line: the size of a file, and the name; a directory's ends in a slash, a link's in an at sign.
+fn show(entry: &Entry, out: Output<'_>) -> Result<(), Error> {
+    let name = Shown(&entry.name);
+    match entry.kind {
+        Kind::File => writeln!(out, "{:>12}  {name}", entry.size)?,
+        Kind::Directory => writeln!(out, "{:>12}  {name}/", "")?,
+        Kind::Link => writeln!(out, "{:>12}  {name}@", "")?,
+        Kind::Other => writeln!(out, "{:>12}  {name} (no file)", "")?,
+    }
+    Ok(())
+}
+
+async fn cd(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let word = args.next_word();
+    args.end()?;
+    match word {
+        Some(word) => files::change_directory(files::locate(word).await).await?,
+        None => writeln!(out, "{}", files::working_directory().await)?,
+    }
+    Ok(())
+}
+
+/// Shows text. Bytes that are no text and would upset a terminal are shown as such.
+async fn cat(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let mut file = files::open(&only_path(args, "FILE").await?).await?;
+    let mut pending: Vec<u8> = Vec::new();
+    let mut last = '\n';
+    loop {
+        let bytes = file.read(PIECE).await?;
+        let at_end = bytes.is_empty();
+        pending.extend_from_slice(&bytes);
+        // A character may be cut in two where a piece ends.
+        let whole = match core::str::from_utf8(&pending) {
+            Err(error) if error.error_len().is_none() && !at_end => error.valid_up_to(),
+            _ => pending.len(),
+        };
+        let rest = pending.split_off(whole);
+        for character in String::from_utf8_lossy(&pending).chars() {
+            last = match character {
+                '\n' | '\t' => character,
+                '\r' => continue,
+                control if control.is_control() => char::REPLACEMENT_CHARACTER,
+                character => character,
+            };
+            out.write_char(last)?;
+        }
+        pending = rest;
+        if at_end {
+            break;
+        }
+        yield_now().await;
+    }
+    if last != '\n' {
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+async fn cp(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let from = path(&mut args, "FILE").await?;
+    let to = path(&mut args, "TO").await?;
+    args.end()?;
+    let to = into_directory(&from, to).await?;
+    let mut source = files::open(&from).await?;
+    let mut target = files::create(&to, Some(&source)).await?;
+    let mut copied = 0;
+    loop {
+        let bytes = source.read(PIECE).await?;
+        if bytes.is_empty() {
+            break;
+        }
+        copied += bytes.len() as u64;
+        target.write(bytes).await?;
+    }
+    target.close().await?;
+    writeln!(out, "{to}: {copied} bytes")?;
+    Ok(())
+}
+
+/// Where something goes when it is to go there: into a directory under its own name, else just there.
+async fn into_directory(from: &Path, to: Path) -> Result<Path, Error> {
+    match (files::kind(&to).await, from.name()) {
+        (Ok(Kind::Directory), Some(name)) => Ok(to.join(name)),
+        (Err(error), _) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(to),
+    }
+}
+
+async fn mv(mut args: Args<'_>) -> Result<(), Error> {
+    let from = path(&mut args, "FROM").await?;
+    let to = path(&mut args, "TO").await?;
+    args.end()?;
+    let to = into_directory(&from, to).await?;
+    Ok(files::rename(&from, &to).await?)
+}
+
+async fn rm(args: Args<'_>) -> Result<(), Error> {
+    let path = only_path(args, "FILE").await?;
+    Ok(files::remove_file(&path).await?)
+}
+
+async fn mkdir(args: Args<'_>) -> Result<(), Error> {
+    let path = only_path(args, "DIRECTORY").await?;
+    Ok(files::make_directory(&path).await?)
+}
+
+async fn rmdir(args: Args<'_>) -> Result<(), Error> {
+    let path = only_path(args, "DIRECTORY").await?;
+    Ok(files::remove_directory(&path).await?)
+}
+
+async fn sha256sum(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let path = only_path(args, "FILE").await?;
+    let mut file = files::open(&path).await?;
+    let hash = sha256(&mut file).await?;
+    dump::hexadecimal(out, &hash)?;
+    writeln!(out, "  {path}")?;
+    Ok(())
+}
+
+async fn sha256(file: &mut File) -> Result<[u8; 32], Error> {
+    let mut sha256 = Sha256::new();
+    loop {
+        let bytes = file.read(PIECE).await?;
+        if bytes.is_empty() {
+            return Ok(sha256.finalize().into());
+        }
+        sha256.update(&bytes);
+        yield_now().await;
+    }
+}
