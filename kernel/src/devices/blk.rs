@@ -4,22 +4,19 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::future::pending;
 use core::ops::Deref;
 use core::time::Duration;
 
-use embassy_futures::select::{Either, select};
 use spin::Mutex;
 use vringlet::asynchronous::Asynchronous;
 use vringlet::blk::{Blk, Options};
 use vringlet::{Cause, Error, Report};
 
+use super::owner::Owner;
 use super::{DeviceTransport, Driven, Found, Interrupts, Mode};
 use crate::memory::dma::KernelHal;
 use crate::{task, time};
 
-/// How often a disk whose device breaks the rules is started again before it is given up.
-const MOST_RESTARTS: u32 = 3;
 /// How often the configuration of a disk without interrupts is looked at.
 const CONFIG_POLL: Duration = Duration::from_secs(1);
 
@@ -67,35 +64,15 @@ pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
 impl Disk {
     /// The owner's task.
     async fn own(&self) {
-        let mut restarts = 0;
-        loop {
-            let serve = self.serve(async || self.completions().await);
-            let (Either::First(error) | Either::Second(error)) =
-                select(serve, self.watch_config()).await;
-            self.stop(error);
-            log::error!("{}: {error}", self.name);
-            restarts += 1;
-            if restarts > MOST_RESTARTS {
-                log::error!("{}: given up", self.name);
-                return;
-            }
-            match self.restart() {
-                Ok(()) => log::warn!("{}: started again", self.name),
-                Err(error) => {
-                    log::error!("{}: given up: {error}", self.name);
-                    return;
-                }
-            }
-        }
+        let mut owner = Owner::new(&self.name, &self.shared);
+        let completions = async || self.completions().await;
+        while owner.serve(completions, self.watch_config()).await {}
     }
 
-    /// Waits until the device may be done with something. Without interrupts, there is no looking while nothing is in
-    /// flight.
+    /// Waits until the device may be done with something.
     async fn completions(&self) {
-        if self.interrupts.mode() == Mode::Polled && self.with(|blk| blk.in_flight()) == 0 {
-            pending::<()>().await;
-        }
-        self.interrupts.queue(0).await;
+        let busy = || self.with(|blk| blk.in_flight()) > 0;
+        self.interrupts.completions(1, busy).await;
         self.with(Blk::count_interrupt);
     }
 

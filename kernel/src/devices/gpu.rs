@@ -4,12 +4,10 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::future::pending;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
-use embassy_futures::select::{Either, select};
 use spin::Mutex;
 use vringlet::asynchronous::Asynchronous;
 use vringlet::blocking::Blocking;
@@ -18,14 +16,13 @@ use vringlet::gpu::{
 };
 use vringlet::{Cause, Driver, Error, Report};
 
-use super::{DeviceTransport, Driven, Found, Interrupts, Mode};
+use super::owner::Owner;
+use super::{DeviceTransport, Driven, Found, Interrupts};
 use crate::dashboard::Drawn;
 use crate::interrupts::Event;
 use crate::memory::dma::KernelHal;
 use crate::{task, time};
 
-/// How often an adapter whose device breaks the rules is started again before it is given up.
-const MOST_RESTARTS: u32 = 3;
 /// How long the device is waited for while the kernel starts.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long before the desk is looked for again, when somebody else works on it.
@@ -136,37 +133,19 @@ pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
 impl Adapter {
     /// The owner's task.
     async fn own(&self) {
-        let mut restarts = 0;
-        loop {
-            let serve = self.serve(async || self.completions().await);
-            let (Either::First(error) | Either::Second(error)) =
-                select(serve, self.watch_config()).await;
-            self.stop(error);
-            log::error!("{}: {error}", self.name);
-            restarts += 1;
-            if restarts > MOST_RESTARTS {
-                log::error!("{}: given up", self.name);
-                return;
-            }
-            match self.restart() {
-                Ok(()) => log::warn!("{}: started again", self.name),
-                Err(error) => {
-                    log::error!("{}: given up: {error}", self.name);
-                    return;
-                }
-            }
+        let mut owner = Owner::new(&self.name, &self.shared);
+        let completions = async || self.completions().await;
+        while owner.serve(completions, self.watch_config()).await {
+            // Started again, it has no pictures any more.
             self.lost.store(true, Ordering::Relaxed);
             self.changed.raise();
         }
     }
 
-    /// Waits until the device may be done with something. Without interrupts, there is no looking while nothing is in
-    /// flight.
+    /// Waits until the device may be done with something.
     async fn completions(&self) {
-        if self.interrupts.mode() == Mode::Polled && self.with(|gpu| gpu.in_flight()) == 0 {
-            pending::<()>().await;
-        }
-        self.interrupts.queue(0).await;
+        let busy = || self.with(|gpu| gpu.in_flight()) > 0;
+        self.interrupts.completions(1, busy).await;
         self.with(Gpu::count_interrupt);
     }
 

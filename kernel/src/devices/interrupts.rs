@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
 use core::fmt;
-use core::future::poll_fn;
+use core::future::{pending, poll_fn};
 use core::task::Poll;
 use core::time::Duration;
 
@@ -185,17 +185,12 @@ impl Interrupts {
         self.mode
     }
 
-    /// Waits until queue `index` may have used buffers. One task per queue.
-    pub async fn queue(&self, index: u16) {
-        let last = self.queues.len().saturating_sub(1);
-        if let Some(event) = self.queues.get(usize::from(index).min(last)) {
-            self.wait(event).await;
-        }
-    }
-
     /// Waits until the configuration may have changed. One task.
     pub async fn config(&self) {
-        self.wait(self.config).await;
+        match self.mode {
+            Mode::Polled | Mode::None => time::after(POLL).await,
+            Mode::MsiX | Mode::Line(_) => self.config.wait().await,
+        }
     }
 
     /// Waits until any of the first `queues` queues may have used buffers or the configuration may have changed, and says
@@ -226,9 +221,14 @@ impl Interrupts {
     }
 
     /// Waits until any of the first `queues` queues may have used buffers. For a task that owns them all.
-    pub async fn any_queue(&self, queues: usize) {
-        if matches!(self.mode, Mode::Polled | Mode::None) {
-            return time::after(POLL).await;
+    ///
+    /// A device that can't interrupt is looked at only while it is `busy`. If it is not, this waits for ever: wait anew once
+    /// something was submitted, as [`Asynchronous::serve`](vringlet::asynchronous::Asynchronous::serve) does.
+    pub async fn completions(&self, queues: usize, busy: impl FnOnce() -> bool) {
+        match self.mode {
+            Mode::Polled if !busy() => return pending().await,
+            Mode::Polled | Mode::None => return time::after(POLL).await,
+            Mode::MsiX | Mode::Line(_) => {}
         }
         let queues = self.queues.get(..queues).unwrap_or(self.queues);
         poll_fn(|context| {
@@ -242,13 +242,6 @@ impl Interrupts {
             }
         })
         .await;
-    }
-
-    async fn wait(&self, event: &Event) {
-        match self.mode {
-            Mode::Polled | Mode::None => time::after(POLL).await,
-            Mode::MsiX | Mode::Line(_) => event.wait().await,
-        }
     }
 
     /// Interrupts so far, for queue `index`. On a line, which does not say for which queue, those of the device.

@@ -8,14 +8,15 @@
 //! pub(super) async fn start(found: Found) -> Result<Box<dyn Driven>, vringlet::Error>
 //! ```
 //!
-//! that makes the driver, spawns its owner's task (which awaits `interrupts.queue(n)`) and keeps what the commands of
-//! the type need; and list it in `start`.
+//! that makes the driver, spawns its owner's task (an [`Owner`](owner::Owner) serves the device and starts it again) and
+//! keeps what the commands of the type need; and list it in `start`.
 
 pub mod blk;
 pub mod gpu;
 mod interrupts;
 mod mmio;
 pub mod net;
+mod owner;
 pub mod pmem;
 pub mod rng;
 pub mod sound;

@@ -5,23 +5,20 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::future::pending;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
-use embassy_futures::select::{Either, select};
 use spin::Mutex;
 use vringlet::asynchronous::Asynchronous;
 use vringlet::pmem::{Config, Options, Pmem as Driver};
 use vringlet::{Cause, Driver as _, Error, Region, Report};
 
-use super::{DeviceTransport, Driven, Found, Interrupts, Mode};
+use super::owner::Owner;
+use super::{DeviceTransport, Driven, Found, Interrupts};
 use crate::memory::dma::KernelHal;
 use crate::memory::paging;
 use crate::{task, time};
 
-/// How often a device that breaks the rules is started again before it is given up.
-const MOST_RESTARTS: u32 = 3;
 /// How long a flush may take: the host's disk may have much to write.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -109,36 +106,15 @@ impl Pmem {
 
     /// The owner's task.
     async fn own(&self) {
-        let mut restarts = 0;
-        loop {
-            let serve = self.shared.serve(async || self.completions().await);
-            let (Either::First(error) | Either::Second(error)) =
-                select(serve, self.watch_status()).await;
-            self.shared.stop(error);
-            log::error!("{}: {error}", self.name);
-            restarts += 1;
-            if restarts > MOST_RESTARTS {
-                log::error!("{}: given up", self.name);
-                return;
-            }
-            match self.shared.restart() {
-                Ok(()) => log::warn!("{}: started again", self.name),
-                Err(error) => {
-                    log::error!("{}: given up: {error}", self.name);
-                    return;
-                }
-            }
-        }
+        let mut owner = Owner::new(&self.name, &self.shared);
+        let completions = async || self.completions().await;
+        while owner.serve(completions, self.watch_status()).await {}
     }
 
-    /// Waits until the device may be done with something. Without interrupts, there is no looking while nothing is in
-    /// flight.
+    /// Waits until the device may be done with something.
     async fn completions(&self) {
-        let in_flight = || self.shared.with(|driver| driver.in_flight());
-        if self.interrupts.mode() == Mode::Polled && in_flight() == 0 {
-            pending::<()>().await;
-        }
-        self.interrupts.queue(0).await;
+        let busy = || self.shared.with(|driver| driver.in_flight()) > 0;
+        self.interrupts.completions(1, busy).await;
         self.shared.with(Driver::count_interrupt);
     }
 

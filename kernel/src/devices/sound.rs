@@ -5,11 +5,10 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use core::future::{Future, pending};
+use core::future::Future;
 use core::ops::Deref;
 use core::time::Duration;
 
-use embassy_futures::select::{Either, select};
 use spin::Mutex;
 use vringlet::asynchronous::Asynchronous;
 use vringlet::blocking::Blocking;
@@ -19,14 +18,13 @@ use vringlet::sound::{
 };
 use vringlet::{Cause, Driver, Error, Report};
 
-use super::{DeviceTransport, Driven, Found, Interrupts, Mode};
+use super::owner::Owner;
+use super::{DeviceTransport, Driven, Found, Interrupts};
 use crate::memory::dma::KernelHal;
 use crate::{task, time};
 
 /// The queues of a card: control, events, output, input.
 const QUEUES: usize = 4;
-/// How often a card whose device breaks the rules is started again before it is given up.
-const MOST_RESTARTS: u32 = 3;
 /// How long a device may take for what it should do at once, and be late with frames.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Periods per second: how often the device and the driver speak of a stream.
@@ -94,38 +92,21 @@ pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
 impl Card {
     /// The owner's task.
     async fn own(&self) {
-        let mut restarts = 0;
-        loop {
-            let serve = self.serve(async || self.completions().await);
-            let (Either::First(error) | Either::Second(error)) =
-                select(serve, self.watch(restarts > 0)).await;
-            self.stop(error);
-            log::error!("{}: {error}", self.name);
-            restarts += 1;
-            if restarts > MOST_RESTARTS {
-                log::error!("{}: given up", self.name);
-                return;
-            }
-            match self.restart() {
-                Ok(()) => log::warn!("{}: started again", self.name),
-                Err(error) => {
-                    log::error!("{}: given up: {error}", self.name);
-                    return;
-                }
-            }
+        let mut owner = Owner::new(&self.name, &self.shared);
+        let completions = async || self.completions().await;
+        let mut restarted = false;
+        while owner.serve(completions, self.watch(restarted)).await {
+            restarted = true;
         }
     }
 
-    /// Waits until the device may be done with something. Without interrupts, there is no looking while nothing is in
-    /// flight.
+    /// Tells of the device's events, then waits until it may be done with something.
     async fn completions(&self) {
         while let Some(event) = self.with(Sound::take_event) {
             log::info!("{}: {event:?}", self.name);
         }
-        if self.interrupts.mode() == Mode::Polled && self.with(|sound| sound.in_flight()) == 0 {
-            pending::<()>().await;
-        }
-        self.interrupts.any_queue(QUEUES).await;
+        let busy = || self.with(|sound| sound.in_flight()) > 0;
+        self.interrupts.completions(QUEUES, busy).await;
         self.with(Sound::count_interrupt);
     }
 
