@@ -22,6 +22,7 @@ pub mod journal;
 pub mod memory;
 pub mod net;
 pub mod pci;
+pub mod picture;
 pub mod power;
 pub mod serial;
 pub mod shell;

@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +22,7 @@ use super::{DeviceTransport, Driven, Found, Interrupts};
 use crate::dashboard::Drawn;
 use crate::interrupts::Event;
 use crate::memory::dma::KernelHal;
+use crate::picture::Picture;
 use crate::{task, time};
 
 /// How long the device is waited for while the kernel starts.
@@ -59,6 +61,8 @@ pub enum Showing {
     Dashboard(Vec<Drawn>),
     /// The test pattern.
     Test,
+    /// A picture.
+    Picture(Arc<Picture>),
     /// What commands drew.
     Drawing,
 }
@@ -219,10 +223,29 @@ impl Borrowed<'_> {
     /// Shows the test pattern on all displays, and goes on doing so when they change.
     pub async fn show_test(&mut self) -> Result<(), Error> {
         self.showing = Showing::Test;
+        self.redraw().await
+    }
+
+    /// Shows a picture on all displays, and goes on doing so when they change.
+    pub async fn show_picture(&mut self, picture: Picture) -> Result<(), Error> {
+        self.showing = Showing::Picture(Arc::new(picture));
+        self.redraw().await
+    }
+
+    /// Shows on all displays what is the same whatever happens.
+    async fn redraw(&mut self) -> Result<(), Error> {
         for head in self.adapter.heads() {
             let size = head.rect.size();
-            let screen = self.screen(head)?;
-            draw_test(screen, head.scanout, size);
+            let picture = match &self.showing {
+                Showing::Test => None,
+                Showing::Picture(picture) => Some(picture.clone()),
+                Showing::Dashboard(_) | Showing::Drawing => return Ok(()),
+            };
+            let canvas = self.canvas(head)?;
+            match picture {
+                None => draw_test(canvas, head.scanout, size),
+                Some(picture) => draw_picture(canvas, &picture, size),
+            }
             self.present(head.scanout).await?;
         }
         Ok(())
@@ -275,10 +298,7 @@ impl Borrowed<'_> {
             let screen = self.screens.swap_remove(index);
             self.adapter.close(screen).await?;
         }
-        match self.showing {
-            Showing::Test => self.show_test().await,
-            Showing::Dashboard(_) | Showing::Drawing => Ok(()),
-        }
+        self.redraw().await
     }
 
     /// The screen of a display, of the display's size.
@@ -325,8 +345,7 @@ impl Borrowed<'_> {
 
 /// The test pattern: red grows to the right, green downwards, and blue tells every pixel and scanout apart from its
 /// neighbours.
-fn draw_test(screen: &mut Screen<KernelHal>, scanout: u32, size: Size) {
-    let canvas = screen.canvas();
+fn draw_test(canvas: &mut Framebuffer<KernelHal>, scanout: u32, size: Size) {
     let mut row = Vec::new();
     for y in 0..size.height {
         row.clear();
@@ -337,6 +356,16 @@ fn draw_test(screen: &mut Screen<KernelHal>, scanout: u32, size: Size) {
             red << 16 | green << 8 | blue
         }));
         canvas.draw(Rect::new(0, y, size.width, 1), &row);
+    }
+}
+
+/// A picture on black.
+fn draw_picture(canvas: &mut Framebuffer<KernelHal>, picture: &Picture, size: Size) {
+    let place = picture.place(size);
+    canvas.fill(Rect::new(0, 0, size.width, size.height), 0);
+    for y in 0..place.height {
+        let row = picture.row(y, place.width, place.height);
+        canvas.draw(Rect::new(place.x, place.y + y, place.width, 1), &row);
     }
 }
 

@@ -51,6 +51,7 @@ pub(super) struct Volume {
 /// A file that is read from its beginning to its end.
 pub(super) struct File {
     file: FatFile,
+    at: u64,
     size: u64,
     // The volume must not be mounted a second time while the file is open.
     _volume: Volume,
@@ -62,6 +63,7 @@ pub(super) struct NewFile {
     /// Not there while it is written, and after it was closed.
     file: Option<FatFile>,
     volume: Volume,
+    len: u64,
 }
 
 impl Volume {
@@ -141,6 +143,7 @@ impl Volume {
         let _volume = self.clone();
         Ok(File {
             file,
+            at: 0,
             size,
             _volume,
         })
@@ -167,6 +170,7 @@ impl Volume {
         Ok(NewFile {
             file: Some(file),
             volume: self.clone(),
+            len: 0,
         })
     }
 
@@ -234,12 +238,13 @@ impl File {
         let mut bytes = alloc::vec![0; len];
         let mut done = 0;
         while let Some(space) = bytes.get_mut(done..).filter(|space| !space.is_empty()) {
-            match self.file.read(space).await? {
+            match self.file.read_at(self.at + done as u64, space).await? {
                 0 => break,
                 read => done += read,
             }
         }
         bytes.truncate(done);
+        self.at += done as u64;
         Ok(bytes)
     }
 }
@@ -247,24 +252,33 @@ impl File {
 impl NewFile {
     /// Appends bytes.
     pub(super) async fn write(&mut self, bytes: Vec<u8>) -> Result<(), Fault> {
+        let start = self.len;
+        self.overwrite(start, bytes).await
+    }
+
+    /// Writes bytes somewhere.
+    pub(super) async fn overwrite(&mut self, start: u64, bytes: Vec<u8>) -> Result<(), Fault> {
         // It is lost if an earlier write was broken off.
-        let mut file = self.file.take().ok_or(ErrorKind::InvalidHandle)?;
-        let volume = self.volume.clone();
+        let file = self.file.take().ok_or(ErrorKind::InvalidHandle)?;
+        let (volume, mut len) = (self.volume.clone(), self.len);
         let (file, written) = task::to_the_end(async move {
             let mut done = 0;
             let written = loop {
                 let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) else {
                     break Ok(());
                 };
-                match file.write(rest).await {
+                let offset = start + done as u64;
+                match file.write_at(offset, rest).await {
                     Ok(0) => break Err(Fault::from(ErrorKind::NoSpace)),
                     Ok(written) => done += written,
                     Err(error) => break Err(error.into()),
                 }
+                len = len.max(start + done as u64);
             };
             let unfinished = Self {
                 file: Some(file),
                 volume,
+                len,
             };
             (unfinished, written)
         })

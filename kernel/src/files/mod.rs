@@ -35,6 +35,8 @@ use self::medium::Medium;
 const MOST_ENTRIES: usize = 20_000;
 /// The first bytes of a medium, by which it is known.
 const START_BYTES: usize = 4096;
+/// A good length for reads and writes.
+pub const PIECE: usize = 64 << 10;
 /// Partitions of a device that are looked at.
 const MOST_PARTITIONS: usize = 128;
 
@@ -384,6 +386,34 @@ impl File {
     }
 }
 
+impl File {
+    /// All bytes from here on.
+    ///
+    /// # Errors
+    ///
+    /// They can't be read, or there is no memory for them.
+    pub async fn read_all(mut self) -> Result<Vec<u8>, Error> {
+        let mut all = Vec::new();
+        let no_memory = |place: &Path| {
+            let fault = Fault::new(ErrorKind::LimitExceeded, "no memory for the file");
+            Error::new(place, fault)
+        };
+        // A file that says that it is large need not be.
+        let size = usize::try_from(self.size()).unwrap_or(usize::MAX);
+        let room = all.try_reserve_exact(size);
+        room.map_err(|_| no_memory(&self.place))?;
+        loop {
+            let bytes = self.read(PIECE).await?;
+            if bytes.is_empty() {
+                return Ok(all);
+            }
+            let room = all.try_reserve(bytes.len());
+            room.map_err(|_| no_memory(&self.place))?;
+            all.extend_from_slice(&bytes);
+        }
+    }
+}
+
 impl NewFile {
     /// Appends bytes.
     ///
@@ -392,6 +422,16 @@ impl NewFile {
     /// There is no room, or they can't be written.
     pub async fn write(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
         let written = self.file.write(bytes).await;
+        written.map_err(|fault| Error::new(&self.place, fault))
+    }
+
+    /// Replaces bytes that were written before.
+    ///
+    /// # Errors
+    ///
+    /// They can't be written.
+    pub async fn overwrite(&mut self, offset: u64, bytes: Vec<u8>) -> Result<(), Error> {
+        let written = self.file.overwrite(offset, bytes).await;
         written.map_err(|fault| Error::new(&self.place, fault))
     }
 

@@ -8,7 +8,7 @@ use embassy_futures::yield_now;
 use sha2::{Digest, Sha256};
 
 use crate::files::path::Shown;
-use crate::files::{self, Entry, ErrorKind, File, Kind, Path, Summary};
+use crate::files::{self, Entry, ErrorKind, File, Kind, PIECE, Path, Summary};
 use crate::shell::{Args, Command, Error, Output, dump};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[
@@ -67,9 +67,6 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[
         run: |args, out| Box::pin(sha256sum(args, out)),
     },
 ];
-
-/// Bytes that are read or written at a time.
-const PIECE: usize = 64 << 10;
 
 /// The next word as a path.
 pub(super) async fn path(args: &mut Args<'_>, name: &str) -> Result<Path, Error> {

@@ -6,7 +6,10 @@ use core::time::Duration;
 
 use vringlet::gpu::{Head, Rect};
 
-use crate::devices::gpu::{self, Adapter};
+use super::files::path;
+use crate::devices::gpu::{self, Adapter, Borrowed};
+use crate::files;
+use crate::picture::Picture;
 use crate::shell::{Args, Command, Error, Output};
 use crate::time;
 
@@ -16,6 +19,7 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
         "screen info",
         "screen dashboard",
         "screen test",
+        "screen show FILE",
         "screen fill X Y WIDTH HEIGHT COLOR [display=D]",
         "screen cursor X Y [display=D]",
         "screen cursor off [display=D]",
@@ -32,6 +36,7 @@ async fn run(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
         "info" => info(args, out),
         "dashboard" => dashboard(args).await,
         "test" => test(args, out).await,
+        "show" => show(args, out).await,
         "fill" => fill(args, out).await,
         "cursor" => cursor(args).await,
         other => Err(Error::usage(format_args!("no operation {other}"))),
@@ -117,19 +122,41 @@ async fn dashboard(args: Args<'_>) -> Result<(), Error> {
 async fn test(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     args.end()?;
     let adapter = adapter()?;
-    let mut before = 0;
-    wait(async {
-        let mut desk = adapter.desk().await;
-        before = transferred(adapter);
-        desk.show_test().await
-    })
-    .await?;
-    let bytes = transferred(adapter) - before;
+    let bytes = draw(adapter, async |desk| desk.show_test().await).await?;
     for head in adapter.heads() {
         let size = head.rect.size();
         writeln!(out, "display={} size={size}", head.scanout)?;
     }
     writeln!(out, "transferred={bytes}")?;
+    Ok(())
+}
+
+/// Draws something and says how many bytes went to the device.
+async fn draw(
+    adapter: &Adapter,
+    work: impl AsyncFnOnce(&mut Borrowed<'_>) -> Result<(), vringlet::Error>,
+) -> Result<u64, Error> {
+    let mut before = 0;
+    wait(async {
+        let mut desk = adapter.desk().await;
+        before = transferred(adapter);
+        work(&mut desk).await
+    })
+    .await?;
+    Ok(transferred(adapter) - before)
+}
+
+async fn show(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let path = path(&mut args, "FILE").await?;
+    args.end()?;
+    let adapter = adapter()?;
+    let bytes = files::open(&path).await?.read_all().await?;
+    let picture = Picture::decode(&bytes);
+    let picture = picture.map_err(|reason| Error::failed(format_args!("{path}: {reason}")))?;
+    drop(bytes);
+    let size = picture.size();
+    let transferred = draw(adapter, async move |desk| desk.show_picture(picture).await).await?;
+    writeln!(out, "picture={size} transferred={transferred}")?;
     Ok(())
 }
 
@@ -144,14 +171,8 @@ async fn fill(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     );
     let color = coordinate(&mut args, "COLOR")?;
     args.end()?;
-    let mut before = 0;
-    wait(async {
-        let mut desk = adapter.desk().await;
-        before = transferred(adapter);
-        desk.fill(head, rect, color).await
-    })
-    .await?;
-    writeln!(out, "transferred={}", transferred(adapter) - before)?;
+    let transferred = draw(adapter, async |desk| desk.fill(head, rect, color).await).await?;
+    writeln!(out, "transferred={transferred}")?;
     Ok(())
 }
 

@@ -2,15 +2,21 @@
 
 mod hash;
 mod tone;
+mod wav;
 
 use alloc::boxed::Box;
 use core::fmt;
 
-use vringlet::sound::{Direction, Format, Inventory, Layout, Rate, StreamInfo, wire};
+use vringlet::sound::{
+    Direction, Format, FrameSource as _, Inventory, Layout, Rate, StreamInfo, wire,
+};
 
 use self::hash::Hash;
 use self::tone::Tone;
-use crate::devices::sound::{self, Card};
+use self::wav::{WavSink, WavSource};
+use super::files::path;
+use crate::devices::sound::{self, Card, Played};
+use crate::files;
 use crate::shell::{Args, Command, Error, Output, dump};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
@@ -18,10 +24,11 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
     usage: &[
         "sound info",
         "sound tone HZ SECONDS [rate=R] [format=F] [channels=C] [card=NAME]",
-        "sound record SECONDS [rate=R] [format=F] [channels=C] [card=NAME]",
+        "sound play FILE.wav [card=NAME]",
+        "sound record SECONDS [FILE.wav] [rate=R] [format=F] [channels=C] [card=NAME]",
         "sound loop SECONDS [rate=R] [format=F] [channels=C] [card=NAME]",
     ],
-    help: "plays a tone, hashes what is recorded, plays what is recorded; `sound info` says what there is",
+    help: "plays a tone or a file, records into a file, plays what is recorded; `sound info` says what there is",
     run: |args, out| Box::pin(run(args, out)),
 }];
 
@@ -36,6 +43,7 @@ async fn run(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     match args.word("operation")? {
         "info" => info(args, out),
         "tone" => tone(args, out).await,
+        "play" => play(args, out).await,
         "record" => record(args, out).await,
         "loop" => loop_back(args, out).await,
         other => Err(Error::usage(format_args!("no operation {other}"))),
@@ -144,20 +152,64 @@ pub(super) async fn check(card: &Card, out: Output<'_>) -> Result<(), Error> {
     }
 }
 
+async fn play(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let card = card(&mut args)?;
+    let (stream, info) = stream(card, Direction::Output)?;
+    let path = path(&mut args, "FILE.wav").await?;
+    args.end()?;
+    let unfit = |reason| Error::failed(format_args!("{path}: {reason}"));
+    let source = WavSource::open(files::open(&path).await?, &info).await;
+    let mut source = source.map_err(unfit)?;
+    let (layout, frames) = (source.layout(), source.frame_count());
+    let played = card.play_from(stream, &mut source, frames).await;
+    let played = played.map_err(|error| failed(card, error))?;
+    writeln!(out, "played {layout}: {played}")?;
+    Ok(())
+}
+
 async fn record(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let card = card(&mut args)?;
     let (stream, info) = stream(card, Direction::Input)?;
     let layout = layout(&mut args, &info)?;
     let seconds = seconds(&mut args)?;
+    let word = args.next_word();
     args.end()?;
-    let mut hash = Hash::new(layout);
     let frames = seconds * u64::from(layout.rate.hz());
-    let recorded = card.record_to(stream, &mut hash, frames).await;
-    let recorded = recorded.map_err(|error| failed(card, error))?;
+    let (recorded, hash) = match word {
+        Some(word) => record_file(card, stream, layout, frames, word).await?,
+        None => {
+            let mut hash = Hash::new(layout);
+            let recorded = card.record_to(stream, &mut hash, frames).await;
+            (
+                recorded.map_err(|error| failed(card, error))?,
+                hash.finish(),
+            )
+        }
+    };
     write!(out, "recorded {layout}: {recorded} sha256=")?;
-    dump::hexadecimal(out, &hash.finish())?;
+    dump::hexadecimal(out, &hash)?;
     writeln!(out)?;
     Ok(())
+}
+
+/// Records into a file. Gives the hash of the frames, too.
+async fn record_file(
+    card: &Card,
+    stream: u32,
+    layout: Layout,
+    frames: u64,
+    word: &str,
+) -> Result<(Played, [u8; 32]), Error> {
+    let path = files::locate(word).await;
+    let bytes = frames * u64::from(layout.frame_bits()) / 8;
+    let header = wav::header(layout, bytes);
+    let header = header.map_err(|reason| Error::failed(format_args!("{path}: {reason}")))?;
+    let file = files::create(&path, None).await?;
+    let mut sink = WavSink::new(file, layout, header).await?;
+    let recorded = card.record_to(stream, &mut sink, frames).await;
+    // What there is of it is kept, whatever ended it.
+    let hash = sink.close().await?;
+    Ok((recorded.map_err(|error| failed(card, error))?, hash))
 }
 
 async fn loop_back(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
