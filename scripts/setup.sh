@@ -8,6 +8,8 @@
 # It uses rustup (unless RUSTUP_AUTO_INSTALL=0) and apt. Where it can't install it names what is needed, and fails.
 set -eu
 cd "$(dirname "$0")/.."
+# What makes and checks file systems is where only root looks.
+PATH=$PATH:/usr/sbin:/sbin
 qemu_oldest=8.2
 rust_oldest=1.93
 
@@ -30,7 +32,10 @@ missing() {
     have ld || echo "ld"
     have_qemu || echo "qemu"
     have curl || echo "curl"
-    case $1 in tests | ci) { have ip && have ping && have nsenter; } || echo "network-tools" ;; esac
+    case $1 in tests | ci)
+        { have ip && have ping && have nsenter; } || echo "network-tools"
+        { have mkfs.fat && have mcopy && have mke2fs && have debugfs && have sfdisk; } || echo "file-system-tools" ;;
+    esac
     case $1 in ci) { cargo fmt --version && cargo clippy --version; } >/dev/null 2>&1 || echo "rust-tools" ;; esac
 }
 
@@ -43,6 +48,7 @@ explain() {
     qemu) echo "qemu-system-x86_64 >= $qemu_oldest: Debian's qemu-system-x86 (on bookworm from bookworm-backports)" ;;
     curl) echo "curl" ;;
     rust-tools) echo "rustfmt and clippy: \`rustup component add rustfmt clippy\`, or Debian's rustfmt-web and rust-web-clippy" ;;
+    file-system-tools) echo "mkfs.fat, mcopy, mke2fs, debugfs and sfdisk: Debian's dosfstools, mtools, e2fsprogs and fdisk" ;;
     network-tools) echo "ip, ping and nsenter: Debian's iproute2, iputils-ping and util-linux" ;;
     esac
 }
@@ -166,6 +172,7 @@ for need in $needs; do
     qemu) install_qemu ;;
     curl) install curl ca-certificates ;;
     rust-tools) install_rust_tools ;;
+    file-system-tools) install dosfstools mtools e2fsprogs fdisk ;;
     network-tools) install iproute2 iputils-ping util-linux ;;
     esac
 done

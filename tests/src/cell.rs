@@ -174,6 +174,12 @@ impl Booted {
         self.guest.console.type_line("")
     }
 
+    /// Breaks off the command that runs, and waits until that is seen.
+    pub fn interrupt(&mut self) -> Result<Line> {
+        self.guest.console.interrupt()?;
+        self.expect("^C")
+    }
+
     /// Types a command and waits for a line with `needle` in what it prints.
     pub fn command(&mut self, command: &str, needle: &str) -> Result<Line> {
         self.type_line(command)?;

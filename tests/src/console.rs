@@ -157,6 +157,14 @@ impl Console {
         self.input.flush().context("typing on the serial port")
     }
 
+    /// Types Ctrl-C.
+    pub fn interrupt(&mut self) -> Result<()> {
+        let typed = self.input.write_all(b"\x03");
+        typed
+            .and_then(|()| self.input.flush())
+            .context("typing on the serial port")
+    }
+
     /// All lines so far.
     pub fn lines(&self) -> Vec<Line> {
         self.shared.lock().lines.clone()

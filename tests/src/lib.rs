@@ -11,6 +11,7 @@
 //! | [`qmp`]     | QEMU's control socket: commands and events                               |
 //! | [`gdb`]     | QEMU's debugger socket, as far as spoiling a register needs              |
 //! | [`disk`]    | the test pattern, disk images and what they must contain                 |
+//! | [`images`]  | file systems in images, made and checked by the host's own tools           |
 //! | [`net`]     | the host's end of the wire: curl, echo clients, pcap files, raw frames   |
 //! | [`screen`]  | what the guest shows, and windows that are resized                        |
 //! | [`cell`]    | one named test and what is kept of it when it fails                      |
@@ -22,6 +23,7 @@ pub mod console;
 pub mod disk;
 pub mod gdb;
 pub mod guest;
+pub mod images;
 pub mod net;
 pub mod qemu;
 pub mod qmp;

@@ -8,6 +8,7 @@ mod matrix {
     pub(crate) mod card;
     pub(crate) mod dashboard;
     pub(crate) mod disk;
+    pub(crate) mod files;
     pub(crate) mod gpu;
     pub(crate) mod net;
     pub(crate) mod pmem;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         matrix::ring::cells(),
         matrix::boot::cells(),
         matrix::disk::cells(),
+        matrix::files::cells(),
         matrix::net::cells(),
         matrix::pmem::cells(),
         matrix::card::cells(),
