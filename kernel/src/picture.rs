@@ -3,8 +3,12 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use core::convert::Infallible;
+
 use embedded_graphics::Pixel;
+use embedded_graphics::draw_target::DrawTarget;
 use embedded_graphics::geometry::OriginDimensions;
+use embedded_graphics::image::ImageDrawable;
 use embedded_graphics::pixelcolor::{Rgb888, RgbColor};
 use tinybmp::Bmp;
 use vringlet::gpu::{Rect, Size};
@@ -81,16 +85,7 @@ impl Picture {
         let size = bmp.size();
         let mut picture = Self::room(size.width, size.height)?;
         picture.fill(core::iter::empty());
-        // In whatever order the file has them, and some may be missing.
-        let count = picture.pixels.len();
-        for Pixel(place, color) in bmp.pixels().take(count) {
-            let (Ok(x), Ok(y)) = (usize::try_from(place.x), usize::try_from(place.y)) else {
-                continue;
-            };
-            if let Some(pixel) = picture.pixels.get_mut(y * size.width as usize + x) {
-                *pixel = on_black([color.r(), color.g(), color.b()], 255);
-            }
-        }
+        let Ok(()) = bmp.draw(&mut picture);
         Ok(picture)
     }
 
@@ -116,7 +111,7 @@ impl Picture {
     }
 
     /// Its size in pixels.
-    pub fn size(&self) -> Size {
+    pub fn dimensions(&self) -> Size {
         self.size
     }
 
@@ -178,6 +173,35 @@ fn broken(error: impl core::fmt::Debug) -> String {
     alloc::format!("is a broken picture: {error:?}")
 }
 
+impl OriginDimensions for Picture {
+    fn size(&self) -> embedded_graphics::geometry::Size {
+        let Size { width, height } = self.size;
+        embedded_graphics::geometry::Size::new(width, height)
+    }
+}
+
+impl DrawTarget for Picture {
+    type Color = Rgb888;
+    type Error = Infallible;
+
+    fn draw_iter<I: IntoIterator<Item = Pixel<Rgb888>>>(
+        &mut self,
+        pixels: I,
+    ) -> Result<(), Infallible> {
+        // There can't be more than there are, whatever the file has.
+        for Pixel(place, color) in pixels.into_iter().take(self.pixels.len()) {
+            let (Ok(x), Ok(y)) = (u32::try_from(place.x), u32::try_from(place.y)) else {
+                continue;
+            };
+            let at = y as usize * self.size.width as usize + x as usize;
+            if let Some(pixel) = self.pixels.get_mut(at).filter(|_| x < self.size.width) {
+                *pixel = on_black([color.r(), color.g(), color.b()], 255);
+            }
+        }
+        Ok(())
+    }
+}
+
 fn room<T>(len: usize) -> Result<Vec<T>, String> {
     let mut room = Vec::new();
     let reserved = room.try_reserve_exact(len);
@@ -230,6 +254,23 @@ mod tests {
     }
 
     #[test]
+    fn a_bmp_file_has_its_rows_from_the_last_to_the_first_or_the_other_way_round() {
+        for (height, rows) in [
+            (2i32, [[6, 5, 4, 0], [3, 2, 1, 0]]),
+            (-2, [[3, 2, 1, 0], [6, 5, 4, 0]]),
+        ] {
+            let mut file = Vec::from(*b"BM");
+            file.extend([62u32, 0, 54, 40, 1].map(u32::to_le_bytes).as_flattened());
+            file.extend(height.to_le_bytes());
+            file.extend([1, 0, 24, 0]);
+            file.extend([0u32, 8, 0, 0, 0, 0].map(u32::to_le_bytes).as_flattened());
+            file.extend(rows.as_flattened());
+            let picture = Picture::decode(&file).unwrap();
+            assert_eq!(picture.pixels, [0x010203, 0x040506], "{height}");
+        }
+    }
+
+    #[test]
     fn what_is_no_picture_is_refused() {
         let error = |file: &[u8]| Picture::decode(file).err().unwrap();
         assert!(error(b"").contains("no picture"));
@@ -243,7 +284,7 @@ mod tests {
     #[test]
     fn damaged_files_are_errors_or_pictures() {
         let png = include_bytes!("picture/test.png");
-        assert_eq!(Picture::decode(png).unwrap().size(), Size::new(16, 8));
+        assert_eq!(Picture::decode(png).unwrap().dimensions(), Size::new(16, 8));
         for at in 0..png.len() {
             for value in [0, 1, 0x7f, 0x80, 0xff] {
                 let mut damaged = png.to_vec();

@@ -12,8 +12,10 @@
 //! | [`gdb`]     | QEMU's debugger socket, as far as spoiling a register needs              |
 //! | [`disk`]    | the test pattern, disk images and what they must contain                 |
 //! | [`images`]  | file systems in images, made and checked by the host's own tools           |
+//! | [`pictures`] | pictures as files: PNG of all kinds, and BMP                               |
 //! | [`net`]     | the host's end of the wire: curl, echo clients, pcap files, raw frames   |
 //! | [`screen`]  | what the guest shows, and windows that are resized                        |
+//! | [`wav`]     | sound as files                                                              |
 //! | [`cell`]    | one named test and what is kept of it when it fails                      |
 //!
 //! `vringlet-run` (`make run`) starts the guest through the same modules.
@@ -25,10 +27,12 @@ pub mod gdb;
 pub mod guest;
 pub mod images;
 pub mod net;
+pub mod pictures;
 pub mod qemu;
 pub mod qmp;
 pub mod screen;
 pub mod sound;
+pub mod wav;
 
 use std::path::PathBuf;
 

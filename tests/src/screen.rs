@@ -51,6 +51,58 @@ impl Picture {
         }
     }
 
+    /// A picture of these bytes, three a pixel.
+    pub fn new(width: usize, height: usize, bytes: Vec<u8>) -> Self {
+        assert_eq!(bytes.len(), 3 * width * height, "bytes of a picture");
+        Self {
+            width,
+            height,
+            bytes,
+        }
+    }
+
+    /// Its bytes, three a pixel: red, green, blue.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// As `screen show` puts it on a display: black around it if it is smaller, and smaller if it is larger, every pixel
+    /// the mean of those it stands for, rounded.
+    pub fn shown(&self, width: usize, height: usize) -> Self {
+        let (columns, rows) = self.fitted(width, height);
+        let (left, top) = ((width - columns) / 2, (height - rows) / 2);
+        let mut shown = Self::new(width, height, vec![0; 3 * width * height]);
+        for y in 0..rows {
+            for x in 0..columns {
+                let mut sums = [0; 3];
+                let mut count = 0;
+                for from_y in y * self.height / rows..(y + 1) * self.height / rows {
+                    for from_x in x * self.width / columns..(x + 1) * self.width / columns {
+                        let at = 3 * (from_y * self.width + from_x);
+                        for (sum, color) in sums.iter_mut().zip(&self.bytes[at..]) {
+                            *sum += usize::from(*color);
+                        }
+                        count += 1;
+                    }
+                }
+                let mean = sums.map(|sum| ((2 * sum + count) / (2 * count)) as u8);
+                shown.fill(left + x, top + y, 1, 1, mean);
+            }
+        }
+        shown
+    }
+
+    /// The largest size that fits and is not larger than its own.
+    fn fitted(&self, width: usize, height: usize) -> (usize, usize) {
+        if self.width <= width && self.height <= height {
+            (self.width, self.height)
+        } else if width * self.height <= height * self.width {
+            (width, (width * self.height / self.width).max(1))
+        } else {
+            ((height * self.width / self.height).max(1), height)
+        }
+    }
+
     /// As after `screen fill`.
     pub fn fill(&mut self, x: usize, y: usize, width: usize, height: usize, color: [u8; 3]) {
         for row in y..y + height {

@@ -11,10 +11,12 @@ mod matrix {
     pub(crate) mod files;
     pub(crate) mod gpu;
     pub(crate) mod net;
+    pub(crate) mod picture;
     pub(crate) mod pmem;
     pub(crate) mod ring;
     pub(crate) mod run;
     pub(crate) mod sound;
+    pub(crate) mod sound_file;
 }
 
 use std::process::ExitCode;
@@ -39,9 +41,11 @@ fn main() -> ExitCode {
         matrix::pmem::cells(),
         matrix::card::cells(),
         matrix::gpu::cells(),
+        matrix::picture::cells(),
         matrix::dashboard::cells(),
         matrix::run::cells(),
         matrix::sound::cells(),
+        matrix::sound_file::cells(),
     ]
     .concat();
     // A name that is whole means that cell, even where other names contain it.

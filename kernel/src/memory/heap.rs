@@ -1,7 +1,7 @@
 //! The heap: `linked_list_allocator` over one physically contiguous run, seen through the physical-memory mapping, so
 //! that any heap buffer can be handed to a device as one address.
 //!
-//! Its size is fixed at boot: a quarter of memory, at most 256 MiB. When it is used up, fallible callers get an error
+//! Its size is fixed at boot: half of memory, at most 256 MiB. The rest is for devices: rings, and the pixels of displays. When it is used up, fallible callers get an error
 //! and the others panic with the size they asked for.
 
 #![allow(unsafe_code)]
@@ -26,10 +26,10 @@ static HEAP: Mutex<Heap> = Mutex::new(Heap::empty());
 /// Gives the heap its memory.
 pub(super) fn init(physical_memory_offset: u64) {
     let (free, _) = frames::usage();
-    let mut bytes = (free * PAGE_BYTES / 4)
+    let mut bytes = (free * PAGE_BYTES / 2)
         .clamp(SMALLEST, LARGEST)
         .next_multiple_of(PAGE_BYTES);
-    // The largest run may be smaller than a quarter of all memory.
+    // The largest run may be smaller than half of all memory.
     let start = loop {
         if let Some(start) = frames::allocate(bytes / PAGE_BYTES, 1) {
             break start;

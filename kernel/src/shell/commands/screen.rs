@@ -154,7 +154,7 @@ async fn show(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let picture = Picture::decode(&bytes);
     let picture = picture.map_err(|reason| Error::failed(format_args!("{path}: {reason}")))?;
     drop(bytes);
-    let size = picture.size();
+    let size = picture.dimensions();
     let transferred = draw(adapter, async move |desk| desk.show_picture(picture).await).await?;
     writeln!(out, "picture={size} transferred={transferred}")?;
     Ok(())

@@ -68,7 +68,7 @@ impl WavSource {
                     layout = Some(parse(&reader.take(padded as usize).await?)?);
                 }
                 // What is written as it comes to be says nothing of its length.
-                b"data" if len == 0 || len == u32::MAX => break u64::MAX,
+                b"data" if len == u32::MAX => break u64::MAX,
                 b"data" => break len.into(),
                 _ => reader.skip(padded).await?,
             }

@@ -1,0 +1,129 @@
+//! Pictures as files: PNG in all its kinds of color, and BMP.
+
+use anyhow::Result;
+
+use crate::screen::Picture;
+
+/// What a pixel is in a PNG file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Red, green, blue.
+    Rgb,
+    /// The same, 16 bits each, of which the upper 8 are shown.
+    Rgb16,
+    /// Red, green, blue, and how much it covers of what is behind: of black.
+    Rgba,
+    /// A number in a table of 256 colors.
+    Palette,
+    /// How bright it is, with 4 bits.
+    Gray4,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Kind; 5] = [
+        Kind::Rgb,
+        Kind::Rgb16,
+        Kind::Rgba,
+        Kind::Palette,
+        Kind::Gray4,
+    ];
+}
+
+/// A picture that looks like nothing but itself, and the PNG file of it.
+pub fn png(kind: Kind, width: usize, height: usize) -> Result<(Picture, Vec<u8>)> {
+    let mut random = fastrand::Rng::with_seed((width * height) as u64);
+    let count = width * height;
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, width as u32, height as u32);
+    let mut noise = |len: usize| -> Vec<u8> { (0..len).map(|_| random.u8(..)).collect() };
+    let (data, bytes): (Vec<u8>, Vec<u8>) = match kind {
+        Kind::Rgb => {
+            encoder.set_color(png::ColorType::Rgb);
+            let data = noise(3 * count);
+            (data.clone(), data)
+        }
+        Kind::Rgb16 => {
+            encoder.set_color(png::ColorType::Rgb);
+            encoder.set_depth(png::BitDepth::Sixteen);
+            let data = noise(6 * count);
+            let bytes = data.chunks(2).map(|it| it[0]).collect();
+            (data, bytes)
+        }
+        Kind::Rgba => {
+            encoder.set_color(png::ColorType::Rgba);
+            let data = noise(4 * count);
+            let covered =
+                |color: u8, alpha: u8| (f64::from(color) * f64::from(alpha) / 255.0).round() as u8;
+            let pixels = data.chunks(4);
+            let bytes = pixels.flat_map(|it| [0, 1, 2].map(|color| covered(it[color], it[3])));
+            let bytes = bytes.collect();
+            (data, bytes)
+        }
+        Kind::Palette => {
+            encoder.set_color(png::ColorType::Indexed);
+            let palette = noise(3 * 256);
+            encoder.set_palette(palette.clone());
+            let data = noise(count);
+            let colors = data.iter().map(|it| 3 * usize::from(*it));
+            let bytes = colors.flat_map(|at| palette[at..at + 3].to_vec()).collect();
+            (data, bytes)
+        }
+        Kind::Gray4 => {
+            encoder.set_color(png::ColorType::Grayscale);
+            encoder.set_depth(png::BitDepth::Four);
+            let row = width.div_ceil(2);
+            let data = noise(row * height);
+            let nibble = |index: usize| {
+                let byte = data[index / width * row + index % width / 2];
+                if (index % width).is_multiple_of(2) {
+                    byte >> 4
+                } else {
+                    byte & 0xf
+                }
+            };
+            let bytes = (0..count)
+                .flat_map(|index| [nibble(index) * 17; 3])
+                .collect();
+            (data, bytes)
+        }
+    };
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(&data)?;
+    writer.finish()?;
+    Ok((Picture::new(width, height, bytes), file))
+}
+
+/// A picture as BMP: three bytes a pixel, from the last row to the first.
+pub fn bmp(picture: &Picture) -> Vec<u8> {
+    const HEADERS: usize = 14 + 40;
+    let (width, height) = picture.size();
+    let row = (3 * width).next_multiple_of(4);
+    let mut file = Vec::from(*b"BM");
+    for field in [HEADERS + row * height, 0, HEADERS, 40, width, height] {
+        file.extend((field as u32).to_le_bytes());
+    }
+    file.extend(1u16.to_le_bytes());
+    file.extend(24u16.to_le_bytes());
+    for field in [0, row * height, 0, 0, 0, 0] {
+        file.extend((field as u32).to_le_bytes());
+    }
+    for pixels in picture.bytes().chunks(3 * width).rev() {
+        let start = file.len();
+        file.extend(pixels.chunks(3).flat_map(|it| [it[2], it[1], it[0]]));
+        file.resize(start + row, 0);
+    }
+    file
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bmp_file_begins_with_the_last_row() {
+        let file = bmp(&Picture::new(1, 2, vec![1, 2, 3, 4, 5, 6]));
+        assert_eq!(file.len(), 54 + 8);
+        assert_eq!(file[54..], [6, 5, 4, 0, 3, 2, 1, 0]);
+    }
+}
