@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make run` and `make test`. Everything else is below.
 
 # What `make run` takes from its caller goes to the run wrapper by the environment.
-export MACHINE MEM SMP DISK PORT SCRIPT CMDLINE ARGS TIMEOUT
+export MACHINE MEM SMP DISK SOUND PORT SCRIPT CMDLINE ARGS TIMEOUT
 # And to the tests.
 export KEEP
 
@@ -10,10 +10,12 @@ export KEEP
 help:
 	@echo 'make setup             install what is missing (Rust for the guest, QEMU >= 8.2); quick when nothing is'
 	@echo 'make guest             build target/guest.elf, the file for `qemu-system-x86_64 -kernel`'
-	@echo 'make run               boot it with a disk, a network, a screen and the serial console here; Ctrl-A X ends it'
+	@echo 'make run               boot it with a disk, a network, a screen, sound, persistent memory and the serial console'
+	@echo '                       here; Ctrl-A X ends it'
 	@echo '                       without a terminal: a tour of everything, then power-off; the exit status tells'
 	@echo '  MACHINE=q35|pc|microvm|microvm,pcie=on    MEM=256M    SMP=1'
 	@echo '  DISK=file            your own raw or qcow2 image; it is never created over or truncated'
+	@echo '  SOUND=wav            an audio system of QEMU'"'"'s: pipewire, pa, alsa, wav (to target/sound.wav), none'
 	@echo '  PORT=8080            the host port that leads to the guest'"'"'s web page'
 	@echo '  SCRIPT="commands"    shell commands to run after boot, separated by ;'
 	@echo '  CMDLINE="options"    the guest'"'"'s command line, such as log=debug'

@@ -10,6 +10,7 @@
 //! | [`console`] | the serial port: captured with times, waited for with a bound            |
 //! | [`qmp`]     | QEMU's control socket: commands and events                               |
 //! | [`gdb`]     | QEMU's debugger socket, as far as spoiling a register needs              |
+//! | [`demo`]    | the disk that `make run` brings along                                      |
 //! | [`disk`]    | the test pattern, disk images and what they must contain                 |
 //! | [`images`]  | file systems in images, made and checked by the host's own tools           |
 //! | [`pictures`] | pictures as files: PNG of all kinds, and BMP                               |
@@ -22,6 +23,7 @@
 
 pub mod cell;
 pub mod console;
+pub mod demo;
 pub mod disk;
 pub mod gdb;
 pub mod guest;

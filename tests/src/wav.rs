@@ -29,6 +29,23 @@ impl Frames {
         chunk
     }
 
+    /// A file with nothing but these frames.
+    pub fn plain_file(&self, frames: &[u8]) -> Vec<u8> {
+        let mut file = self.header(frames.len() as u32);
+        file.extend(frames);
+        file
+    }
+
+    fn header(&self, len: u32) -> Vec<u8> {
+        let mut header = Vec::from(*b"RIFF");
+        header.extend((36 + len).to_le_bytes());
+        header.extend(b"WAVEfmt \x10\0\0\0");
+        header.extend(self.format());
+        header.extend(b"data");
+        header.extend(len.to_le_bytes());
+        header
+    }
+
     /// A file with these frames. Around them is what programs like to add: a comment before, of odd length, and one behind.
     pub fn file(&self, frames: &[u8]) -> Vec<u8> {
         let mut body = Vec::from(*b"WAVE");
@@ -54,12 +71,7 @@ impl Frames {
     /// The frames of a file that has nothing but them, and a header that says what they are and how many.
     pub fn read(&self, file: &[u8]) -> Result<Vec<u8>> {
         let (header, frames) = file.split_at_checked(44).context("no header")?;
-        let mut expected = Vec::from(*b"RIFF");
-        expected.extend((36 + frames.len() as u32).to_le_bytes());
-        expected.extend(b"WAVEfmt \x10\0\0\0");
-        expected.extend(self.format());
-        expected.extend(b"data");
-        expected.extend((frames.len() as u32).to_le_bytes());
+        let expected = self.header(frames.len() as u32);
         ensure!(header == expected, "{header:02x?} and not {expected:02x?}");
         Ok(frames.to_vec())
     }

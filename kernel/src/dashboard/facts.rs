@@ -1,8 +1,10 @@
 //! What the dashboard tells, at one moment: the same sources as the status page's.
 
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use chrono::{DateTime, Datelike, Timelike, Utc};
 use vringlet::DeviceId;
 use vringlet::Report;
 
@@ -21,6 +23,8 @@ const LOG_LINES: usize = 64;
 pub(super) struct Facts {
     /// Whole minutes since the kernel started. Seconds would keep an idle screen busy.
     pub minutes: u64,
+    /// Day and time, to the minute, if the machine has a clock.
+    pub clock: Option<String>,
     /// What the processor calls itself, and how many there are.
     pub processor: (String, usize),
     /// How long the boot took, in microseconds.
@@ -117,6 +121,7 @@ impl Observer {
         let (heap_used, heap_total) = memory::heap::usage();
         Facts {
             minutes: now / 60_000_000,
+            clock: time::wall().map(|now| clock(&now)),
             processor: (
                 arch::cpu::features().name.to_string(),
                 acpi::info().processors.max(1),
@@ -131,6 +136,12 @@ impl Observer {
             log: journal::last(LOG_LINES),
         }
     }
+}
+
+fn clock(now: &DateTime<Utc>) -> String {
+    let (year, month, day) = (now.year(), now.month(), now.day());
+    let (hour, minute) = (now.hour(), now.minute());
+    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
 }
 
 fn report(device: &Device) -> Option<Report> {

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Once a second each display's page is made anew and compared with what is on the screen; only what differs is drawn, and
-//! only what was drawn is sent. On an idle guest nothing differs but, once a minute, the uptime: that is why no seconds
-//! are shown. A graph moves for a minute after the last byte. One picture per display is enough: each is sent before it
+//! only what was drawn is sent. On an idle guest nothing differs but, once a minute each, the clock and the uptime: that
+//! is why no seconds are shown. A graph moves for a minute after the last byte. One picture per display is enough: each is sent before it
 //! is drawn on again.
 //!
 //! Drawing is done in short pieces between which disks and networks have their turn. Without a display, and while

@@ -150,7 +150,8 @@ impl Page {
             minutes @ 1..60 => format!("up {minutes} min"),
             minutes => format!("up {} h {:02} min", minutes / 60, minutes % 60),
         };
-        let version = format!("{}   {uptime}", env!("CARGO_PKG_VERSION"));
+        let clock = facts.clock.as_deref().unwrap_or_default();
+        let version = format!("{}   {uptime}   {clock}", env!("CARGO_PKG_VERSION"));
         self.text(
             (left + name_width, below),
             rest,

@@ -82,6 +82,7 @@ fn facts() -> Facts {
     };
     Facts {
         minutes: 0,
+        clock: Some("2026-11-26 12:04 UTC".into()),
         processor: ("a processor".into(), 1),
         boot_micros: 123_456,
         memory: [1 << 20, 1 << 28],

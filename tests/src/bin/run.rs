@@ -1,10 +1,12 @@
-//! `make run`: boots the guest with a disk, a network, a screen and the serial console on this terminal.
+//! `make run`: boots the guest with a disk, a network, a screen, sound, persistent memory and the serial console on this
+//! terminal.
 //!
-//! Everything comes by environment variables, an empty one counting as unset:
-//! `MACHINE`, `MEM`, `SMP`, `DISK`, `PORT`, `SCRIPT`, `CMDLINE`, `ARGS` (see `make help`) and `TIMEOUT` (seconds).
+//! Everything comes by environment variables, an empty one counting as unset: `MACHINE`, `MEM`, `SMP`, `DISK`, `SOUND`,
+//! `PORT`, `SCRIPT`, `CMDLINE`, `ARGS` (see `make help`), `TIMEOUT` (seconds) and `RUN_FOLDER` (where the demonstration
+//! disk, the persistent memory and what is heard are; `target/` unless given).
 //!
-//! When standard input is no terminal the guest runs the script (`selftest` unless given) strictly and powers off, and
-//! the exit status tells whether all of it went well.
+//! When standard input is no terminal the guest runs the script (a tour unless given) strictly and powers off, and the
+//! exit status tells whether all of it went well.
 
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Read};
@@ -14,12 +16,24 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use vringlet_tests::demo;
 use vringlet_tests::disk::SECTOR;
 use vringlet_tests::guest::{End, Guest, Process};
 use vringlet_tests::project_root;
-use vringlet_tests::qemu::{Format, GPU, Image, Machine, PROGRAM, Qemu, SCREENSHOT_SOCKET};
+use vringlet_tests::qemu::{
+    Format, GPU, Image, Machine, PROGRAM, Qemu, SCREENSHOT_SOCKET, escape, utf8,
+};
 
-const DEFAULT_DISK_BYTES: u64 = 64 << 20;
+/// The demonstration disk, the persistent memory, and what is heard where nothing plays it.
+const DEMO_DISK: &str = "demo.img";
+const MEMORY: &str = "pmem.img";
+const MEMORY_BYTES: u64 = 16 << 20;
+const HEARD: &str = "sound.wav";
+/// How much address space there is for memory and persistent memory together: all that a processor of 36 bits has.
+const MOST_MEMORY: &str = "32G";
+/// The tour after the self-check: what is on the demonstration disk is read, shown and heard, and a recording is left there.
+const DEMO_TOUR: &str = "ls; cat welcome.txt; screen show picture.png; sound play melody.wav; \
+     sound record 1 recording.wav; ls; screen dashboard";
 const DEFAULT_PORT: u16 = 8080;
 const WEB: u16 = 80;
 /// How long the tour may take; a guest without a terminal must not run for ever.
@@ -50,13 +64,17 @@ fn run() -> Result<(End, String)> {
     }
     let machine: Machine = setting("MACHINE").as_deref().unwrap_or("q35").parse()?;
     let mut qemu = Qemu::new(&machine, &kernel)?;
-    qemu.arg("-m", setting("MEM").as_deref().unwrap_or("256M"));
     qemu.arg("-smp", setting("SMP").as_deref().unwrap_or("1"));
-    qemu.cmdline(&setting("CMDLINE").unwrap_or_default());
-
-    let (disk, image) = disk()?;
+    let home = match std::env::var_os("RUN_FOLDER").filter(|it| !it.is_empty()) {
+        Some(folder) => PathBuf::from(folder),
+        None => project_root().join("target"),
+    };
+    let own_disk = setting("DISK").is_some();
+    let (disk, image) = disk(&home)?;
     qemu.drive("disk0", &disk, image)?;
     qemu.virtio("blk", "blk0", "drive=disk0");
+    let kept = memory(&mut qemu, &home)?;
+    cmdline(&mut qemu, kept);
 
     let wanted = match setting("PORT") {
         Some(text) => text
@@ -70,12 +88,21 @@ fn run() -> Result<(End, String)> {
     let script = setting("SCRIPT");
     let on_terminal = std::io::stdin().is_terminal();
     screen(&mut qemu, on_terminal)?;
+    sound(&mut qemu, &home, on_terminal)?;
     qemu.script(&match (script, on_terminal) {
         (script, true) => script.unwrap_or_default(),
-        (script, false) => format!(
-            "strict; {}; poweroff",
-            script.as_deref().unwrap_or("selftest")
-        ),
+        (Some(script), false) => format!("strict; {script}; poweroff"),
+        (None, false) => {
+            let mut tour = vec!["strict", "selftest"];
+            if !own_disk {
+                tour.push(DEMO_TOUR);
+            }
+            if kept {
+                tour.push("store");
+            }
+            tour.push("poweroff");
+            tour.join("; ")
+        }
     });
     let more = setting("ARGS").unwrap_or_default();
     let more =
@@ -87,6 +114,9 @@ fn run() -> Result<(End, String)> {
         let mut process =
             Process::start(&qemu, Stdio::inherit(), Stdio::inherit(), Stdio::inherit())?;
         announce(&mut process, wanted)?;
+        if !own_disk {
+            eprintln!("run: `ls` and `cat welcome.txt` show what is on the disk");
+        }
         eprintln!("run: Ctrl-A X ends the guest");
         process.go()?;
         Ok((process.wait(None)?, String::new()))
@@ -144,6 +174,93 @@ fn screen(qemu: &mut Qemu, on_terminal: bool) -> Result<()> {
     Ok(())
 }
 
+/// Memory, and persistent memory where the machine has a place for it. Says whether it has.
+fn memory(qemu: &mut Qemu, home: &Path) -> Result<bool> {
+    let bytes = setting("MEM").unwrap_or_else(|| "256M".into());
+    // microvm takes the device and maps it nowhere.
+    let machine = qemu.machine().to_string();
+    let has_place = machine.starts_with("q35") || machine.starts_with("pc");
+    // What says more than a size says all that there is to say.
+    if !has_place || bytes.contains(',') {
+        qemu.arg("-m", &bytes);
+        return Ok(false);
+    }
+    qemu.arg("-m", &format!("{bytes},maxmem={MOST_MEMORY}"));
+    let file = home.join(MEMORY);
+    if !file.exists() {
+        File::create_new(&file)
+            .and_then(|file| file.set_len(MEMORY_BYTES))
+            .with_context(|| format!("making {}", file.display()))?;
+    }
+    qemu.persistent_memory("pmem0", &file, "")?;
+    Ok(true)
+}
+
+/// The guest's options: the user's, and where the guest keeps what it remembers, unless the user says.
+fn cmdline(qemu: &mut Qemu, kept: bool) {
+    let mut options = setting("CMDLINE").unwrap_or_default();
+    let says = options
+        .split_whitespace()
+        .any(|option| option.starts_with("store="));
+    if kept && !says {
+        options = format!("{options} store=pmem0").trim_start().to_string();
+    }
+    qemu.cmdline(&options);
+}
+
+/// A sound card: on the audio system of this machine where somebody listens; else what is played goes to a file. A file
+/// can't be recorded from, so that there is a second card then, which records silence.
+fn sound(qemu: &mut Qemu, home: &Path, on_terminal: bool) -> Result<()> {
+    let system = match setting("SOUND") {
+        Some(system) => system,
+        None if on_terminal => audio_system().unwrap_or("wav").to_string(),
+        None => "wav".to_string(),
+    };
+    if system != "wav" {
+        qemu.arg("-audiodev", &format!("{system},id=audio0"));
+        qemu.virtio("sound", "snd0", "audiodev=audio0");
+        return Ok(());
+    }
+    let file = home.join(HEARD);
+    let path = escape(utf8(&file)?);
+    qemu.arg(
+        "-audiodev",
+        &format!("wav,id=audio0,path={path},out.frequency=48000"),
+    );
+    qemu.virtio("sound", "snd0", "audiodev=audio0,streams=1");
+    qemu.arg("-audiodev", "none,id=audio1");
+    qemu.virtio("sound", "snd1", "audiodev=audio1");
+    eprintln!("run: what the guest plays goes to {}", shown(&file));
+    Ok(())
+}
+
+/// The audio system of this session, if there is one that QEMU knows.
+fn audio_system() -> Option<&'static str> {
+    let runtime = PathBuf::from(setting("XDG_RUNTIME_DIR").unwrap_or_default());
+    let output = Command::new(PROGRAM).args(["-audiodev", "help"]).output();
+    let known = String::from_utf8(output.ok()?.stdout).ok()?;
+    let systems = [
+        ("pipewire", runtime.join("pipewire-0").exists()),
+        (
+            "pa",
+            setting("PULSE_SERVER").is_some() || runtime.join("pulse/native").exists(),
+        ),
+        ("alsa", Path::new("/dev/snd/controlC0").exists()),
+    ];
+    let mut systems = systems.into_iter().filter(|(_, there)| *there);
+    let (system, _) = systems.find(|(name, _)| known.lines().any(|line| line.trim() == *name))?;
+    Some(system)
+}
+
+/// A file as it is called from the project's root.
+fn shown(file: &Path) -> String {
+    let root = project_root();
+    file.strip_prefix(&root)
+        .unwrap_or(file)
+        .display()
+        .to_string()
+}
+
 /// The kind of window that QEMU can open here.
 fn window() -> Option<&'static str> {
     setting("WAYLAND_DISPLAY").or_else(|| setting("DISPLAY"))?;
@@ -169,18 +286,16 @@ fn announce(process: &mut Process, wanted: u16) -> Result<()> {
     Ok(())
 }
 
-/// The disk to attach, and how. The default one is made when it is missing; the user's own is taken as it is.
-fn disk() -> Result<(PathBuf, Image)> {
+/// The disk to attach, and how. The demonstration disk is made when it is missing; the user's own is taken as it is.
+fn disk(home: &Path) -> Result<(PathBuf, Image)> {
     let Some(path) = std::env::var_os("DISK")
         .filter(|value| !value.is_empty())
         .map(PathBuf::from)
     else {
-        let path = project_root().join("target/disk.img");
+        let path = home.join(DEMO_DISK);
         if !path.exists() {
-            let file =
-                File::create_new(&path).with_context(|| format!("making {}", path.display()))?;
-            file.set_len(DEFAULT_DISK_BYTES)
-                .with_context(|| format!("making {}", path.display()))?;
+            eprintln!("run: making the demonstration disk, {}", shown(&path));
+            demo::make(&path)?;
         }
         return Ok((path, Image::RAW));
     };

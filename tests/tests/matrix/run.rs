@@ -10,6 +10,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use vringlet_tests::cell::Cell;
 use vringlet_tests::disk::{Disk, MIB};
+use vringlet_tests::images::FileSystem;
+use vringlet_tests::sound::{compare, encode, read_wav, tone};
 
 use crate::Spec;
 
@@ -20,6 +22,7 @@ pub(crate) fn cells() -> Vec<Spec> {
             tour(cell, machine)
         }));
     }
+    cells.push(Spec::new("run/demonstration", demonstration));
     cells.push(Spec::new("run/read-only-disk", read_only_disk));
     cells.push(Spec::new("run/bad-disk", bad_disk));
     cells.push(Spec::new("run/busy-port", busy_port));
@@ -70,11 +73,12 @@ impl Run {
 fn run(cell: &Cell, settings: &[(&str, &str)]) -> Result<Run> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vringlet-run"));
     for name in [
-        "MACHINE", "MEM", "SMP", "DISK", "PORT", "SCRIPT", "CMDLINE", "ARGS", "TIMEOUT",
+        "MACHINE", "MEM", "SMP", "DISK", "SOUND", "PORT", "SCRIPT", "CMDLINE", "ARGS", "TIMEOUT",
     ] {
         command.env_remove(name);
     }
     command.env("TIMEOUT", "80").envs(settings.iter().copied());
+    command.env("RUN_FOLDER", cell.directory());
     let (mut reader, writer) = std::io::pipe()?;
     let mut child = command
         .stdin(Stdio::null())
@@ -107,6 +111,33 @@ fn tour(cell: &Cell, machine: &str) -> Result<()> {
     run.said("net0: virtio-net at ")?;
     run.said("net0: address 10.0.2.15/24")?;
     disk.check()
+}
+
+/// With nothing said, twice: the disk that is made is read, shown and heard, what is recorded is left there, and the
+/// persistent memory counts.
+fn demonstration(cell: &Cell) -> Result<()> {
+    for boot in 1..=2 {
+        let run = run(cell, &[])?;
+        run.succeeded()?;
+        run.said("snd0: virtio-sound at ")?;
+        run.said("pmem0: virtio-pmem at ")?;
+        run.said("gpu0: 1280x800 drawn")?;
+        run.said("picture=1280x800 transferred=4096000")?;
+        run.said("recorded s16 48000 Hz 2 channels: frames=48000")?;
+        run.said(&format!("boots={boot} "))?;
+        let heard = read_wav(&cell.file("sound.wav"))?;
+        // The self-check's tone, then the file.
+        let tone = tone(440, 48000, 2, 12000).flat_map(|it| encode("s16", it));
+        let tone: Vec<u8> = tone.collect();
+        let fat = FileSystem::Fat(16);
+        let image = cell.file("demo.img");
+        let melody = fat.read(&image, "melody.wav")?;
+        compare(&heard, &[tone, melody[44..].to_vec()].concat())?;
+        fat.check(&image)?;
+        let recorded = fat.read(&image, "recording.wav")?;
+        ensure!(recorded.len() == 44 + 4 * 48000, "{} bytes", recorded.len());
+    }
+    Ok(())
 }
 
 /// A file that its owner protects is attached read-only, root or not, and the tour still ends well.

@@ -131,6 +131,17 @@ async fn test(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Part of the tour: draws on every display of an adapter, then shows the dashboard again.
+pub(super) async fn check(adapter: &Adapter, out: Output<'_>) -> Result<(), Error> {
+    let drawn = draw(adapter, async |desk| desk.show_test().await).await?;
+    for head in adapter.heads() {
+        writeln!(out, "{}: {} drawn", adapter.name, head.rect.size())?;
+    }
+    writeln!(out, "{}: {drawn} bytes sent", adapter.name)?;
+    adapter.desk().await.show_dashboard();
+    Ok(())
+}
+
 /// Draws something and says how many bytes went to the device.
 async fn draw(
     adapter: &Adapter,

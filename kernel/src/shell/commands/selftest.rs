@@ -8,7 +8,7 @@ use smoltcp::wire::{IpAddress, Ipv4Address};
 
 use super::blk::Work;
 use super::net::{fetch_url, ping_host};
-use super::{pmem, sound};
+use super::{pmem, screen, sound};
 use crate::devices::{self, blk::Disk};
 use crate::net;
 use crate::net::fetch::Url;
@@ -35,6 +35,9 @@ async fn selftest(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     devices(out)?;
     for disk in devices::blk::all() {
         check_disk(disk, out).await?;
+    }
+    for adapter in devices::gpu::all() {
+        screen::check(adapter, out).await?;
     }
     for card in devices::sound::all() {
         sound::check(card, out).await?;

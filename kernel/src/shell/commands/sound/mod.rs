@@ -50,20 +50,27 @@ async fn run(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     }
 }
 
-/// The card that the option `card` names, or the first.
-fn card(args: &mut Args<'_>) -> Result<&'static Card, Error> {
-    let wanted = args.option("card");
-    let mut cards = sound::all().into_iter();
-    let card = cards.find(|card| wanted.is_none_or(|wanted| card.name == wanted));
-    card.ok_or_else(|| match wanted {
-        Some(name) => Error::failed(format_args!("no sound card {name}")),
-        None => Error::failed("there is no sound card"),
-    })
-}
-
-fn stream(card: &Card, direction: Direction) -> Result<(u32, StreamInfo), Error> {
+/// The card that the option `card` names, or the first that has a stream of this direction; and that stream.
+fn stream(
+    args: &mut Args<'_>,
+    direction: Direction,
+) -> Result<(&'static Card, u32, StreamInfo), Error> {
+    let cards = sound::all();
+    let Some(wanted) = args.option("card") else {
+        let mut found = cards.iter().filter_map(|card| {
+            let (stream, info) = card.stream(direction)?;
+            Some((*card, stream, info))
+        });
+        return found.next().ok_or_else(|| match cards.is_empty() {
+            true => Error::failed("there is no sound card"),
+            false => Error::failed(format_args!("no sound card has an {direction}")),
+        });
+    };
+    let card = cards.into_iter().find(|card| card.name == wanted);
+    let card = card.ok_or_else(|| Error::failed(format_args!("no sound card {wanted}")))?;
     let found = card.stream(direction);
-    found.ok_or_else(|| Error::failed(format_args!("{} has no {direction}", card.name)))
+    let (stream, info) = found.ok_or_else(|| failed(card, format_args!("has no {direction}")))?;
+    Ok((card, stream, info))
 }
 
 /// What is most common among what the stream offers.
@@ -114,8 +121,7 @@ fn failed(card: &Card, error: impl fmt::Display) -> Error {
 }
 
 async fn tone(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
-    let card = card(&mut args)?;
-    let (stream, info) = stream(card, Direction::Output)?;
+    let (card, stream, info) = stream(&mut args, Direction::Output)?;
     let layout = layout(&mut args, &info)?;
     let hz = args.number("HZ")?;
     let seconds = seconds(&mut args)?;
@@ -153,8 +159,7 @@ pub(super) async fn check(card: &Card, out: Output<'_>) -> Result<(), Error> {
 }
 
 async fn play(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
-    let card = card(&mut args)?;
-    let (stream, info) = stream(card, Direction::Output)?;
+    let (card, stream, info) = stream(&mut args, Direction::Output)?;
     let path = path(&mut args, "FILE.wav").await?;
     args.end()?;
     let unfit = |reason| Error::failed(format_args!("{path}: {reason}"));
@@ -168,8 +173,7 @@ async fn play(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
 }
 
 async fn record(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
-    let card = card(&mut args)?;
-    let (stream, info) = stream(card, Direction::Input)?;
+    let (card, stream, info) = stream(&mut args, Direction::Input)?;
     let layout = layout(&mut args, &info)?;
     let seconds = seconds(&mut args)?;
     let word = args.next_word();
@@ -213,9 +217,9 @@ async fn record_file(
 }
 
 async fn loop_back(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
-    let card = card(&mut args)?;
-    let (input, info) = stream(card, Direction::Input)?;
-    let (output, _) = stream(card, Direction::Output)?;
+    let (card, input, info) = stream(&mut args, Direction::Input)?;
+    let output = card.stream(Direction::Output);
+    let (output, _) = output.ok_or_else(|| failed(card, "has no output"))?;
     let layout = layout(&mut args, &info)?;
     let seconds = seconds(&mut args)?;
     args.end()?;
