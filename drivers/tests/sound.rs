@@ -35,6 +35,8 @@ const IO_ERR: u32 = 0x8003;
 const OUT: u32 = 0;
 const IN: u32 = 1;
 
+const EVENT_QUEUE: u16 = 1;
+
 const CD: Layout = Layout {
     format: Format::S16,
     rate: Rate::Hz44100,
@@ -832,6 +834,8 @@ fn events_are_taken_in_order_and_kept_in_bounds() {
     model.jacks = vec![vec![0; 24]];
     model.streams[0].features = 1 << 4;
     let (device, face) = share(model);
+    // The device finds the buffers by itself. There is one that, if notified of them, does nothing else any more.
+    assert_eq!(device.notifications(EVENT_QUEUE), 0);
     device.with(|model| {
         model.tell(0x1000, 0);
         model.tell(0x1101, OUT);

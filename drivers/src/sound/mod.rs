@@ -153,8 +153,9 @@ impl<H: Hal, T: Transport> Active<H, T> {
             drop(queues.release(&transport.reset()?));
             return Err(error);
         }
-        // Only now may the device be told of anything.
-        queues.event.kick();
+        // Without a notification, as Linux does it: the device looks for a buffer when it has an event. Devices are used to
+        // that. vhost-device-sound 0.3.0, once notified on this queue, looks at it for ever and answers no command.
+        queues.event.publish();
         Ok(Self {
             negotiated,
             config,
