@@ -174,6 +174,12 @@ impl Booted {
         self.guest.console.type_line("")
     }
 
+    /// Presses Ctrl-C, whatever the guest is doing, and waits until it has broken that off.
+    pub fn interrupt(&mut self) -> Result<()> {
+        self.guest.console.type_line("\u{3}")?;
+        self.expect("^C").map(drop)
+    }
+
     /// Types a command and waits for a line with `needle` in what it prints.
     pub fn command(&mut self, command: &str, needle: &str) -> Result<Line> {
         self.type_line(command)?;
