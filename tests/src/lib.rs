@@ -3,17 +3,19 @@
 //! The guest's word is not enough. Disk images are compared byte for byte, frames are read back from pcap files, pages
 //! are fetched over the network, the exit status is checked, and QEMU's own log of guest errors must be empty.
 //!
-//! | module      | what it knows                                                            |
-//! |-------------|--------------------------------------------------------------------------|
-//! | [`qemu`]    | the QEMU command line: the one place that knows how the guest is started |
-//! | [`guest`]   | a running guest: its console, its end, what the end means                |
-//! | [`console`] | the serial port: captured with times, waited for with a bound            |
-//! | [`qmp`]     | QEMU's control socket: commands and events                               |
-//! | [`gdb`]     | QEMU's debugger socket, as far as spoiling a register needs              |
-//! | [`disk`]    | the test pattern, disk images and what they must contain                 |
-//! | [`net`]     | the host's end of the wire: curl, echo clients, pcap files, raw frames   |
-//! | [`screen`]  | what the guest shows, and windows that are resized                        |
-//! | [`cell`]    | one named test and what is kept of it when it fails                      |
+//! | module         | what it knows                                                            |
+//! |----------------|--------------------------------------------------------------------------|
+//! | [`qemu`]       | the QEMU command line: the one place that knows how the guest is started |
+//! | [`guest`]      | a running guest: its console, its end, what the end means                |
+//! | [`console`]    | the serial port: captured with times, waited for with a bound            |
+//! | [`qmp`]        | QEMU's control socket: commands and events                               |
+//! | [`gdb`]        | QEMU's debugger socket, as far as spoiling a register needs              |
+//! | [`disk`]       | the test pattern, disk images and what they must contain                 |
+//! | [`net`]        | the host's end of the wire: curl, echo clients, pcap files, raw frames   |
+//! | [`screen`]     | what the guest shows, and windows that are resized                       |
+//! | [`sound`]      | what a card plays and records: the guest's tone, files                   |
+//! | [`vhost_user`] | devices in processes of their own                                        |
+//! | [`cell`]       | one named test and what is kept of it when it fails                      |
 //!
 //! `vringlet-run` (`make run`) starts the guest through the same modules.
 
@@ -27,6 +29,7 @@ pub mod qemu;
 pub mod qmp;
 pub mod screen;
 pub mod sound;
+pub mod vhost_user;
 
 use std::path::PathBuf;
 
