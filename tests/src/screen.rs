@@ -216,9 +216,18 @@ pub enum Pointers {
     Alpha,
 }
 
+const RAW: i32 = 0;
 const RICH_CURSOR: i32 = -239;
 const EXTENDED_DESKTOP_SIZE: i32 = -308;
 const ALPHA_CURSOR: i32 = -314;
+
+/// What came in a FramebufferUpdate.
+#[derive(Default)]
+struct Update {
+    pointer: Option<Pointer>,
+    /// Some of the picture.
+    pixels: bool,
+}
 
 /// A VNC client that looks at no picture: it resizes its window, and it gets the pointer.
 pub struct Window {
@@ -258,7 +267,14 @@ impl Window {
         for encoding in encodings {
             window.stream.write_all(&encoding.to_be_bytes())?;
         }
-        Ok(window)
+        // FramebufferUpdateRequest for one pixel: when that has come, the server knows the rest.
+        window.stream.write_all(&[3, 0, 0, 0, 0, 0, 0, 1, 0, 1])?;
+        loop {
+            let [message] = window.read()?;
+            if window.message(message)?.pixels {
+                return Ok(window);
+            }
+        }
     }
 
     fn read<const N: usize>(&mut self) -> Result<[u8; N]> {
@@ -291,7 +307,7 @@ impl Window {
     pub fn pointer(&mut self) -> Result<Pointer> {
         loop {
             let [message] = self.read()?;
-            if let Some(pointer) = self.message(message)? {
+            if let Some(pointer) = self.message(message)?.pointer {
                 return Ok(pointer);
             }
         }
@@ -302,17 +318,16 @@ impl Window {
         let mut count = 0;
         let mut message = [0];
         while self.stream.read(&mut message).context("VNC server")? > 0 {
-            count += usize::from(self.message(message[0])?.is_some());
+            count += usize::from(self.message(message[0])?.pointer.is_some());
         }
         Ok(count)
     }
 
-    /// Reads the rest of a message. No other than FramebufferUpdate is expected, and of that, no pixels: nobody asked for
-    /// any.
-    fn message(&mut self, message: u8) -> Result<Option<Pointer>> {
+    /// Reads the rest of a message. No other than FramebufferUpdate is expected.
+    fn message(&mut self, message: u8) -> Result<Update> {
         ensure!(message == 0, "VNC message {message}");
         self.read::<1>()?;
-        let mut pointer = None;
+        let mut update = Update::default();
         for _ in 0..self.word()? {
             let hot = (self.word()?, self.word()?);
             let size = (self.word()?.into(), self.word()?.into());
@@ -321,12 +336,16 @@ impl Window {
                     let [screens, _, _, _] = self.read()?;
                     self.bytes(16 * usize::from(screens))?;
                 }
-                RICH_CURSOR => pointer = Some(self.rich(size, hot)?),
-                ALPHA_CURSOR => pointer = Some(self.alpha(size, hot)?),
+                RAW => {
+                    self.pixels(size)?;
+                    update.pixels = true;
+                }
+                RICH_CURSOR => update.pointer = Some(self.rich(size, hot)?),
+                ALPHA_CURSOR => update.pointer = Some(self.alpha(size, hot)?),
                 other => bail!("VNC encoding {other}"),
             }
         }
-        Ok(pointer)
+        Ok(update)
     }
 
     fn pixels(&mut self, (width, height): (usize, usize)) -> Result<Vec<u32>> {

@@ -1,7 +1,7 @@
 //! Graphics adapters: what the guest shows, pixel by pixel.
 
 use anyhow::{Context, Result, ensure};
-use vringlet_tests::cell::{Cell, MEMORY};
+use vringlet_tests::cell::{Booted, Cell, MEMORY};
 use vringlet_tests::qemu::{Qemu, escape, utf8};
 use vringlet_tests::screen::{Picture, Pointer, Pointers, Window};
 use vringlet_tests::vhost_user::{Daemon, no_gpu};
@@ -196,12 +196,12 @@ fn cursor(cell: &Cell) -> Result<()> {
         alpha.pointer()?.expect(&arrow).context("alpha cursor")
     };
 
-    guest.type_line("screen cursor 100 200")?;
+    point(&mut guest, "screen cursor 100 200")?;
     expect_arrow()?;
-    guest.type_line("screen cursor 1279 799")?;
-    guest.type_line("screen cursor off")?;
+    point(&mut guest, "screen cursor 1279 799")?;
+    point(&mut guest, "screen cursor off")?;
     expect_arrow()?;
-    guest.type_line("screen cursor 7 8")?;
+    point(&mut guest, "screen cursor 7 8")?;
     expect_arrow()?;
     guest.command("virtio gpu0", CURSOR_COUNTS)?;
     guest.power_off()?;
@@ -235,6 +235,11 @@ fn cursor(cell: &Cell) -> Result<()> {
     Ok(())
 }
 
+/// Types a command that prints nothing, and waits until the guest has it: what is typed while it is at work is lost.
+fn point(guest: &mut Booted, command: &str) -> Result<()> {
+    guest.command(command, command).map(drop)
+}
+
 const CURSOR_COUNTS: &str = "cursor_updates=3 cursor_moves=1 cursor_errors=0";
 
 /// The daemon takes what the guest says of its pointer. Nobody can look at it: QEMU lets no VNC server show an adapter whose
@@ -253,8 +258,8 @@ fn cursor_of_daemon(cell: &Cell) -> Result<()> {
     let (file, picture) = (cell.file("screen.ppm"), Picture::test_pattern(1280, 800, 0));
     picture.expect(&mut guest.process().qmp, "g", 0, &file)?;
     daemon.complains_only_of(&[])?;
-    guest.type_line("screen cursor off")?;
-    guest.type_line("screen cursor 7 8")?;
+    point(&mut guest, "screen cursor off")?;
+    point(&mut guest, "screen cursor 7 8")?;
     guest.command("virtio gpu0", CURSOR_COUNTS)?;
     daemon.eventually_says(NO_PICTURE)?;
     picture.expect(&mut guest.process().qmp, "g", 0, &file)?;
