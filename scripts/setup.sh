@@ -2,7 +2,7 @@
 # Installs what Vringlet needs and this machine lacks, saying what it does; quick and quiet when nothing is missing.
 #
 #   scripts/setup.sh         what building and running the guest needs
-#   scripts/setup.sh tests   and what the tests need besides
+#   scripts/setup.sh tests   and what the tests need besides, or can use
 #   scripts/setup.sh ci      and what .ci/run needs besides
 #
 # It uses rustup (unless RUSTUP_AUTO_INSTALL=0) and apt. Where it can't install it names what is needed, and fails.
@@ -12,6 +12,7 @@ cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
 qemu_oldest=8.2
 rust_oldest=1.93
+sound_daemon=0.3.0
 
 say() { echo "setup: $*"; }
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -39,6 +40,14 @@ missing() {
     case $1 in ci) { cargo fmt --version && cargo clippy --version; } >/dev/null 2>&1 || echo "rust-tools" ;; esac
 }
 
+# What the tests can do without: the cells that need it are passed over then.
+wished() {
+    case $1 in tests | ci) ;; *) return 0 ;; esac
+    grep -qs vhost-user-gpu /usr/share/qemu/vhost-user/*.json || echo "gpu-daemon"
+    [ "$(target/tools/bin/vhost-device-sound --version 2>/dev/null)" = "vhost-device-sound $sound_daemon" ] \
+        || echo "sound-daemon"
+}
+
 explain() {
     case $1 in
     rust) echo "Rust >= $rust_oldest for this machine: cargo and rustc (https://rustup.rs, or Debian's rustc-web and cargo-web)" ;;
@@ -49,6 +58,8 @@ explain() {
     curl) echo "curl" ;;
     rust-tools) echo "rustfmt and clippy: \`rustup component add rustfmt clippy\`, or Debian's rustfmt-web and rust-web-clippy" ;;
     file-system-tools) echo "mkfs.fat, mcopy, mke2fs, debugfs and sfdisk: Debian's dosfstools, mtools, e2fsprogs and fdisk" ;;
+    gpu-daemon) echo "QEMU's vhost-user-gpu: Debian's qemu-system-gui" ;;
+    sound-daemon) echo "vhost-device-sound $sound_daemon in target/tools: a crate, with ALSA (Debian's libasound2-dev and pkg-config)" ;;
     network-tools) echo "ip, ping and nsenter: Debian's iproute2, iputils-ping and util-linux" ;;
     esac
 }
@@ -115,14 +126,49 @@ add_backports() {
     refresh
 }
 
+# A package of QEMU's. All of them must be of one version, and are, as they come from one suite.
 install_qemu() {
-    version=$(candidate qemu-system-x86)
+    version=$(candidate "$1")
     if [ -n "$version" ] && at_least "$version" $qemu_oldest; then
-        install qemu-system-x86
+        install "$1"
     else
         add_backports
-        install -t "$(. /etc/os-release && echo "$VERSION_CODENAME")-backports" qemu-system-x86
+        install -t "$(. /etc/os-release && echo "$VERSION_CODENAME")-backports" "$1"
     fi
+}
+
+can_install() { have apt-get && as_root true 2>/dev/null; }
+
+install_sound_daemon() {
+    if ! { have pkg-config && pkg-config --exists alsa; }; then
+        can_install || give_up "ALSA's headers are not there"
+        refresh
+        install libasound2-dev pkg-config
+    fi
+    say "building vhost-device-sound $sound_daemon in target/tools"
+    cargo install --quiet --locked --root target/tools vhost-device-sound --version $sound_daemon \
+        --no-default-features --features alsa-backend || give_up "vhost-device-sound could not be built"
+}
+
+# Installs what the tests can do without, if that is possible here.
+grant() {
+    case $1 in
+    gpu-daemon)
+        can_install || return 0
+        refresh
+        install_qemu qemu-system-gui ;;
+    sound-daemon) install_sound_daemon ;;
+    esac
+}
+
+grant_wishes() {
+    for wish in $(wished "$scope"); do
+        # What gives up, gives up on this alone.
+        (grant "$wish") || true
+    done
+    for wish in $(wished "$scope"); do
+        say "without it, some cells are passed over: $(explain "$wish")"
+    done
 }
 
 # The distribution's Rust: Debian's `-web` packages are the newer ones where both are.
@@ -145,7 +191,7 @@ install_rust_tools() {
 
 scope=${1-run}
 needs=$(missing "$scope")
-if [ -z "$needs" ]; then
+if [ -z "$needs" ] && [ -z "$(wished "$scope")" ]; then
     say "nothing is missing"
     exit 0
 fi
@@ -158,7 +204,10 @@ case " $(echo $needs) " in *" guest-rust "*)
         needs=$(missing "$scope")
     fi ;;
 esac
-[ -n "$needs" ] || exit 0
+if [ -z "$needs" ]; then
+    grant_wishes
+    exit 0
+fi
 
 have apt-get || give_up "this machine has no apt"
 as_root true 2>/dev/null || give_up "neither root nor passwordless sudo"
@@ -169,7 +218,7 @@ for need in $needs; do
     guest-rust) install_rust rust-web-src ;;
     cc) install gcc libc6-dev ;;
     ld) install binutils ;;
-    qemu) install_qemu ;;
+    qemu) install_qemu qemu-system-x86 ;;
     curl) install curl ca-certificates ;;
     rust-tools) install_rust_tools ;;
     file-system-tools) install dosfstools mtools e2fsprogs fdisk ;;
@@ -177,4 +226,5 @@ for need in $needs; do
     esac
 done
 [ -z "$(missing "$scope")" ] || give_up "installed, and still not there"
+grant_wishes
 say "done"

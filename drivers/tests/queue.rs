@@ -378,6 +378,30 @@ fn a_kick_with_nothing_new_is_none() {
 }
 
 #[test]
+fn what_is_published_is_seen_without_a_kick() {
+    for event_idx in BOTH {
+        let memory = Memory::fresh();
+        let device = FakeDevice::new(Echo::new(16));
+        device.set_pace(Pace::Manual);
+        let mut transport = device.transport();
+        let mut queue = start(&mut transport, options(16), declined(true, event_idx));
+        queue.submit(&[], Data::new(b"x", 1)).expect("room");
+        device.pump();
+        assert!(queue.poll(&mut []).expect("honest").is_none());
+        queue.publish();
+        queue.kick();
+        assert_eq!(device.notifications(0), 0, "nothing is new for a kick");
+        device.pump();
+        assert!(queue.poll(&mut []).expect("honest").is_some());
+        // The next request is none the worse for it.
+        queue.submit(&[], Data::new(b"y", 1)).expect("room");
+        queue.kick();
+        assert_eq!(device.notifications(0), 1);
+        finish(&memory, &mut transport, queue);
+    }
+}
+
+#[test]
 fn requests_come_back_in_the_order_of_the_device() {
     let memory = Memory::fresh();
     let device = FakeDevice::new(Echo::new(8));

@@ -12,8 +12,8 @@ use vringlet::fake::{
 };
 use vringlet::features::RingFeatures;
 use vringlet::sound::{
-    Capture, Direction, Event, Format, FrameSink, FrameSource, Inventory, Layout, Options, Params,
-    Playback, Rate, Request, Role, Sound, State, ValueType, copy,
+    Capture, Direction, Event, Format, FrameSink, FrameSource, Inventory, Kind, Layout, Options,
+    Params, Playback, Rate, Request, Role, Sound, State, ValueType, copy,
 };
 use vringlet::transport::Status;
 use vringlet::{Buffer, Cause, Driver};
@@ -34,6 +34,8 @@ const IO_ERR: u32 = 0x8003;
 
 const OUT: u32 = 0;
 const IN: u32 = 1;
+
+const EVENT_QUEUE: u16 = 1;
 
 const CD: Layout = Layout {
     format: Format::S16,
@@ -821,6 +823,31 @@ fn without_indirect_descriptors_fewer_periods_fit() {
     })
     .expect("a stream");
     assert!(device.with(|model| model.streams[0].played.clone()) == frames);
+    drop(face);
+    memory.assert_clean();
+}
+
+#[test]
+fn a_device_gets_room_for_events_when_it_has_told_what_it_has() {
+    let memory = Memory::fresh();
+    let mut model = FakeSound::new();
+    model.jacks = vec![vec![0; 24]];
+    let (device, card) = open(model);
+    let face = Asynchronous::new(card);
+    device.with(|model| model.tell(0x1000, 0));
+    device.pump();
+    let streams = Request::info(Kind::Streams, 2).expect("memory");
+    run(&face, face.perform(streams)).expect("streams");
+    device.pump();
+    face.process().expect("an honest device");
+    assert_eq!(face.with(Card::take_event), None);
+
+    run(&face, face.query()).expect("streams");
+    device.pump();
+    // It finds the buffers by itself. There is one that, notified of them, does nothing else any more.
+    assert_eq!(device.notifications(EVENT_QUEUE), 0);
+    face.process().expect("an honest device");
+    assert_eq!(face.with(Card::take_event), Some(Event::JackConnected(0)));
     drop(face);
     memory.assert_clean();
 }

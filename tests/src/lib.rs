@@ -3,21 +3,23 @@
 //! The guest's word is not enough. Disk images are compared byte for byte, frames are read back from pcap files, pages
 //! are fetched over the network, the exit status is checked, and QEMU's own log of guest errors must be empty.
 //!
-//! | module      | what it knows                                                            |
-//! |-------------|--------------------------------------------------------------------------|
-//! | [`qemu`]    | the QEMU command line: the one place that knows how the guest is started |
-//! | [`guest`]   | a running guest: its console, its end, what the end means                |
-//! | [`console`] | the serial port: captured with times, waited for with a bound            |
-//! | [`qmp`]     | QEMU's control socket: commands and events                               |
-//! | [`gdb`]     | QEMU's debugger socket, as far as spoiling a register needs              |
-//! | [`demo`]    | the disk that `make run` brings along                                      |
-//! | [`disk`]    | the test pattern, disk images and what they must contain                 |
-//! | [`images`]  | file systems in images, made and checked by the host's own tools           |
-//! | [`pictures`] | pictures as files: PNG of all kinds, and BMP                               |
-//! | [`net`]     | the host's end of the wire: curl, echo clients, pcap files, raw frames   |
-//! | [`screen`]  | what the guest shows, and windows that are resized                        |
-//! | [`wav`]     | sound as files                                                              |
-//! | [`cell`]    | one named test and what is kept of it when it fails                      |
+//! | module         | what it knows                                                            |
+//! |----------------|--------------------------------------------------------------------------|
+//! | [`qemu`]       | the QEMU command line: the one place that knows how the guest is started |
+//! | [`guest`]      | a running guest: its console, its end, what the end means                |
+//! | [`console`]    | the serial port: captured with times, waited for with a bound            |
+//! | [`qmp`]        | QEMU's control socket: commands and events                               |
+//! | [`gdb`]        | QEMU's debugger socket, as far as spoiling a register needs              |
+//! | [`disk`]       | the test pattern, disk images and what they must contain                 |
+//! | [`images`]     | file systems in images, made and checked by the host's own tools         |
+//! | [`net`]        | the host's end of the wire: curl, echo clients, pcap files, raw frames   |
+//! | [`screen`]     | what the guest shows, and windows that are resized                       |
+//! | [`pictures`]   | pictures as files: PNG of all kinds, and BMP                             |
+//! | [`sound`]      | what a card plays and records: the guest's tone, files                   |
+//! | [`wav`]        | sound as files                                                           |
+//! | [`vhost_user`] | devices in processes of their own                                        |
+//! | [`demo`]       | the disk that `make run` brings along                                    |
+//! | [`cell`]       | one named test and what is kept of it when it fails                      |
 //!
 //! `vringlet-run` (`make run`) starts the guest through the same modules.
 
@@ -34,6 +36,7 @@ pub mod qemu;
 pub mod qmp;
 pub mod screen;
 pub mod sound;
+pub mod vhost_user;
 pub mod wav;
 
 use std::path::PathBuf;

@@ -106,6 +106,16 @@ impl Qemu {
         self.args.extend(more);
     }
 
+    /// Makes the guest's memory, of this size, one that other processes can map: the daemons of vhost-user must.
+    pub fn share_memory(&mut self, size: &str) {
+        self.arg(
+            "-object",
+            &format!("memory-backend-memfd,id=shared,share=on,size={size}"),
+        );
+        // A second option of this name adds to the first.
+        self.arg("-machine", "memory-backend=shared");
+    }
+
     /// The machine it is for.
     pub fn machine(&self) -> &Machine {
         &self.machine

@@ -1,4 +1,5 @@
-//! What the guest shows: pictures taken by QEMU, the test pattern rendered on the host, and windows being resized.
+//! What the guest shows: pictures taken by QEMU, the test pattern rendered on the host, and windows: resized, and with a
+//! pointer.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -199,14 +200,95 @@ impl Picture {
     }
 }
 
-/// A VNC client that looks at nothing, and resizes its window.
+/// The picture of a pointer: 0xAARRGGBB, row after row.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Pointer {
+    size: (usize, usize),
+    hot: (u16, u16),
+    pixels: Vec<u32>,
+}
+
+impl Pointer {
+    /// The size of all pointers (virtio spec 5.7.6.3); what is drawn on them is smaller.
+    const SIDE: usize = 64;
+
+    /// What `screen cursor` shows: a white triangle with a black edge, 12 wide and 18 high. It points with its upper left
+    /// corner.
+    pub fn arrow() -> Self {
+        let mut pointer = Self::clear();
+        for y in 0..18 {
+            for x in (0..12).filter(|x| x * 3 / 2 <= y) {
+                let edge = x == 0 || y == 17 || (x + 1) * 3 / 2 > y;
+                let color = if edge { 0xff00_0000 } else { 0xffff_ffff };
+                pointer.pixels[y * Self::SIDE + x] = color;
+            }
+        }
+        pointer
+    }
+
+    /// One that can't be seen.
+    fn clear() -> Self {
+        Self {
+            size: (Self::SIDE, Self::SIDE),
+            hot: (0, 0),
+            pixels: vec![0; Self::SIDE * Self::SIDE],
+        }
+    }
+
+    /// This must be the other.
+    pub fn expect(&self, other: &Self) -> Result<()> {
+        ensure!(
+            (self.size, self.hot) == (other.size, other.hot),
+            "{self:?}, and not {other:?}"
+        );
+        let mut pairs = self.pixels.iter().zip(&other.pixels).enumerate();
+        if let Some((index, (is, should))) = pairs.find(|(_, (is, should))| is != should) {
+            let (x, y) = (index % self.size.0, index / self.size.0);
+            bail!("pixel {x},{y} of the pointer is {is:08x} and not {should:08x}");
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Pointer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ((width, height), (x, y)) = (self.size, self.hot);
+        write!(f, "pointer of {width}x{height} with {x},{y} in front")
+    }
+}
+
+/// How a VNC client wants to get pointers (the numbers are IANA's of RFB encodings).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pointers {
+    /// Not at all.
+    None,
+    /// As colors, and a bit for each pixel that is to be seen.
+    Rich,
+    /// With an alpha channel.
+    Alpha,
+}
+
+const RAW: i32 = 0;
+const RICH_CURSOR: i32 = -239;
+const EXTENDED_DESKTOP_SIZE: i32 = -308;
+const ALPHA_CURSOR: i32 = -314;
+
+/// What came in a FramebufferUpdate.
+#[derive(Default)]
+struct Update {
+    pointer: Option<Pointer>,
+    /// Some of the picture.
+    pixels: bool,
+}
+
+/// A VNC client that looks at no picture: it resizes its window, and it gets the pointer.
 pub struct Window {
     stream: UnixStream,
 }
 
 impl Window {
     /// Opens the window that QEMU's VNC server at this socket shows.
-    pub fn open(socket: &Path) -> Result<Self> {
+    pub fn open(socket: &Path, pointers: Pointers) -> Result<Self> {
         let stream = UnixStream::connect(socket)
             .with_context(|| format!("connecting to {}", socket.display()))?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -215,27 +297,52 @@ impl Window {
         ensure!(&window.read::<12>()? == b"RFB 003.008\n", "another version");
         window.stream.write_all(b"RFB 003.008\n")?;
         let [kinds] = window.read()?;
-        for _ in 0..kinds {
-            window.read::<1>()?;
-        }
+        window.bytes(kinds.into())?;
         window.stream.write_all(&[1])?;
         ensure!(window.read::<4>()? == [0; 4], "not let in");
         window.stream.write_all(&[1])?;
         window.read::<20>()?;
         let name = u32::from_be_bytes(window.read()?);
-        for _ in 0..name {
-            window.read::<1>()?;
+        window.bytes(name as usize)?;
+        // SetPixelFormat: 32 bits, little-endian, true color of 8 bits each, blue lowest.
+        let format = [
+            0, 0, 0, 0, 32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 16, 8, 0, 0, 0, 0,
+        ];
+        window.stream.write_all(&format)?;
+        // SetEncodings: ExtendedDesktopSize, which allows a client to resize, and what was asked for.
+        let encodings: &[i32] = match pointers {
+            Pointers::None => &[EXTENDED_DESKTOP_SIZE],
+            Pointers::Rich => &[EXTENDED_DESKTOP_SIZE, RICH_CURSOR],
+            Pointers::Alpha => &[EXTENDED_DESKTOP_SIZE, ALPHA_CURSOR],
+        };
+        window.stream.write_all(&[2, 0, 0, encodings.len() as u8])?;
+        for encoding in encodings {
+            window.stream.write_all(&encoding.to_be_bytes())?;
         }
-        // SetEncodings: only ExtendedDesktopSize, which allows a client to resize.
-        window.stream.write_all(&[2, 0, 0, 1])?;
-        window.stream.write_all(&(-308i32).to_be_bytes())?;
-        Ok(window)
+        // FramebufferUpdateRequest for one pixel: when that has come, the server knows the rest.
+        window.stream.write_all(&[3, 0, 0, 0, 0, 0, 0, 1, 0, 1])?;
+        loop {
+            let [message] = window.read()?;
+            if window.message(message)?.pixels {
+                return Ok(window);
+            }
+        }
     }
 
     fn read<const N: usize>(&mut self) -> Result<[u8; N]> {
         let mut bytes = [0; N];
         self.stream.read_exact(&mut bytes).context("VNC server")?;
         Ok(bytes)
+    }
+
+    fn bytes(&mut self, len: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        self.stream.read_exact(&mut bytes).context("VNC server")?;
+        Ok(bytes)
+    }
+
+    fn word(&mut self) -> Result<u16> {
+        self.read().map(u16::from_be_bytes)
     }
 
     /// SetDesktopSize, with one screen.
@@ -246,6 +353,78 @@ impl Window {
             &[0, 0, 0, 0, 0, 0, 0, 0, w0, w1, h0, h1, 0, 0, 0, 0],
         ];
         Ok(self.stream.write_all(&message.concat())?)
+    }
+
+    /// Waits for the next pointer.
+    pub fn pointer(&mut self) -> Result<Pointer> {
+        loop {
+            let [message] = self.read()?;
+            if let Some(pointer) = self.message(message)?.pointer {
+                return Ok(pointer);
+            }
+        }
+    }
+
+    /// How many pointers come before the server ends.
+    pub fn pointers_left(mut self) -> Result<usize> {
+        let mut count = 0;
+        let mut message = [0];
+        while self.stream.read(&mut message).context("VNC server")? > 0 {
+            count += usize::from(self.message(message[0])?.pointer.is_some());
+        }
+        Ok(count)
+    }
+
+    /// Reads the rest of a message. No other than FramebufferUpdate is expected.
+    fn message(&mut self, message: u8) -> Result<Update> {
+        ensure!(message == 0, "VNC message {message}");
+        self.read::<1>()?;
+        let mut update = Update::default();
+        for _ in 0..self.word()? {
+            let hot = (self.word()?, self.word()?);
+            let size = (self.word()?.into(), self.word()?.into());
+            match i32::from_be_bytes(self.read()?) {
+                EXTENDED_DESKTOP_SIZE => {
+                    let [screens, _, _, _] = self.read()?;
+                    self.bytes(16 * usize::from(screens))?;
+                }
+                RAW => {
+                    self.pixels(size)?;
+                    update.pixels = true;
+                }
+                RICH_CURSOR => update.pointer = Some(self.rich(size, hot)?),
+                ALPHA_CURSOR => update.pointer = Some(self.alpha(size, hot)?),
+                other => bail!("VNC encoding {other}"),
+            }
+        }
+        Ok(update)
+    }
+
+    fn pixels(&mut self, (width, height): (usize, usize)) -> Result<Vec<u32>> {
+        let bytes = self.bytes(4 * width * height)?;
+        let (pixels, _) = bytes.as_chunks();
+        Ok(pixels.iter().copied().map(u32::from_le_bytes).collect())
+    }
+
+    /// A pointer without shades: each pixel is there or not.
+    fn rich(&mut self, size: (usize, usize), hot: (u16, u16)) -> Result<Pointer> {
+        let mut pixels = self.pixels(size)?;
+        let stride = size.0.div_ceil(8);
+        let mask = self.bytes(stride * size.1)?;
+        for (index, pixel) in pixels.iter_mut().enumerate() {
+            let (x, y) = (index % size.0, index / size.0);
+            let seen = mask[y * stride + x / 8] & (0x80 >> (x % 8)) != 0;
+            *pixel = if seen { *pixel | 0xff00_0000 } else { 0 };
+        }
+        Ok(Pointer { size, hot, pixels })
+    }
+
+    /// A pointer as QEMU sends it: its own pixels, whatever pixel format was set.
+    fn alpha(&mut self, size: (usize, usize), hot: (u16, u16)) -> Result<Pointer> {
+        let encoding = i32::from_be_bytes(self.read()?);
+        ensure!(encoding == 0, "a pointer in encoding {encoding}, not raw");
+        let pixels = self.pixels(size)?;
+        Ok(Pointer { size, hot, pixels })
     }
 }
 
@@ -260,6 +439,56 @@ mod tests {
         assert_eq!(picture.bytes, b"abc\ndf");
         assert!(Picture::from_ppm(b"P6\n1 2\n255\nabcdef").is_err());
         assert!(Picture::from_ppm(b"P6\n1 2\n").is_err());
+    }
+
+    #[test]
+    fn pointers_are_read_from_what_a_vnc_server_sends() -> Result<()> {
+        let (client, mut server) = UnixStream::pair()?;
+        let mut window = Window { stream: client };
+        let rect = |x: u8, width: u8, encoding: i32| {
+            let [a, b, c, d] = encoding.to_be_bytes();
+            vec![0, x, 0, 0, 0, width, 0, 1, a, b, c, d]
+        };
+        let rich = [3, 2, 1, 0, 6, 5, 4, 0, 0x40];
+        let alpha = [0, 0, 0, 0, 3, 2, 1, 0x80];
+        let size = [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 9, 0, 0, 0, 0];
+        let parts = [
+            vec![0, 0, 0, 2],
+            rect(0, 9, EXTENDED_DESKTOP_SIZE),
+            size.to_vec(),
+            rect(1, 2, RICH_CURSOR),
+            rich.to_vec(),
+            vec![0, 0, 0, 1],
+            rect(0, 1, ALPHA_CURSOR),
+            alpha.to_vec(),
+        ];
+        server.write_all(&parts.concat())?;
+        let pointer = |width, hot, pixels: &[u32]| Pointer {
+            size: (width, 1),
+            hot: (hot, 0),
+            pixels: pixels.to_vec(),
+        };
+        assert_eq!(window.pointer()?, pointer(2, 1, &[0, 0xff04_0506]));
+        assert_eq!(window.pointer()?, pointer(1, 0, &[0x8001_0203]));
+        server.write_all(&[2])?;
+        assert!(window.pointer().is_err());
+        drop(server);
+        assert_eq!(window.pointers_left()?, 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_pointer_that_is_not_the_arrow_is_told_from_it() {
+        let arrow = Pointer::arrow();
+        assert!(arrow.expect(&arrow).is_ok());
+        let error = Pointer::clear().expect(&arrow).expect_err("another");
+        assert_eq!(
+            error.to_string(),
+            "pixel 0,0 of the pointer is 00000000 and not ff000000"
+        );
+        let mut other = arrow.clone();
+        other.hot = (1, 0);
+        assert!(other.expect(&arrow).is_err());
     }
 
     #[test]

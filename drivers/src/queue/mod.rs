@@ -357,6 +357,12 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
         }
     }
 
+    /// Makes all submitted requests visible to the device without ringing its bell: for buffers that it looks for by
+    /// itself, when it has something to put there.
+    pub fn publish(&mut self) {
+        self.ring.publish();
+    }
+
     /// Takes the next completion, if there is one, and copies its footer to `footer` (as much as fits).
     ///
     /// # Errors

@@ -108,6 +108,16 @@ impl Kind {
 }
 
 impl Items {
+    /// Whether the device was asked for these.
+    pub(super) fn are_asked(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Streams => self.streams != Inventory::Unknown,
+            Kind::Jacks => self.jacks != Inventory::Unknown,
+            Kind::Chmaps => self.chmaps != Inventory::Unknown,
+            Kind::Controls => self.controls != Inventory::Unknown,
+        }
+    }
+
     /// Takes down what the device answered when asked for all items of a kind; `bytes` are the items.
     pub(super) fn take(&mut self, kind: Kind, answer: Result<&[u8], Cause>) -> Result<(), Cause> {
         match kind {

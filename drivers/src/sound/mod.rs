@@ -153,8 +153,6 @@ impl<H: Hal, T: Transport> Active<H, T> {
             drop(queues.release(&transport.reset()?));
             return Err(error);
         }
-        // Only now may the device be told of anything.
-        queues.event.kick();
         Ok(Self {
             negotiated,
             config,
@@ -199,7 +197,7 @@ impl<H: Hal, T: Transport> Queues<H, T> {
         }
     }
 
-    /// Sees whether the queues can carry what they must, and fills the event queue.
+    /// Sees whether the queues can carry what they must, and fills the event queue, of which the device learns later.
     fn start(&mut self) -> Result<()> {
         for (queue, max, need) in [
             (
@@ -363,7 +361,8 @@ impl<H: Hal, T: Transport> Sound<H, T> {
             .sum()
     }
 
-    /// What the device told on its own, in order, one after the other.
+    /// What the device told on its own, in order, one after the other. It tells nothing before it was asked for everything
+    /// that it has.
     pub fn take_event(&mut self) -> Option<Event> {
         self.events.take()
     }
@@ -525,9 +524,23 @@ impl<H: Hal, T: Transport> Sound<H, T> {
 
 /// Taking what the device is done with.
 impl<H: Hal, T: Transport> Sound<H, T> {
+    /// Gives the device room for events once it was asked for everything, the last step of its initialisation (spec 5.14.5).
+    ///
+    /// It is not notified: it looks for a buffer when it has an event, and Linux does the same. vhost-device-sound 0.3.0, if
+    /// notified of a buffer in this queue, looks at it for ever and answers no command. Nor may there be one while it starts,
+    /// since QEMU notifies such a daemon once of every queue.
+    fn invite_events(&mut self) {
+        let config = self.active.config;
+        let asked = |kind: &Kind| kind.count(&config) == 0 || self.items.are_asked(*kind);
+        if Kind::ALL.iter().all(asked) {
+            self.active.queues.event.publish();
+        }
+    }
+
     /// Takes what the device told on its own, and gives it the room to tell more.
     fn poll_events(&mut self) -> Result<()> {
         let queue = &mut self.active.queues.event;
+        let mut any = false;
         // What comes meanwhile has its turn later.
         for _ in 0..queue.size() {
             let mut bytes = [0; EVENT_LEN];
@@ -540,8 +553,11 @@ impl<H: Hal, T: Transport> Sound<H, T> {
             };
             self.events.add(event, &mut self.items, &mut self.streams);
             queue.submit(&[], ()).map_err(|rejected| rejected.error)?;
+            any = true;
         }
-        queue.kick();
+        if any {
+            queue.kick();
+        }
         Ok(())
     }
 
@@ -602,7 +618,9 @@ impl<H: Hal, T: Transport> Sound<H, T> {
         match control.message {
             Message::Info(kind, _) => {
                 let answer = result.map(|()| control.answer());
-                return self.items.take(kind, answer);
+                let taken = self.items.take(kind, answer);
+                self.invite_events();
+                return taken;
             }
             Message::SetParams { stream, .. } | Message::Stream(_, stream) => {
                 if let Some(stream) = self.streams.get_mut(stream as usize) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use vringlet_tests::cell::{Booted, Cell, MEMORY};
 use vringlet_tests::qemu::{escape, utf8};
-use vringlet_tests::screen::{Picture, Window};
+use vringlet_tests::screen::{Picture, Pointers, Window};
 
 use crate::Spec;
 
@@ -110,7 +110,8 @@ fn heads(cell: &Cell) -> Result<()> {
     let mut guest = cell.boot(qemu)?;
     guest.expect_prompt()?;
     let [first, second] = &paths;
-    let (mut first, mut second) = (Window::open(first)?, Window::open(second)?);
+    let mut first = Window::open(first, Pointers::None)?;
+    let mut second = Window::open(second, Pointers::None)?;
     let file = cell.file("screen.ppm");
     let page = |size| move |picture: &Picture| picture.size() == size && is_page(picture);
     first.resize(800, 600)?;

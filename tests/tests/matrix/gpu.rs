@@ -1,60 +1,108 @@
 //! Graphics adapters: what the guest shows, pixel by pixel.
 
 use anyhow::{Context, Result, ensure};
-use vringlet_tests::cell::{Cell, MEMORY};
-use vringlet_tests::qemu::{escape, utf8};
-use vringlet_tests::screen::{Picture, Window};
+use vringlet_tests::cell::{Booted, Cell, MEMORY};
+use vringlet_tests::qemu::{Qemu, escape, utf8};
+use vringlet_tests::screen::{Picture, Pointer, Pointers, Window};
+use vringlet_tests::vhost_user::{Daemon, no_gpu};
 
 use crate::Spec;
 
 pub(crate) fn cells() -> Vec<Spec> {
     let mut cells = Vec::new();
-    for (name, machine, kind, properties, size) in [
-        ("q35/gpu/1280x800", "q35", "gpu", "", (1280, 800)),
+    for (name, machine, properties, size) in [
+        ("q35/gpu/1280x800", "q35", "", (1280, 800)),
         // Rows that no power of two divides, and pieces of memory that are not full.
         (
             "q35/gpu/1918x1079",
             "q35",
-            "gpu",
             "xres=1918,yres=1079",
             (1918, 1079),
         ),
         (
             "q35/gpu/intx",
             "q35",
-            "gpu",
             "vectors=0,xres=800,yres=600",
             (800, 600),
         ),
         (
             "q35/gpu/event_idx=off,indirect=off",
             "q35",
-            "gpu",
             "event_idx=off,indirect_desc=off,xres=1024,yres=768",
             (1024, 768),
         ),
-        ("q35/gpu/edid=off", "q35", "gpu", "edid=off", (1280, 800)),
-        ("pc/gpu/1280x800", "pc", "gpu", "", (1280, 800)),
-        ("microvm/gpu/1280x800", "microvm", "gpu", "", (1280, 800)),
+        ("q35/gpu/edid=off", "q35", "edid=off", (1280, 800)),
+        ("pc/gpu/1280x800", "pc", "", (1280, 800)),
+        ("microvm/gpu/1280x800", "microvm", "", (1280, 800)),
     ] {
         cells.push(Spec::new(name, move |cell| {
-            pixels(cell, machine, kind, properties, size)
+            pixels(cell, machine, Model::Qemu, properties, size)
         }));
     }
+    for (name, machine, device, properties, size) in [
+        ("q35/gpu/vhost-user/1280x800", "q35", PCI, "", (1280, 800)),
+        (
+            "q35/gpu/vhost-user/1918x1079",
+            "q35",
+            PCI,
+            "xres=1918,yres=1079",
+            (1918, 1079),
+        ),
+        ("pc/gpu/vhost-user/1280x800", "pc", PCI, "", (1280, 800)),
+        ("q35/gpu/vhost-user/vga", "q35", VGA, "", (1280, 800)),
+    ] {
+        let spec = Spec::new(name, move |cell| {
+            pixels(cell, machine, Model::Daemon(device), properties, size)
+        });
+        cells.push(spec.unless(no_gpu));
+    }
     cells.push(Spec::new("q35/gpu/windows-resized", windows));
+    cells.push(Spec::new("q35/gpu/cursor", cursor));
+    cells.push(Spec::new("q35/gpu/vhost-user/cursor", cursor_of_daemon).unless(no_gpu));
     cells
+}
+
+/// QEMU's names of the daemon's device.
+const PCI: &str = "vhost-user-gpu-pci";
+const VGA: &str = "vhost-user-vga";
+
+/// What is behind the adapter.
+#[derive(Clone, Copy, Debug)]
+enum Model {
+    /// QEMU itself.
+    Qemu,
+    /// The daemon vhost-user-gpu, with QEMU's device of this name.
+    Daemon(&'static str),
+}
+
+impl Model {
+    /// Adds the adapter, with the id `g`.
+    fn attach(self, cell: &Cell, qemu: &mut Qemu, properties: &str) -> Result<Option<Daemon>> {
+        match self {
+            Model::Qemu => {
+                qemu.virtio("gpu", "g", properties);
+                Ok(None)
+            }
+            Model::Daemon(device) => {
+                qemu.share_memory(MEMORY);
+                let daemon = Daemon::gpu(cell.directory())?;
+                daemon.attach(qemu, device, "g", properties)?;
+                Ok(Some(daemon))
+            }
+        }
+    }
 }
 
 /// The test pattern, then a rectangle over it: the picture is right, and only the rectangle's bytes were transferred.
 fn pixels(
     cell: &Cell,
     machine: &str,
-    kind: &str,
+    model: Model,
     properties: &str,
     (width, height): (usize, usize),
 ) -> Result<()> {
     let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
-    qemu.virtio(kind, "g", properties);
+    let daemon = model.attach(cell, &mut qemu, properties)?;
     qemu.script("strict; screen info; screen test");
     let mut guest = cell.boot(qemu)?;
     guest.expect("gpu0: virtio-gpu at ")?;
@@ -78,7 +126,8 @@ fn pixels(
     let info = guest.console().output_of("screen info")?.concat();
     let monitor = info.contains("monitor=\"QEMU Monitor\"");
     ensure!(monitor != properties.contains("edid=off"), "{info}");
-    guest.power_off()
+    guest.power_off()?;
+    daemon.map_or(Ok(()), |daemon| daemon.complains_only_of(&[]))
 }
 
 /// Two windows: one is resized, one appears, both are resized again and again, and the guest follows.
@@ -95,7 +144,8 @@ fn windows(cell: &Cell) -> Result<()> {
     let mut guest = cell.boot(qemu)?;
     guest.expect("transferred=")?;
     let [first, second] = &paths;
-    let (mut first, mut second) = (Window::open(first)?, Window::open(second)?);
+    let mut first = Window::open(first, Pointers::None)?;
+    let mut second = Window::open(second, Pointers::None)?;
     let file = cell.file("screen.ppm");
 
     first.resize(1000, 700)?;
@@ -120,4 +170,102 @@ fn windows(cell: &Cell) -> Result<()> {
     guest.command("virtio gpu0", " resources=2 backed_resources=2")?;
     guest.command("virtio gpu0", "errors=0")?;
     guest.power_off()
+}
+
+/// The pointer as VNC clients get it, pixel for pixel; and where it is, and whether, as QEMU's adapter was told.
+///
+/// A VNC server says nothing about where the guest's pointer is. When it is hidden, QEMU has the picture sent once more, and
+/// clients go on showing it; the trace of the adapter alone tells of it.
+fn cursor(cell: &Cell) -> Result<()> {
+    let sockets = tempfile::tempdir().context("a directory for sockets")?;
+    let socket = sockets.path().join("vnc");
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    qemu.virtio("gpu", "g", "");
+    ensure!(qemu.vnc(&socket)?, "{} is too long", socket.display());
+    let trace = cell.file("trace.log");
+    let file = escape(utf8(&trace)?);
+    let events = format!("enable=virtio_gpu_update_cursor,file={file}");
+    qemu.arg("-trace", &events);
+    let mut guest = cell.boot(qemu)?;
+    guest.expect_prompt()?;
+    let mut rich = Window::open(&socket, Pointers::Rich)?;
+    let mut alpha = Window::open(&socket, Pointers::Alpha)?;
+    let arrow = Pointer::arrow();
+    let mut expect_arrow = || -> Result<()> {
+        rich.pointer()?.expect(&arrow).context("rich cursor")?;
+        alpha.pointer()?.expect(&arrow).context("alpha cursor")
+    };
+
+    point(&mut guest, "screen cursor 100 200")?;
+    expect_arrow()?;
+    point(&mut guest, "screen cursor 1279 799")?;
+    point(&mut guest, "screen cursor off")?;
+    expect_arrow()?;
+    point(&mut guest, "screen cursor 7 8")?;
+    expect_arrow()?;
+    guest.command("virtio gpu0", CURSOR_COUNTS)?;
+    guest.power_off()?;
+    // Moving it is no reason to send it again.
+    ensure!(rich.pointers_left()? == 0, "more rich cursors");
+    ensure!(alpha.pointers_left()? == 0, "more alpha cursors");
+
+    // With a file for the trace, QEMU's log of guest errors goes there too: this must be all that there is.
+    let trace = std::fs::read_to_string(&trace).context("reading the trace")?;
+    let hidden = |line: &str| line.ends_with("res 0x0");
+    let is: Vec<_> = trace
+        .lines()
+        .map(|line| (line.split(", res ").next().unwrap_or(line), hidden(line)))
+        .collect();
+    let should = [
+        (
+            "virtio_gpu_update_cursor scanout 0, x 100, y 200, update",
+            false,
+        ),
+        (
+            "virtio_gpu_update_cursor scanout 0, x 1279, y 799, move",
+            false,
+        ),
+        ("virtio_gpu_update_cursor scanout 0, x 0, y 0, update", true),
+        (
+            "virtio_gpu_update_cursor scanout 0, x 7, y 8, update",
+            false,
+        ),
+    ];
+    ensure!(is == should, "the trace has {is:?} and not {should:?}");
+    Ok(())
+}
+
+/// Types a command that prints nothing, and waits until the guest has it: what is typed while it is at work is lost.
+fn point(guest: &mut Booted, command: &str) -> Result<()> {
+    guest.command(command, command).map(drop)
+}
+
+const CURSOR_COUNTS: &str = "cursor_updates=3 cursor_moves=1 cursor_errors=0";
+
+/// The daemon takes what the guest says of its pointer. Nobody can look at it: QEMU lets no VNC server show an adapter whose
+/// daemon might use DMABUF. But the picture behind must stay as it is; and what the daemon (of QEMU 10.0) complains of,
+/// though it is how the pointer is hidden, is a sign that it was told.
+fn cursor_of_daemon(cell: &Cell) -> Result<()> {
+    const NO_PICTURE: &str = "update_cursor_data_simple: assertion 'res != NULL' failed";
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    qemu.share_memory(MEMORY);
+    let daemon = Daemon::gpu(cell.directory())?;
+    daemon.attach(&mut qemu, PCI, "g", "")?;
+    qemu.script("strict; screen test; screen cursor 100 200; screen cursor 1279 799");
+    let mut guest = cell.boot(qemu)?;
+    guest.expect("transferred=")?;
+    guest.expect_prompt()?;
+    let (file, picture) = (cell.file("screen.ppm"), Picture::test_pattern(1280, 800, 0));
+    picture.expect(&mut guest.process().qmp, "g", 0, &file)?;
+    daemon.complains_only_of(&[])?;
+    point(&mut guest, "screen cursor off")?;
+    point(&mut guest, "screen cursor 7 8")?;
+    guest.command("virtio gpu0", CURSOR_COUNTS)?;
+    daemon.eventually_says(NO_PICTURE)?;
+    picture.expect(&mut guest.process().qmp, "g", 0, &file)?;
+    guest.power_off()?;
+    daemon.complains_only_of(&[NO_PICTURE])?;
+    let complaints = daemon.output()?.matches(NO_PICTURE).count();
+    ensure!(complaints == 1, "hidden {complaints} times");
+    Ok(())
 }
