@@ -4,13 +4,13 @@
 use std::fmt;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
-use crate::qemu::utf8;
+use crate::qemu::{Qemu, escape, utf8};
 use crate::qmp::Qmp;
 
 /// How long the guest may take to show something.
@@ -255,6 +255,17 @@ impl fmt::Debug for Pointer {
         let ((width, height), (x, y)) = (self.size, self.hot);
         write!(f, "pointer of {width}x{height} with {x},{y} in front")
     }
+}
+
+/// Gives each of the first two displays of the graphics adapter with this id a window: a VNC server at the socket of its
+/// number in `folder`.
+pub fn two_windows(qemu: &mut Qemu, id: &str, folder: &Path) -> Result<[PathBuf; 2]> {
+    let sockets = [0, 1].map(|head| folder.join(head.to_string()));
+    for (head, socket) in sockets.iter().enumerate() {
+        let socket = escape(utf8(socket)?);
+        qemu.arg("-vnc", &format!("unix:{socket},display={id},head={head}"));
+    }
+    Ok(sockets)
 }
 
 /// How a VNC client wants to get pointers (the numbers are IANA's of RFB encodings).

@@ -334,16 +334,28 @@ impl Driven for &'static Card {
     }
 
     fn summary(&self) -> String {
-        self.with(|sound| {
-            let streams = sound.items().streams.items();
-            let outputs = |info: &&StreamInfo| info.direction == Direction::Output;
-            let outputs = streams.iter().filter(outputs).count();
-            let inputs = streams.len() - outputs;
-            let config = sound.config();
-            format!(
-                "{} streams ({outputs} output, {inputs} input), {} jacks, {} channel maps, {} controls",
-                config.streams, config.jacks, config.chmaps, config.controls
-            )
-        })
+        let (config, items) = self.with(|sound| (sound.config(), sound.items().clone()));
+        let streams = items.streams.items();
+        let of = |direction| {
+            let streams = streams.iter().filter(|info| info.direction == direction);
+            streams.count() as u32
+        };
+        let counts = [
+            (of(Direction::Output), "output"),
+            (of(Direction::Input), "input"),
+            (config.jacks, "jack"),
+            (config.chmaps, "channel map"),
+            (config.controls, "control"),
+        ];
+        let mut summary = String::new();
+        for (count, name) in counts.into_iter().filter(|(count, _)| *count > 0) {
+            let comma = if summary.is_empty() { "" } else { ", " };
+            let plural = if count == 1 { "" } else { "s" };
+            summary += &format!("{comma}{count} {name}{plural}");
+        }
+        match summary.as_str() {
+            "" => "nothing to play or record with".into(),
+            _ => summary,
+        }
     }
 }

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use vringlet_tests::cell::{Booted, Cell, MEMORY};
-use vringlet_tests::qemu::{escape, utf8};
-use vringlet_tests::screen::{Picture, Pointers, Window};
+use vringlet_tests::screen::{Picture, Pointers, Window, two_windows};
 
 use crate::Spec;
 
@@ -102,16 +101,11 @@ fn heads(cell: &Cell) -> Result<()> {
     let sockets = tempfile::tempdir().context("a directory for sockets")?;
     let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
     qemu.virtio("gpu", "g", "max_outputs=2");
-    let paths = ["0", "1"].map(|head| sockets.path().join(head));
-    for (head, path) in paths.iter().enumerate() {
-        let socket = escape(utf8(path)?);
-        qemu.arg("-vnc", &format!("unix:{socket},display=g,head={head}"));
-    }
+    let [first, second] = two_windows(&mut qemu, "g", sockets.path())?;
     let mut guest = cell.boot(qemu)?;
     guest.expect_prompt()?;
-    let [first, second] = &paths;
-    let mut first = Window::open(first, Pointers::None)?;
-    let mut second = Window::open(second, Pointers::None)?;
+    let mut first = Window::open(&first, Pointers::None)?;
+    let mut second = Window::open(&second, Pointers::None)?;
     let file = cell.file("screen.ppm");
     let page = |size| move |picture: &Picture| picture.size() == size && is_page(picture);
     first.resize(800, 600)?;

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use vringlet_tests::cell::{Booted, Cell, MEMORY};
 use vringlet_tests::qemu::{Qemu, escape, utf8};
-use vringlet_tests::screen::{Picture, Pointer, Pointers, Window};
+use vringlet_tests::screen::{Picture, Pointer, Pointers, Window, two_windows};
 use vringlet_tests::vhost_user::{Daemon, no_gpu};
 
 use crate::Spec;
@@ -135,17 +135,12 @@ fn windows(cell: &Cell) -> Result<()> {
     let sockets = tempfile::tempdir().context("a directory for sockets")?;
     let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
     qemu.virtio("gpu", "g", "max_outputs=2");
-    let paths = ["0", "1"].map(|head| sockets.path().join(head));
-    for (head, path) in paths.iter().enumerate() {
-        let socket = escape(utf8(path)?);
-        qemu.arg("-vnc", &format!("unix:{socket},display=g,head={head}"));
-    }
+    let [first, second] = two_windows(&mut qemu, "g", sockets.path())?;
     qemu.script("strict; screen test");
     let mut guest = cell.boot(qemu)?;
     guest.expect("transferred=")?;
-    let [first, second] = &paths;
-    let mut first = Window::open(first, Pointers::None)?;
-    let mut second = Window::open(second, Pointers::None)?;
+    let mut first = Window::open(&first, Pointers::None)?;
+    let mut second = Window::open(&second, Pointers::None)?;
     let file = cell.file("screen.ppm");
 
     first.resize(1000, 700)?;

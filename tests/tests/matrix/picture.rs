@@ -4,8 +4,8 @@ use anyhow::{Context, Result, ensure};
 use vringlet_tests::cell::{Booted, Cell};
 use vringlet_tests::images::{FileSystem, Files};
 use vringlet_tests::pictures::{Kind, bmp, png};
-use vringlet_tests::qemu::{Image, escape, utf8};
-use vringlet_tests::screen::{Picture, Window};
+use vringlet_tests::qemu::Image;
+use vringlet_tests::screen::{Picture, Pointers, Window, two_windows};
 
 use crate::Spec;
 
@@ -89,17 +89,13 @@ fn heads(cell: &Cell) -> Result<()> {
     let sockets = tempfile::tempdir().context("a directory for sockets")?;
     let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
     qemu.virtio("gpu", "g", "max_outputs=2");
-    let paths = ["0", "1"].map(|head| sockets.path().join(head));
-    for (head, path) in paths.iter().enumerate() {
-        let socket = escape(utf8(path)?);
-        qemu.arg("-vnc", &format!("unix:{socket},display=g,head={head}"));
-    }
+    let [first, second] = two_windows(&mut qemu, "g", sockets.path())?;
     qemu.drive("d0", &path, Image::RAW)?;
     qemu.virtio("blk", "disk0", "drive=d0");
     let mut guest = cell.boot(qemu)?;
     guest.expect_prompt()?;
-    let [first, second] = &paths;
-    let (mut first, mut second) = (Window::open(first)?, Window::open(second)?);
+    let mut first = Window::open(&first, Pointers::None)?;
+    let mut second = Window::open(&second, Pointers::None)?;
     second.resize(641, 479)?;
     guest.expect("display 1 is there: 641x479")?;
     let expect = |guest: &mut Booted, head: usize, (width, height)| {
