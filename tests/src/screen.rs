@@ -257,10 +257,10 @@ impl fmt::Debug for Pointer {
     }
 }
 
-/// Gives each of the first two displays of the graphics adapter with this id a window: a VNC server at the socket of its
+/// Gives each of the first displays of the graphics adapter with this id a window: a VNC server at the socket of its
 /// number in `folder`.
-pub fn two_windows(qemu: &mut Qemu, id: &str, folder: &Path) -> Result<[PathBuf; 2]> {
-    let sockets = [0, 1].map(|head| folder.join(head.to_string()));
+pub fn windows<const N: usize>(qemu: &mut Qemu, id: &str, folder: &Path) -> Result<[PathBuf; N]> {
+    let sockets = std::array::from_fn(|head| folder.join(head.to_string()));
     for (head, socket) in sockets.iter().enumerate() {
         let socket = escape(utf8(socket)?);
         qemu.arg("-vnc", &format!("unix:{socket},display={id},head={head}"));

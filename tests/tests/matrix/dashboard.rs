@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use vringlet_tests::cell::{Booted, Cell, MEMORY};
-use vringlet_tests::screen::{Picture, Pointers, Window, two_windows};
+use vringlet_tests::screen::{Picture, Pointers, Window, windows};
 
 use crate::Spec;
 
@@ -101,7 +101,7 @@ fn heads(cell: &Cell) -> Result<()> {
     let sockets = tempfile::tempdir().context("a directory for sockets")?;
     let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
     qemu.virtio("gpu", "g", "max_outputs=2");
-    let [first, second] = two_windows(&mut qemu, "g", sockets.path())?;
+    let [first, second] = windows(&mut qemu, "g", sockets.path())?;
     let mut guest = cell.boot(qemu)?;
     guest.expect_prompt()?;
     let mut first = Window::open(&first, Pointers::None)?;

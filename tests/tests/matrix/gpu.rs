@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use vringlet_tests::cell::{Booted, Cell, MEMORY};
 use vringlet_tests::qemu::{Qemu, escape, utf8};
-use vringlet_tests::screen::{Picture, Pointer, Pointers, Window, two_windows};
+use vringlet_tests::screen::{self, Picture, Pointer, Pointers, Window};
 use vringlet_tests::vhost_user::{Daemon, no_gpu};
 
 use crate::Spec;
@@ -56,7 +56,11 @@ pub(crate) fn cells() -> Vec<Spec> {
         });
         cells.push(spec.unless(no_gpu));
     }
+    cells.push(Spec::new("q35/gpu/vga", |cell| {
+        pixels(cell, "q35", Model::Vga, "", (1280, 800))
+    }));
     cells.push(Spec::new("q35/gpu/windows-resized", windows));
+    cells.push(Spec::new("q35/gpu/16-heads", all_heads));
     cells.push(Spec::new("q35/gpu/cursor", cursor));
     cells.push(Spec::new("q35/gpu/vhost-user/cursor", cursor_of_daemon).unless(no_gpu));
     cells
@@ -71,6 +75,8 @@ const VGA: &str = "vhost-user-vga";
 enum Model {
     /// QEMU itself.
     Qemu,
+    /// The same, and beside it what a PC shows before its system has a driver.
+    Vga,
     /// The daemon vhost-user-gpu, with QEMU's device of this name.
     Daemon(&'static str),
 }
@@ -81,6 +87,10 @@ impl Model {
         match self {
             Model::Qemu => {
                 qemu.virtio("gpu", "g", properties);
+                Ok(None)
+            }
+            Model::Vga => {
+                qemu.arg("-device", "virtio-vga,id=g");
                 Ok(None)
             }
             Model::Daemon(device) => {
@@ -130,12 +140,40 @@ fn pixels(
     daemon.map_or(Ok(()), |daemon| daemon.complains_only_of(&[]))
 }
 
+/// As many displays as the device can have, each with a picture of its own.
+fn all_heads(cell: &Cell) -> Result<()> {
+    const HEADS: usize = 16;
+    let sockets = tempfile::tempdir().context("a directory for sockets")?;
+    let mut qemu = cell.qemu(&"q35".parse()?, "256M")?;
+    qemu.virtio("gpu", "g", "max_outputs=16");
+    let sockets = screen::windows::<HEADS>(&mut qemu, "g", sockets.path())?;
+    let mut guest = cell.boot(qemu)?;
+    guest.expect_prompt()?;
+    let mut windows = Vec::new();
+    for (head, socket) in sockets.iter().enumerate() {
+        let mut window = Window::open(socket, Pointers::None)?;
+        window.resize(400 + 8 * head as u16, 300 + 3 * head as u16)?;
+        windows.push(window);
+    }
+    guest.eventually("display 15 is there: 520x345")?;
+    guest.command("screen test", "transferred=")?;
+    let file = cell.file("screen.ppm");
+    for head in 0..HEADS {
+        let picture = Picture::test_pattern(400 + 8 * head, 300 + 3 * head, head);
+        let seen = picture.expect(&mut guest.process().qmp, "g", head, &file);
+        seen.with_context(|| format!("head {head}"))?;
+    }
+    guest.command("virtio gpu0", " resources=16 backed_resources=16")?;
+    guest.command("virtio gpu0", " errors=0")?;
+    guest.power_off()
+}
+
 /// Two windows: one is resized, one appears, both are resized again and again, and the guest follows.
 fn windows(cell: &Cell) -> Result<()> {
     let sockets = tempfile::tempdir().context("a directory for sockets")?;
     let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
     qemu.virtio("gpu", "g", "max_outputs=2");
-    let [first, second] = two_windows(&mut qemu, "g", sockets.path())?;
+    let [first, second] = screen::windows(&mut qemu, "g", sockets.path())?;
     qemu.script("strict; screen test");
     let mut guest = cell.boot(qemu)?;
     guest.expect("transferred=")?;

@@ -5,7 +5,7 @@ use vringlet_tests::cell::{Booted, Cell};
 use vringlet_tests::images::{FileSystem, Files};
 use vringlet_tests::pictures::{Kind, bmp, png};
 use vringlet_tests::qemu::Image;
-use vringlet_tests::screen::{Picture, Pointers, Window, two_windows};
+use vringlet_tests::screen::{Picture, Pointers, Window, windows};
 
 use crate::Spec;
 
@@ -89,7 +89,7 @@ fn heads(cell: &Cell) -> Result<()> {
     let sockets = tempfile::tempdir().context("a directory for sockets")?;
     let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
     qemu.virtio("gpu", "g", "max_outputs=2");
-    let [first, second] = two_windows(&mut qemu, "g", sockets.path())?;
+    let [first, second] = windows(&mut qemu, "g", sockets.path())?;
     qemu.drive("d0", &path, Image::RAW)?;
     qemu.virtio("blk", "disk0", "drive=d0");
     let mut guest = cell.boot(qemu)?;
