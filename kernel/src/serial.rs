@@ -4,6 +4,7 @@
 //! while that lock is held; it therefore writes through [`Emergency`], which takes none. Reading is driven by the
 //! receive interrupt (the FIFO stays where it is until a task takes it), or by a timer where there is no interrupt.
 
+use alloc::collections::VecDeque;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
@@ -20,6 +21,9 @@ use crate::{journal, time};
 
 const COM1: u16 = 0x3f8;
 const COM1_IRQ: u8 = 4;
+const CTRL_C: u8 = 3;
+/// Bytes that may be typed while a command runs.
+const MOST_AHEAD: usize = 4096;
 /// How often a port without interrupts is looked at.
 const POLL: Duration = Duration::from_millis(20);
 /// Status reads before output is given up: far more than 16 bytes take at 115200 baud.
@@ -49,7 +53,7 @@ pub fn init() {
     }
 }
 
-/// Input bytes that came faster than they were read.
+/// Input bytes that came faster than they were read, or of which too many were typed while a command ran.
 pub fn lost_input() -> u64 {
     LOST_INPUT.load(Ordering::Relaxed)
 }
@@ -97,6 +101,8 @@ pub enum Typing {
 /// Input, byte by byte, for one reader.
 pub struct Input {
     interrupt_driven: bool,
+    /// What was typed while a command ran, for the line that comes after it.
+    ahead: VecDeque<u8>,
 }
 
 impl Input {
@@ -108,11 +114,17 @@ impl Input {
         if interrupt_driven && let Some(port) = PORT.lock().as_mut() {
             port.enable_interrupts(IER::DATA_READY | IER::RECEIVER_LINE_STATUS);
         }
-        Self { interrupt_driven }
+        Self {
+            interrupt_driven,
+            ahead: VecDeque::new(),
+        }
     }
 
     /// The next byte received for a line that is shown and edited.
     pub async fn typing(&mut self) -> Typing {
+        if let Some(byte) = self.ahead.pop_front() {
+            return Typing::Byte(byte);
+        }
         LINE_SHOWN.store(true, Ordering::Relaxed);
         let typing = match select(self.byte(), LINE_OVERWRITTEN.wait()).await {
             Either::First(byte) => Typing::Byte(byte),
@@ -122,8 +134,21 @@ impl Input {
         typing
     }
 
+    /// Waits for Ctrl-C. What comes before it is kept for later, and forgotten when it comes.
+    pub async fn break_off(&mut self) {
+        loop {
+            match self.byte().await {
+                CTRL_C => return self.ahead.clear(),
+                byte if self.ahead.len() < MOST_AHEAD => self.ahead.push_back(byte),
+                _ => {
+                    LOST_INPUT.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
     /// The next byte received.
-    pub async fn byte(&mut self) -> u8 {
+    async fn byte(&mut self) -> u8 {
         loop {
             if let Some(byte) = receive() {
                 return byte;

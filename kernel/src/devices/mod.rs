@@ -5,7 +5,7 @@
 //! it over. To add a type, write `devices/TYPE.rs` with
 //!
 //! ```ignore
-//! pub(super) async fn start(found: Found) -> Result<Box<dyn Driven>, vringlet::Error>
+//! pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, vringlet::Error>
 //! ```
 //!
 //! that makes the driver, spawns its owner's task (an [`Owner`](owner::Owner) serves the device and starts it again) and

@@ -61,7 +61,6 @@ const GROUPS: &[&[Command]] = &[
 ];
 
 const PROMPT: &str = "vringlet> ";
-const CTRL_C: u8 = 3;
 
 /// The first failing command of a script ends the guest.
 static STRICT: AtomicBool = AtomicBool::new(false);
@@ -117,14 +116,13 @@ async fn run_prompt() {
     }
 }
 
-/// Runs a command until it is done or Ctrl-C is typed. Other bytes typed meanwhile are dropped.
+/// Runs a command until it is done or Ctrl-C is typed.
 async fn interruptible(
     command: impl Future<Output = Result<(), ()>>,
     input: &mut Input,
 ) -> Result<(), ()> {
     use embassy_futures::select::{Either, select};
-    let ctrl_c = async { while input.byte().await != CTRL_C {} };
-    match select(command, ctrl_c).await {
+    match select(command, input.break_off()).await {
         Either::First(result) => result,
         Either::Second(()) => {
             let _ = writeln!(Console, "^C");

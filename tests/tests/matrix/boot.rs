@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 use vringlet_tests::cell::{Cell, MEMORY};
 use vringlet_tests::console::Console;
 use vringlet_tests::disk::{Disk, MIB};
@@ -15,6 +16,7 @@ const MACHINES: [&str; 4] = ["q35", "pc", "microvm", "microvm,pcie=on"];
 
 pub(crate) fn cells() -> Vec<Spec> {
     let mut cells = Vec::new();
+    cells.push(Spec::new("q35/boot/typed-ahead", typed_ahead));
     for machine in MACHINES {
         cells.push(Spec::new(
             format!("{machine}/boot/no-device"),
@@ -420,4 +422,30 @@ fn cpu_time(pid: u32) -> Result<f64> {
         .zip(ticks(12))
         .map(|(user, system)| (user + system) / TICKS)
         .context("/proc/PID/stat has no times")
+}
+
+/// Lines that are pasted while a command runs come after it, all of them; Ctrl-C forgets them.
+fn typed_ahead(cell: &Cell) -> Result<()> {
+    let mut guest = cell.boot(cell.qemu(&"q35".parse()?, MEMORY)?)?;
+    let lines: Vec<_> = (0..40)
+        .map(|number| format!("echo pasted line {number}"))
+        .collect();
+    guest.type_line(&format!("sleep 300\r{}", lines.join("\r")))?;
+    guest.expect("> echo pasted line 39")?;
+    guest.expect("pasted line 39")?;
+    for number in 0..40 {
+        let line = format!("pasted line {number}");
+        let lines = guest.console().lines();
+        ensure!(lines.iter().any(|it| it.text == line), "no {line:?}");
+    }
+    guest.type_line("sleep 60000\recho never")?;
+    std::thread::sleep(Duration::from_millis(300));
+    guest.interrupt()?;
+    guest.command("echo after", "after")?;
+    let lines = guest.console().lines();
+    ensure!(
+        !lines.iter().any(|it| it.text == "never"),
+        "Ctrl-C forgot nothing"
+    );
+    guest.power_off()
 }
