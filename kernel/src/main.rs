@@ -5,6 +5,7 @@
 //! - **A command**: an `async fn(Args, Output) -> Result<(), Error>` and a [`Command`](vringlet_kernel::shell::Command)
 //!   with its name, usage and help, in a file of `shell/commands/`; see `shell/mod.rs`.
 //! - **A task**: `task::spawn(async { ... })`, at any time; it may run for ever or end.
+//! - **A library that knows nothing of tasks**, or is not to be trusted with the bytes it gets: `fiber::run(|| ...).await`.
 //! - **Time**: `time::now()`, `time::after(duration).await`, `time::timeout(duration, future).await`.
 //! - **An interrupt that wakes a task**: `static EVENT: Event = Event::new()`, hand `&EVENT` to
 //!   `interrupts::allocate(name, handler)` (MSI-X: gives the message address and data) or to
@@ -29,8 +30,8 @@ use vringlet_kernel::memory::heap::KernelHeap;
 use vringlet_kernel::power::{self, ExitCode};
 use vringlet_kernel::serial::{self, Emergency};
 use vringlet_kernel::{
-    acpi, arch, dashboard, devices, fw_cfg, interrupts, memory, net, pci, shell, status, store,
-    task, time,
+    acpi, arch, dashboard, devices, fiber, fw_cfg, interrupts, memory, net, pci, shell, status,
+    store, task, time,
 };
 
 #[global_allocator]
@@ -105,6 +106,7 @@ fn boot_path(boot: &BootInfo) -> &'static str {
 #[panic_handler]
 fn panic(info: &PanicInfo) -> ! {
     static PANICKING: AtomicBool = AtomicBool::new(false);
+    fiber::contain(info);
     x86_64::instructions::interrupts::disable();
     let out = &mut Emergency;
     // A panic in the report itself gets one line and no second report.

@@ -17,6 +17,8 @@ use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 use zune_png::PngDecoder;
 
+use crate::memory::heap;
+
 /// More pixels than this are refused: to decode them would keep everything else waiting.
 const MOST_PIXELS: u64 = 16 << 20;
 /// What the decoder takes besides the picture: tables, rows.
@@ -44,17 +46,19 @@ impl Picture {
     }
 
     fn decode_png(file: &[u8]) -> Result<Self, String> {
+        let (header, essential) = Header::read(file)?;
+        let mut picture = Self::room(header.width, header.height)?;
+        // The decoder asks for no memory in a way that can be refused. So much is what it takes at most.
+        let taken = header.decoder_bytes() + essential.len();
+        drop(room::<u8>(taken)?);
         let options = DecoderOptions::default().png_set_strip_to_8bit(true);
-        let mut decoder = PngDecoder::new_with_options(ZCursor::new(file), options);
+        let mut decoder = PngDecoder::new_with_options(ZCursor::new(&essential), options);
         decoder.decode_headers().map_err(broken)?;
-        let header = || Some((decoder.dimensions()?, decoder.output_buffer_size()?));
-        let ((width, height), len) = header().ok_or_else(|| broken("no header"))?;
-        let side = |pixels| u32::try_from(pixels).unwrap_or(u32::MAX);
-        let mut picture = Self::room(side(width), side(height))?;
+        let len = decoder.output_buffer_size();
+        let len = len.ok_or_else(|| broken("no header"))?;
         let mut decoded = room(len)?;
         decoded.resize(len, 0);
-        // The decoder asks for no memory in a way that can be refused: so much is what it takes.
-        drop(room::<u8>(2 * len + 2 * file.len() + DECODER_BYTES)?);
+        drop(room::<u8>(taken)?);
         decoder.decode_into(&mut decoded).map_err(broken)?;
         match decoder.colorspace() {
             Some(ColorSpace::Luma) => {
@@ -173,6 +177,78 @@ fn broken(error: impl core::fmt::Debug) -> String {
     alloc::format!("is a broken picture: {error:?}")
 }
 
+/// What a PNG file says of itself first (IHDR).
+struct Header {
+    width: u32,
+    height: u32,
+    /// Samples of a pixel in the file.
+    channels: u64,
+    /// Bytes of a sample as it is decoded.
+    sample_len: u64,
+    interlaced: bool,
+}
+
+impl Header {
+    /// Reads it, and gives the file without all that is not needed to see the picture: texts, profiles and animations would
+    /// be unpacked, however large.
+    fn read(file: &[u8]) -> Result<(Self, Vec<u8>), String> {
+        let mut essential = room(file.len())?;
+        let (signature, mut rest) = file.split_at_checked(8).ok_or_else(|| broken("cut off"))?;
+        essential.extend_from_slice(signature);
+        let mut header = None;
+        while let Some((len, after)) = rest.split_first_chunk::<4>() {
+            // Its name before it and its checksum behind it do not count.
+            let len = (u32::from_be_bytes(*len) as usize).saturating_add(8);
+            let (chunk, next) = after
+                .split_at_checked(len)
+                .ok_or_else(|| broken("cut off"))?;
+            let name = chunk.first_chunk::<4>();
+            if let Some(b"IHDR" | b"PLTE" | b"tRNS" | b"IDAT" | b"IEND") = name {
+                let whole = rest.get(..4 + len).unwrap_or_default();
+                essential.extend_from_slice(whole);
+            }
+            if name == Some(b"IHDR") {
+                header = header.or(Self::parse(chunk));
+            }
+            rest = next;
+        }
+        let header = header.ok_or_else(|| broken("no header"))?;
+        Ok((header, essential))
+    }
+
+    fn parse(chunk: &[u8]) -> Option<Self> {
+        let number = |at: usize| {
+            let bytes = chunk.get(at..)?.first_chunk()?;
+            Some(u32::from_be_bytes(*bytes))
+        };
+        let [depth, color, _, _, interlace] = *chunk.get(12..)?.first_chunk::<5>()?;
+        Some(Self {
+            width: number(4)?,
+            height: number(8)?,
+            // 0 gray, 2 colors, 3 a table of colors, 4 and 6 with how much they cover.
+            channels: match color {
+                0 => 1,
+                2 => 3,
+                4 => 2,
+                // At most, whatever it is: a table has entries of four.
+                _ => 4,
+            },
+            sample_len: if depth == 16 { 2 } else { 1 },
+            interlaced: interlace != 0,
+        })
+    }
+
+    /// The most bytes that the decoder takes for this picture beside the file and the pixels that it gives: measured, and
+    /// rounded up. The size is one that [`Picture::room`] accepted.
+    fn decoder_bytes(&self) -> usize {
+        let row = u64::from(self.width) * self.channels * self.sample_len + 1;
+        let raw = row * u64::from(self.height);
+        // Unpacked with room to double; then with 16 bits, and apart from what is interlaced.
+        let copies = 3 + u64::from(self.sample_len == 2) + u64::from(self.interlaced);
+        usize::try_from(copies * raw).map_or(usize::MAX, |bytes| bytes + DECODER_BYTES)
+    }
+}
+
 impl OriginDimensions for Picture {
     fn size(&self) -> embedded_graphics::geometry::Size {
         let Size { width, height } = self.size;
@@ -203,10 +279,7 @@ impl DrawTarget for Picture {
 }
 
 fn room<T>(len: usize) -> Result<Vec<T>, String> {
-    let mut room = Vec::new();
-    let reserved = room.try_reserve_exact(len);
-    reserved.map_err(|_| "is too large for the memory that is left")?;
-    Ok(room)
+    heap::room(len).ok_or_else(|| "is too large for the memory that is left".into())
 }
 
 /// A color that covers so much of the black behind it.

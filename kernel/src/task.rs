@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 use core::future::Future;
 use core::pin::Pin;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 
 use embassy_executor::Spawner;
@@ -27,6 +27,11 @@ static STORAGES: Mutex<Vec<&'static Storage>> = Mutex::new(Vec::new());
 static EXECUTOR: spin::Once<SingleProcessor> = spin::Once::new();
 /// Something was woken since the executor last looked.
 static PENDING: AtomicBool = AtomicBool::new(false);
+/// Work that must come to its end.
+static WORK: AtomicUsize = AtomicUsize::new(0);
+/// How long the machine stays on for it, and how often it is looked at then.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(60);
+const SETTLE_POLL: Duration = Duration::from_millis(5);
 static SLEPT_NANOS: AtomicU64 = AtomicU64::new(0);
 static SLEEPS: AtomicU64 = AtomicU64::new(0);
 
@@ -60,11 +65,35 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
     spawner().spawn(task.initialize(|| future));
 }
 
+/// Starts a task that must come to its end before the machine is switched off: see [`settled`].
+pub fn spawn_work(work: impl Future<Output = ()> + 'static) {
+    WORK.fetch_add(1, Ordering::Relaxed);
+    spawn(async move {
+        work.await;
+        WORK.fetch_sub(1, Ordering::Relaxed);
+    });
+}
+
+/// Waits until all work is done that must not be cut off, but not for ever; says whether it is.
+pub async fn settled() -> bool {
+    let start = time::now();
+    loop {
+        // Who was just told to stop has work only then.
+        time::after(SETTLE_POLL).await;
+        if WORK.load(Ordering::Relaxed) == 0 {
+            return true;
+        }
+        if start.elapsed() > SETTLE_PATIENCE {
+            return false;
+        }
+    }
+}
+
 /// Runs work to its end, even if the caller is dropped before.
 pub async fn to_the_end<T: 'static>(work: impl Future<Output = T> + 'static) -> T {
     let ours = Rc::new((Event::new(), Cell::new(None)));
     let theirs = ours.clone();
-    spawn(async move {
+    spawn_work(async move {
         let (done, result) = &*theirs;
         result.set(Some(work.await));
         done.raise();

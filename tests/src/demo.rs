@@ -38,6 +38,18 @@ pub fn make(path: &Path) -> Result<()> {
         .with_context(|| format!("making {}", path.display()))
 }
 
+/// Whether the disk still has what it was made with: it is its owner's to change.
+pub fn is_whole(path: &Path) -> bool {
+    let has_all = || {
+        let disk = std::fs::read(path).ok()?;
+        let fs = FatFs::mount(disk, MountOptions::new().read_only()).ok()?;
+        let volume = Volume::new(fs);
+        let mut files = ["/welcome.txt", "/picture.png", "/melody.wav"].into_iter();
+        Some(files.all(|file| volume.exists(file).is_ok_and(|exists| exists)))
+    };
+    has_all().unwrap_or(false)
+}
+
 fn image() -> Result<Vec<u8>> {
     let mut disk = vec![0; SIZE];
     let label = VolumeLabel::new("VRINGLET").map_err(|kind| anyhow::anyhow!("{kind:?}"))?;
@@ -144,6 +156,7 @@ mod tests {
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("demo.img");
         make(&path)?;
+        assert!(is_whole(&path));
         let disk = std::fs::read(&path)?;
         assert_eq!(disk.len(), SIZE);
         let volume = Volume::new(FatFs::mount(disk, MountOptions::new().read_only())?);
@@ -156,6 +169,8 @@ mod tests {
             .map(|it| i16::from_le_bytes([it[0], it[1]]).unsigned_abs());
         let loudest = samples.max().unwrap_or(0);
         assert!((8000..32767).contains(&loudest), "{loudest}");
+        std::fs::write(&path, vec![0; SIZE])?;
+        assert!(!is_whole(&path));
         Ok(())
     }
 }

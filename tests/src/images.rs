@@ -126,6 +126,16 @@ pub fn partition(image: &Path, table: &str) -> Result<()> {
     Ok(())
 }
 
+/// Gives the directories of an ext4 image an index, as the kernel of a real system would have when they grew.
+pub fn index_directories(image: &Path) -> Result<()> {
+    let output = tool("e2fsck", &["-f", "-y", "-D", utf8(image)?])?.output()?;
+    // 1: it changed what it was to change.
+    match output.status.code() {
+        Some(1) => Ok(()),
+        _ => finish("e2fsck", output).map(drop),
+    }
+}
+
 fn tool(program: &str, arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(program);
     let path = std::env::var("PATH").unwrap_or_default();

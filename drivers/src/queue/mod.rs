@@ -357,8 +357,9 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
         }
     }
 
-    /// Makes all submitted requests visible to the device without ringing its bell: for buffers that it looks for by
-    /// itself, when it has something to put there.
+    /// Makes all submitted requests visible to the device without ringing its bell, even if it asks for that (spec 2.7.10
+    /// would have it rung then): only for buffers that the device looks for by itself, when it has something to put there,
+    /// as a sound device does with its events.
     pub fn publish(&mut self) {
         self.ring.publish();
     }

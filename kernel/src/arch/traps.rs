@@ -12,7 +12,9 @@ use x86_64::structures::idt::InterruptDescriptorTable;
 
 use super::backtrace;
 use super::gdt::FaultStack;
+use crate::fiber;
 use crate::interrupts;
+use crate::memory::stack;
 use crate::power::{self, ExitCode};
 use crate::serial::Emergency;
 
@@ -171,7 +173,14 @@ pub(super) fn init() {
 
 extern "sysv64" fn trap(frame: &mut Frame) {
     match u8::try_from(frame.vector) {
-        Ok(vector) if vector >= interrupts::FIRST_VECTOR => interrupts::dispatch(vector),
+        Ok(vector) if vector >= interrupts::FIRST_VECTOR => {
+            interrupts::dispatch(vector);
+            if fiber::is_overdue(frame.rsp) {
+                // As if it had called that function, which never returns. The kernel has no red zone.
+                frame.rip = fiber::overrun as *const () as u64;
+                frame.rsp = (frame.rsp & !0xf) - 8;
+            }
+        }
         _ => exception(frame),
     }
 }
@@ -198,6 +207,11 @@ fn exception(frame: &Frame) {
             out,
             "\nkernel stack overflow: {fault_address:#018x} is below the stack {:#018x}..{:#018x}",
             stack.start, stack.end
+        );
+    } else if frame.vector == PAGE_FAULT && stack::is_below(fault_address) {
+        let _ = writeln!(
+            out,
+            "\nfiber stack overflow: {fault_address:#018x} is below the stack of a fiber"
         );
     } else {
         let _ = writeln!(

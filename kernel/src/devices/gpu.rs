@@ -9,6 +9,7 @@ use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
+use embassy_futures::yield_now;
 use spin::Mutex;
 use vringlet::asynchronous::Asynchronous;
 use vringlet::blocking::Blocking;
@@ -27,6 +28,8 @@ use crate::{task, time};
 
 /// How long the device is waited for while the kernel starts.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Rows of a picture that are drawn before others have their turn.
+const ROWS_A_TURN: u32 = 16;
 /// How long before the desk is looked for again, when somebody else works on it.
 const DESK_PAUSE: Duration = Duration::from_millis(1);
 
@@ -244,7 +247,7 @@ impl Borrowed<'_> {
             let canvas = self.canvas(head)?;
             match picture {
                 None => draw_test(canvas, head.scanout, size),
-                Some(picture) => draw_picture(canvas, &picture, size),
+                Some(picture) => draw_picture(canvas, &picture, size).await,
             }
             self.present(head.scanout).await?;
         }
@@ -359,13 +362,16 @@ fn draw_test(canvas: &mut Framebuffer<KernelHal>, scanout: u32, size: Size) {
     }
 }
 
-/// A picture on black.
-fn draw_picture(canvas: &mut Framebuffer<KernelHal>, picture: &Picture, size: Size) {
+/// A picture on black. Others have their turn between its rows.
+async fn draw_picture(canvas: &mut Framebuffer<KernelHal>, picture: &Picture, size: Size) {
     let place = picture.place(size);
     canvas.fill(Rect::new(0, 0, size.width, size.height), 0);
     for y in 0..place.height {
         let row = picture.row(y, place.width, place.height);
         canvas.draw(Rect::new(place.x, place.y + y, place.width, 1), &row);
+        if y % ROWS_A_TURN == 0 {
+            yield_now().await;
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use core::future::Future;
 use core::ops::Deref;
 use core::time::Duration;
 
+use embassy_futures::select::select;
 use spin::Mutex;
 use vringlet::asynchronous::Asynchronous;
 use vringlet::blocking::Blocking;
@@ -20,6 +21,7 @@ use vringlet::{Cause, Driver, Error, Report};
 
 use super::owner::Owner;
 use super::{DeviceTransport, Driven, Found, Interrupts};
+use crate::interrupts::Event;
 use crate::memory::dma::KernelHal;
 use crate::{task, time};
 
@@ -42,6 +44,8 @@ pub struct Card {
     pub name: String,
     shared: Asynchronous<Sound<KernelHal, DeviceTransport>>,
     interrupts: Interrupts,
+    /// It must not be started again.
+    silenced: Event,
 }
 
 impl Deref for Card {
@@ -63,6 +67,7 @@ pub fn all() -> Vec<&'static Card> {
 pub fn silence() {
     for card in all() {
         let device = card.with(|sound| sound.name());
+        card.silenced.raise();
         card.stop(Error::new(device, Cause::NeedsReset));
     }
 }
@@ -83,6 +88,7 @@ pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
         name: found.name,
         shared: Asynchronous::new(sound.into_inner()),
         interrupts: found.interrupts,
+        silenced: Event::new(),
     }));
     CARDS.lock().push(card);
     task::spawn(card.own());
@@ -90,8 +96,12 @@ pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
 }
 
 impl Card {
-    /// The owner's task.
+    /// The owner's task, until the card is silenced.
     async fn own(&self) {
+        select(self.silenced.wait(), self.serve_for_ever()).await;
+    }
+
+    async fn serve_for_ever(&self) {
         let mut owner = Owner::new(&self.name, &self.shared);
         let completions = async || self.completions().await;
         let mut restarted = false;

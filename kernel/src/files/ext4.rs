@@ -12,7 +12,7 @@ use hadris_fs::ErrorKind;
 
 use super::error::Fault;
 use super::medium::Medium;
-use super::{Entry, Kind, MOST_ENTRIES};
+use super::{Entry, Kind, Listing};
 use crate::fiber;
 
 /// Bytes that are read from the medium at a time, a multiple of any block.
@@ -47,7 +47,11 @@ async fn run<T: 'static>(work: impl FnOnce() -> T + 'static) -> Result<T, Fault>
     let fiber = fiber::run(work);
     let fiber = fiber
         .map_err(|fiber::NoStack| Fault::new(ErrorKind::LimitExceeded, "no memory for a stack"))?;
-    Ok(fiber.await)
+    let gave_up = |fiber::Failed| {
+        let corrupt = "the file system is corrupt: its reader gave up, the log says why";
+        Fault::new(ErrorKind::Corrupt, corrupt)
+    };
+    fiber.await.map_err(gave_up)
 }
 
 impl Volume {
@@ -84,24 +88,21 @@ impl Volume {
 }
 
 fn entries(directory: ReadDir) -> Result<Vec<Entry>, Fault> {
-    let mut entries = Vec::new();
+    let mut listing = Listing::default();
     for entry in directory {
         let entry = entry?;
         let name = entry.file_name().display().to_string();
         if name == "." || name == ".." {
             continue;
         }
-        if entries.len() >= MOST_ENTRIES {
-            return Err(Fault::from(ErrorKind::LimitExceeded));
-        }
         let metadata = entry.metadata()?;
-        entries.push(Entry {
+        listing.add(Entry {
             name,
             kind: kind(entry.file_type()?),
             size: metadata.len(),
-        });
+        })?;
     }
-    Ok(entries)
+    Ok(listing.entries)
 }
 
 fn kind(of: FileType) -> Kind {

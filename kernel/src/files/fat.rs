@@ -10,11 +10,14 @@ use alloc::vec::Vec;
 use async_lock::Mutex;
 use hadris_fat::async_::FatFs;
 use hadris_fat::{CacheOptions, FatKind};
-use hadris_fs::{Clock, DateTime, ErrorKind, FileType, MountOptions, NoClock, OpenOptions};
+use hadris_fs::{
+    Clock, DateTime, ErrorKind, FileType, MountOptions, Name, NoClock, OpenOptions, RenameMode,
+    Resolve,
+};
 
 use super::error::Fault;
 use super::medium::{DeviceError, Medium};
-use super::{Entry, Kind, MOST_ENTRIES};
+use super::{Entry, Kind, Listing};
 use crate::{task, time};
 
 type Fat = hadris_fs::local::Volume<FatFs<Medium>>;
@@ -25,7 +28,7 @@ const CHAIN_POSITIONS: usize = 64;
 const BLOCKS: usize = 32;
 
 /// All file systems in use. Whoever uses the same one must use the same value: each remembers what it wrote.
-static MOUNTED: Mutex<Vec<(String, Weak<Mounted>)>> = Mutex::new(Vec::new());
+static MOUNTED: Mutex<Vec<(Medium, Weak<Mounted>)>> = Mutex::new(Vec::new());
 
 /// What files are stamped with: the time, or 1980-01-01 on a machine without a clock.
 struct WallClock;
@@ -63,6 +66,7 @@ pub(super) struct NewFile {
     /// Not there while it is written, and after it was closed.
     file: Option<FatFile>,
     volume: Volume,
+    path: String,
     len: u64,
 }
 
@@ -71,11 +75,19 @@ impl Volume {
     pub(super) async fn mount(medium: Medium) -> Result<Self, Fault> {
         let mut all = MOUNTED.lock().await;
         all.retain(|(_, volume)| volume.strong_count() > 0);
-        let known = all.iter().find(|(name, _)| name == medium.name());
-        if let Some(mounted) = known.and_then(|(_, volume)| volume.upgrade()) {
-            return Ok(Self { mounted });
+        let place = medium.clone();
+        // By whatever name: a partition may be all of its device.
+        let known = all.iter().find(|(known, _)| known.overlaps(&place));
+        if let Some((known, volume)) = known {
+            let mounted = volume.upgrade().filter(|_| known.is_same(&place));
+            return mounted.map(|mounted| Self { mounted }).ok_or_else(|| {
+                let name = known.name();
+                Fault::new(
+                    ErrorKind::Busy,
+                    format_args!("is in use as a part of {name}"),
+                )
+            });
         }
-        let name = medium.name().to_string();
         let options = MountOptions::new().with_clock(&WallClock);
         let fs = FatFs::mount(medium, options).await;
         let fs = fs.map_err(|failed| Fault::from(DeviceError::from(failed)))?;
@@ -85,7 +97,7 @@ impl Volume {
             .with_blocks(BLOCKS);
         let fat = Fat::new(fs.with_cache(cache));
         let mounted = Arc::new(Mounted { fat, kind });
-        all.push((name, Arc::downgrade(&mounted)));
+        all.push((place, Arc::downgrade(&mounted)));
         Ok(Self { mounted })
     }
 
@@ -122,19 +134,16 @@ impl Volume {
 
     pub(super) async fn list(&self, path: &str) -> Result<Vec<Entry>, Fault> {
         let mut directory = self.fat().read_dir(path).await?;
-        let mut entries = Vec::new();
+        let mut listing = Listing::default();
         while let Some(entry) = directory.next_entry().await {
             let entry = entry?;
-            if entries.len() >= MOST_ENTRIES {
-                return Err(Fault::from(ErrorKind::LimitExceeded));
-            }
-            entries.push(Entry {
+            listing.add(Entry {
                 name: String::from_utf8_lossy(entry.name().as_bytes()).into_owned(),
                 kind: kind(entry.file_type()),
                 size: entry.metadata().len(),
-            });
+            })?;
         }
-        Ok(entries)
+        Ok(listing.entries)
     }
 
     pub(super) async fn open(&self, path: &str) -> Result<File, Fault> {
@@ -170,6 +179,7 @@ impl Volume {
         Ok(NewFile {
             file: Some(file),
             volume: self.clone(),
+            path: path.to_string(),
             len: 0,
         })
     }
@@ -189,10 +199,27 @@ impl Volume {
             .await
     }
 
+    /// Gives something another name. What had that name before is not overwritten.
     pub(super) async fn rename(&self, from: &str, to: &str) -> Result<(), Fault> {
         let to = to.to_string();
         self.changing(from, async move |fat, from| {
-            Ok(fat.rename(from, to).await?)
+            let mut fs = fat.lock().await?;
+            let (from_directory, from) = split(&from);
+            let (to_directory, to) = split(&to);
+            let from_directory = fs.resolve(from_directory, Resolve::Lexical).await?;
+            let renamed = async {
+                let to_directory = fs.resolve(to_directory, Resolve::Lexical).await?;
+                let (from, to) = (Name::new(from), Name::new(to));
+                let mode = RenameMode::NoReplace;
+                let renamed = fs
+                    .rename(from_directory, from, to_directory, to, mode)
+                    .await;
+                fs.forget(to_directory, 1);
+                renamed
+            };
+            let renamed = renamed.await;
+            fs.forget(from_directory, 1);
+            Ok(renamed?)
         })
         .await
     }
@@ -217,6 +244,12 @@ impl Volume {
     async fn sync(&self) -> Result<(), Fault> {
         Ok(self.fat().lock().await?.sync().await?)
     }
+}
+
+/// A path as the directory and the name in it.
+fn split(path: &str) -> (&[u8], &[u8]) {
+    let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+    (directory.as_bytes(), name.as_bytes())
 }
 
 fn kind(of: FileType) -> Kind {
@@ -260,7 +293,8 @@ impl NewFile {
     pub(super) async fn overwrite(&mut self, start: u64, bytes: Vec<u8>) -> Result<(), Fault> {
         // It is lost if an earlier write was broken off.
         let file = self.file.take().ok_or(ErrorKind::InvalidHandle)?;
-        let (volume, mut len) = (self.volume.clone(), self.len);
+        let (volume, path) = (self.volume.clone(), self.path.clone());
+        let mut len = self.len;
         let (file, written) = task::to_the_end(async move {
             let mut done = 0;
             let written = loop {
@@ -278,6 +312,7 @@ impl NewFile {
             let unfinished = Self {
                 file: Some(file),
                 volume,
+                path,
                 len,
             };
             (unfinished, written)
@@ -304,10 +339,10 @@ async fn close(file: FatFile, volume: Volume) -> Result<(), Fault> {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if let Some(file) = self.file.take() {
-            let volume = self.volume.clone();
-            task::spawn(async move {
+            let (volume, path) = (self.volume.clone(), core::mem::take(&mut self.path));
+            task::spawn_work(async move {
                 if let Err(fault) = close(file, volume).await {
-                    log::warn!("a file that was not finished: {}", fault.reason);
+                    log::warn!("{path}: was not finished: {}", fault.reason);
                 }
             });
         }

@@ -106,6 +106,26 @@ impl Medium {
         })
     }
 
+    /// Whether it is the same run of bytes as another, by whatever name.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.is_on_same_device(other) && self.bytes == other.bytes
+    }
+
+    /// Whether it has bytes that another has, too.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        self.is_on_same_device(other)
+            && self.bytes.start < other.bytes.end
+            && other.bytes.start < self.bytes.end
+    }
+
+    fn is_on_same_device(&self, other: &Self) -> bool {
+        match (self.device, other.device) {
+            (Device::Disk(ours), Device::Disk(theirs)) => core::ptr::eq(ours, theirs),
+            (Device::Pmem(ours), Device::Pmem(theirs)) => core::ptr::eq(ours, theirs),
+            _ => false,
+        }
+    }
+
     /// Its name, such as `blk0` or `blk0p1`.
     pub(super) fn name(&self) -> &str {
         &self.name
@@ -166,6 +186,10 @@ impl Medium {
     /// The device's, and that the medium ends before.
     async fn write(self, offset: u64, bytes: Vec<u8>) -> Result<Vec<u8>, Error> {
         let start = self.place(offset, bytes.len())?;
+        // It may have become the kernel's own store meanwhile.
+        if !self.is_writable() {
+            return Err(self.error(Cause::Busy));
+        }
         match self.device {
             Device::Pmem(pmem) => {
                 let written = pmem.with_region(|region| region.write(start, &bytes));

@@ -26,13 +26,15 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use embassy_futures::yield_now;
 use spin::Mutex;
 
 use self::error::Fault;
 use self::medium::Medium;
+use crate::memory::heap;
 
-/// Entries of a directory that are read. More are an error: they would not fit into memory some day.
-const MOST_ENTRIES: usize = 20_000;
+/// Bytes that the entries of a directory may take. More are an error: they would not fit into memory some day.
+const MOST_LISTED_BYTES: usize = 2 << 20;
 /// The first bytes of a medium, by which it is known.
 const START_BYTES: usize = 4096;
 /// A good length for reads and writes.
@@ -49,6 +51,25 @@ pub struct Entry {
     pub kind: Kind,
     /// Bytes of a file.
     pub size: u64,
+}
+
+/// The entries of a directory, as many as there is room for.
+#[derive(Default)]
+struct Listing {
+    entries: Vec<Entry>,
+    bytes: usize,
+}
+
+impl Listing {
+    fn add(&mut self, entry: Entry) -> Result<(), Fault> {
+        self.bytes += size_of::<Entry>() + entry.name.len();
+        let full = self.bytes > MOST_LISTED_BYTES || self.entries.try_reserve(1).is_err();
+        if full {
+            return Err(ErrorKind::LimitExceeded.into());
+        }
+        self.entries.push(entry);
+        Ok(())
+    }
 }
 
 /// What a name stands for.
@@ -273,7 +294,7 @@ pub async fn list(place: &Path) -> Result<Vec<Entry>, Error> {
         Some(Volume::Ext4(ext4)) => ext4.list(&place.on_volume()).await,
     };
     let mut entries = listed.map_err(|fault| Error::new(place, fault))?;
-    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
 }
 
@@ -360,7 +381,14 @@ pub async fn rename(from: &Path, to: &Path) -> Result<(), Error> {
     }
     let volume = writable(from).await?;
     let renamed = volume.rename(&from.on_volume(), &to.on_volume()).await;
-    renamed.map_err(|fault| Error::new(from, fault))
+    match renamed {
+        Ok(()) => Ok(()),
+        // Either of the two.
+        Err(fault) => {
+            kind(from).await?;
+            Err(Error::new(to, fault))
+        }
+    }
 }
 
 impl File {
@@ -382,6 +410,8 @@ impl File {
             Reading::Fat(file) => file.read(len).await,
             Reading::Ext4(file) => file.read(len).await,
         };
+        // What need not wait, or is not there in a file with holes, would keep others from their turn.
+        yield_now().await;
         read.map_err(|fault| Error::new(&self.place, fault))
     }
 }
@@ -393,23 +423,20 @@ impl File {
     ///
     /// They can't be read, or there is no memory for them.
     pub async fn read_all(mut self) -> Result<Vec<u8>, Error> {
-        let mut all = Vec::new();
-        let no_memory = |place: &Path| {
+        let no_memory = || {
             let fault = Fault::new(ErrorKind::LimitExceeded, "no memory for the file");
-            Error::new(place, fault)
+            Error::new(&self.place, fault)
         };
-        // A file that says that it is large need not be.
         let size = usize::try_from(self.size()).unwrap_or(usize::MAX);
-        let room = all.try_reserve_exact(size);
-        room.map_err(|_| no_memory(&self.place))?;
+        let mut all = heap::room(size).ok_or_else(no_memory)?;
         loop {
             let bytes = self.read(PIECE).await?;
-            if bytes.is_empty() {
+            // A file that grows meanwhile is read as long as it was.
+            let room = all.capacity() - all.len();
+            all.extend_from_slice(bytes.get(..room).unwrap_or(&bytes));
+            if bytes.is_empty() || bytes.len() >= room {
                 return Ok(all);
             }
-            let room = all.try_reserve(bytes.len());
-            room.map_err(|_| no_memory(&self.place))?;
-            all.extend_from_slice(&bytes);
         }
     }
 }

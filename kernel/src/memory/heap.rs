@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)]
 
+use alloc::vec::Vec;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{NonNull, null_mut};
 
@@ -14,9 +15,12 @@ use spin::Mutex;
 use x86_64::instructions::interrupts::without_interrupts;
 
 use super::{PAGE_BYTES, frames};
+use crate::fiber;
 
 const LARGEST: usize = 256 << 20;
 const SMALLEST: usize = 1 << 20;
+/// What large things must leave.
+const HEADROOM: usize = 2 << 20;
 
 /// The global allocator; `main.rs` declares it. There is one heap behind it.
 pub struct KernelHeap;
@@ -45,6 +49,15 @@ pub(super) fn init(physical_memory_offset: u64) {
     without_interrupts(|| unsafe { HEAP.lock().init(start as *mut u8, bytes) });
 }
 
+/// Room for so many elements, if enough is left beside it for what can't be refused.
+pub fn room<T>(len: usize) -> Option<Vec<T>> {
+    let mut room = Vec::new();
+    room.try_reserve_exact(len).ok()?;
+    let mut rest: Vec<u8> = Vec::new();
+    rest.try_reserve_exact(HEADROOM).ok()?;
+    Some(room)
+}
+
 /// Used and all bytes.
 pub fn usage() -> (usize, usize) {
     without_interrupts(|| {
@@ -56,11 +69,15 @@ pub fn usage() -> (usize, usize) {
 // SAFETY: `Heap` hands out disjoint blocks of the layout asked for; the lock, taken with interrupts off, serialises.
 unsafe impl GlobalAlloc for KernelHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if !fiber::may_take(layout.size()) {
+            return null_mut();
+        }
         let block = without_interrupts(|| HEAP.lock().allocate_first_fit(layout));
         block.map_or(null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        fiber::give_back(layout.size());
         if let Some(block) = NonNull::new(block) {
             // SAFETY: the caller passes a block and layout that `alloc` gave out.
             without_interrupts(|| unsafe { HEAP.lock().deallocate(block, layout) });

@@ -259,11 +259,15 @@ impl Mappings {
         if end > self.window.end {
             return Err(MapError::OutOfMemory);
         }
-        // Used up even if a page below fails, as above; so are its frames.
+        let count = (bytes / PAGE) as usize;
+        let frame = frames::allocate(count, 1).ok_or(MapError::OutOfMemory)?;
+        // Used up even if a page below fails, as above.
         self.window.start = end;
-        for page in (start..end).step_by(PAGE_BYTES) {
-            let frame = frames::allocate(1, 1).ok_or(MapError::OutOfMemory)?;
-            self.map_page(page, frame.as_u64(), false, Kind::Memory)?;
+        for (page, physical) in (start..end).zip(frame.as_u64()..).step_by(PAGE_BYTES) {
+            self.map_page(page, physical, false, Kind::Memory)
+                .inspect_err(|_| {
+                    let _ = frames::release(frame, count);
+                })?;
         }
         Ok(start..end)
     }

@@ -8,10 +8,10 @@ use core::ops::Range;
 use corosensei::stack::StackPointer;
 use spin::Mutex;
 
-use super::paging;
+use super::{PAGE_BYTES, paging};
 
 /// Bytes of a stack, as many as the kernel's own has.
-const BYTES: u64 = 128 << 10;
+pub const BYTES: u64 = 128 << 10;
 
 /// All stacks there are. What is mapped stays mapped, for the next who needs a stack.
 static ALL: Mutex<Vec<Range<u64>>> = Mutex::new(Vec::new());
@@ -54,4 +54,13 @@ unsafe impl corosensei::stack::Stack for Stack {
 pub fn containing(address: u64) -> Option<Range<u64>> {
     let all = ALL.try_lock()?;
     all.iter().find(|stack| stack.contains(&address)).cloned()
+}
+
+/// Whether this address is in the page below a stack, which is not mapped. Takes no lock that somebody may hold.
+pub fn is_below(address: u64) -> bool {
+    let all = ALL.try_lock();
+    all.is_some_and(|all| {
+        let mut stacks = all.iter();
+        stacks.any(|stack| (stack.start - PAGE_BYTES as u64..stack.start).contains(&address))
+    })
 }

@@ -192,6 +192,12 @@ pub(crate) fn arm() -> bool {
     lapic::present()
 }
 
+/// Has an interrupt come soon, in this time at the latest: for code that does not let the executor run. The executor sets
+/// the timer anew before it sleeps.
+pub(crate) fn wake_within(duration: Duration) {
+    set_timer(Some(duration.min(LONGEST_SLEEP)));
+}
+
 fn set_timer(sleep: Option<Duration>) {
     let at_rate = |rate: &AtomicU64| {
         sleep.map_or(0, |sleep| {

@@ -50,8 +50,11 @@ pub fn wall() -> Option<DateTime<Utc>> {
 fn read() -> Option<DateTime<Utc>> {
     let mut last = None;
     for _ in 0..MOST_TRIES {
-        if register(STATUS_A) & UPDATING != 0 {
-            continue;
+        match register(STATUS_A) {
+            // What is not there reads as ones.
+            0xff => return None,
+            status if status & UPDATING != 0 => continue,
+            _ => {}
         }
         let registers = [SECONDS, MINUTES, HOURS, DAY, MONTH, YEAR].map(register);
         if last == Some(registers) {

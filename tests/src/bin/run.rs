@@ -94,7 +94,7 @@ fn run() -> Result<(End, String)> {
         (Some(script), false) => format!("strict; {script}; poweroff"),
         (None, false) => {
             let mut tour = vec!["strict", "selftest"];
-            if !own_disk {
+            if !own_disk && demo::is_whole(&disk) {
                 tour.push(DEMO_TOUR);
             }
             if kept {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use vringlet_tests::cell::{Booted, Cell, MEMORY};
 use vringlet_tests::disk::{SECTOR, pattern, sha256};
 use vringlet_tests::guest::End;
-use vringlet_tests::images::{FileSystem, Files, partition, run};
+use vringlet_tests::images::{FileSystem, Files, index_directories, partition, run};
 use vringlet_tests::qemu::{Image, Qemu, escape, utf8};
 
 use crate::Spec;
@@ -56,6 +56,9 @@ pub(crate) fn cells() -> Vec<Spec> {
         cells.push(Spec::new(name, move |cell| corrupt(cell, kind)));
     }
     cells.push(Spec::new("q35/files/corrupt/cycle", cycle));
+    cells.push(Spec::new("q35/files/corrupt/hostile-ext", hostile_ext));
+    cells.push(Spec::new("q35/files/corrupt/endless-ext", endless_ext));
+    cells.push(Spec::new("q35/files/two-names", two_names));
     cells
 }
 
@@ -493,6 +496,9 @@ fn refusals(cell: &Cell) -> Result<()> {
         ("cp a.txt /", "/a.txt: no such device"),
         ("cp a.txt nope/x", "no such file or directory"),
         ("mv a.txt /blk1/x", "is on another volume"),
+        ("mv a.txt d/b.txt", "/blk0/d/b.txt: exists already"),
+        ("mv a.txt nope/x", "/blk0/nope/x: no such file or directory"),
+        ("mv nope x", "/blk0/nope: no such file or directory"),
         ("mv d d/e", "/blk0/d"),
         ("rm d", "/blk0/d: is a directory"),
         ("rm nope", "no such file or directory"),
@@ -678,4 +684,190 @@ fn cycle(cell: &Cell) -> Result<()> {
         "sha256sum a.bin",
         "error: /blk0/a.bin: the file system is corrupt",
     )
+}
+
+/// A number of 32 bits at some place of an image.
+fn put(bytes: &mut [u8], at: usize, value: u32) {
+    bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+}
+
+/// The numbers of the blocks of a file, by e2fsprogs.
+fn blocks_of(image: &Path, file: &str) -> Result<Vec<usize>> {
+    let output = run("debugfs", &["-R", &format!("blocks /{file}"), utf8(image)?])?;
+    let text = String::from_utf8(output.stdout)?;
+    let numbers = text.split_whitespace().map(str::parse);
+    Ok(numbers.collect::<Result<_, _>>()?)
+}
+
+/// Images made to make a reader ask for more memory than there is, or read past its own: each is an error, the kernel goes
+/// on, and the next file system is read as ever.
+fn hostile_ext(cell: &Cell) -> Result<()> {
+    let mut files = Files::from([("a.txt".to_string(), b"fine".to_vec())]);
+    let plain = image(cell, "plain", FileSystem::Ext(2), &files)?;
+    for number in 0..200 {
+        files.insert(
+            format!("d/a name that is long enough to fill blocks {number}"),
+            vec![],
+        );
+    }
+    let indexed = image(cell, "indexed", FileSystem::Ext(4), &files)?;
+    let good = std::fs::read(&plain)?;
+    let write = |name: &str, bytes: &[u8]| -> Result<PathBuf> {
+        let path = cell.file(&format!("{name}.img"));
+        std::fs::write(&path, bytes)?;
+        Ok(path)
+    };
+    // Blocks of 256 MiB and of 2 GiB; 2^27 groups of blocks.
+    let mut blocks = good.clone();
+    put(&mut blocks, 1024 + 0x18, 18);
+    let mut large_blocks = good.clone();
+    put(&mut large_blocks, 1024 + 0x18, 21);
+    let mut groups = good.clone();
+    put(&mut groups, 1024 + 0x4, u32::MAX);
+    put(&mut groups, 1024 + 0x20, 32);
+    // A symbolic link to a name of 256 GiB.
+    let link = cell.file("link.img");
+    std::fs::copy(&plain, &link)?;
+    let target = "x".repeat(200);
+    let commands = format!("symlink /link {target}\nsif /link size 274877906944\n");
+    let script = cell.file("link.debugfs");
+    std::fs::write(&script, commands)?;
+    run("debugfs", &["-w", "-f", utf8(&script)?, utf8(&link)?])?;
+    // An index of a directory that says that it has 65535 entries.
+    index_directories(&indexed)?;
+    let mut index = std::fs::read(&indexed)?;
+    let root = blocks_of(&indexed, "d")?[0] * 1024;
+    ensure!(index[root + 0x1d] == 8, "the directory has no index");
+    index[root + 0x22..root + 0x24].copy_from_slice(&[0xff, 0xff]);
+
+    let images = [
+        write("blocks", &blocks)?,
+        write("large-blocks", &large_blocks)?,
+        write("groups", &groups)?,
+        link,
+        write("index", &index)?,
+        plain,
+    ];
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    attach(&mut qemu, &images.each_ref().map(PathBuf::as_path))?;
+    let bad = [
+        "ls /blk0",
+        "ls /blk1",
+        "ls /blk2",
+        "cat /blk3/link",
+        "ls /blk4/d",
+    ];
+    qemu.script(&format!(
+        "{}; cat /blk5/a.txt; mem; poweroff",
+        bad.join("; ")
+    ));
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PowerOff)?;
+    for command in bad {
+        check_said(&guest, command, "error: /blk")?;
+    }
+    ensure!(said(&guest, "cat /blk5/a.txt")? == "fine");
+    Ok(())
+}
+
+/// A file whose extents are a tree of five levels, all of whose branches lead to the same twig without a leaf: to look for
+/// its blocks takes for ever, and never waits for the disk. It is given up after a while.
+fn endless_ext(cell: &Cell) -> Result<()> {
+    let files = Files::from([
+        ("a.bin".to_string(), noise(3, 20_000)),
+        ("b.txt".to_string(), b"fine".to_vec()),
+    ]);
+    let kind = FileSystem::Ext(4);
+    let path = image(cell, "disk", kind, &files)?;
+    // No checksums in the way.
+    let output = run("tune2fs", &["-O", "^metadata_csum", utf8(&path)?]);
+    output.context("taking the checksums away")?;
+    let blocks = blocks_of(&path, "a.bin")?;
+    let inode = run("debugfs", &["-R", "imap /a.bin", utf8(&path)?])?;
+    let inode = String::from_utf8(inode.stdout)?;
+    let (_, place) = inode.split_once("located at block ").context("no inode")?;
+    let (block, offset) = place.trim().split_once(", offset 0x").context("no place")?;
+    let inode = block.parse::<usize>()? * 1024 + usize::from_str_radix(offset, 16)?;
+
+    let mut bytes = std::fs::read(&path)?;
+    let header = |entries: u16, most: u16, depth: u16| {
+        let fields = [0xf30a, entries, most, depth, 0, 0];
+        fields.map(u16::to_le_bytes).concat()
+    };
+    // In the inode: one entry that leads to the first block; from there on 84 that lead to the next.
+    let levels = 5;
+    let entry = |first: u32, block: usize| {
+        let mut entry = [0; 12];
+        entry[..4].copy_from_slice(&first.to_le_bytes());
+        entry[4..8].copy_from_slice(&(block as u32).to_le_bytes());
+        entry
+    };
+    bytes[inode + 40..inode + 52].copy_from_slice(&header(1, 4, levels));
+    bytes[inode + 52..inode + 64].copy_from_slice(&entry(0, blocks[0]));
+    for level in 0..levels {
+        let start = blocks[usize::from(level)] * 1024;
+        let depth = levels - 1 - level;
+        bytes[start..start + 12].copy_from_slice(&header(84, 84, depth));
+        for number in 0..84 {
+            let at = start + 12 + 12 * number;
+            // A leaf has a first block, a length (of nothing) and a place.
+            let next = blocks.get(usize::from(level) + 1).copied().unwrap_or(0);
+            let entry = if depth > 0 { entry(0, next) } else { [0; 12] };
+            bytes[at..at + 12].copy_from_slice(&entry);
+        }
+    }
+    std::fs::write(&path, bytes)?;
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    attach(&mut qemu, &[&path])?;
+    let endless = "sha256sum /blk0/a.bin";
+    qemu.script(&format!("{endless}; cat /blk0/b.txt; poweroff"));
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PowerOff)?;
+    check_said(
+        &guest,
+        endless,
+        "error: /blk0/a.bin: the file system is corrupt: its reader gave up",
+    )?;
+    ensure!(said(&guest, "cat /blk0/b.txt")? == "fine");
+    let lines = guest.console().lines();
+    let told = lines
+        .iter()
+        .any(|line| line.text.contains("without waiting"));
+    ensure!(told, "the log does not say why");
+    Ok(())
+}
+
+/// A partition that is all of its disk is the same file system by another name, and known to be.
+fn two_names(cell: &Cell) -> Result<()> {
+    let fat = FileSystem::Fat(16);
+    let files = Files::from([("a.bin".to_string(), noise(1, 100_000))]);
+    let path = image(cell, "disk", fat, &files)?;
+    let mut bytes = std::fs::read(&path)?;
+    // The first entry of the table: a FAT from the first block to the last.
+    let sectors = (bytes.len() / SECTOR) as u32;
+    bytes[446..462].copy_from_slice(&[0, 0, 1, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    put(&mut bytes, 446 + 12, sectors);
+    std::fs::write(&path, &bytes)?;
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    attach(&mut qemu, &[&path])?;
+    let onto_itself = "cp /blk0/a.bin /blk0p1/a.bin";
+    qemu.script(&format!(
+        "ls /blk0p1; {onto_itself}; cp /blk0p1/a.bin /blk0/b.bin; sha256sum /blk0p1/b.bin; poweroff"
+    ));
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PowerOff)?;
+    check_said(&guest, "ls /blk0p1", "100000  a.bin")?;
+    check_said(
+        &guest,
+        onto_itself,
+        "error: /blk0p1/a.bin: is the file that is read",
+    )?;
+    check_said(
+        &guest,
+        "sha256sum /blk0p1/b.bin",
+        &sha256(&noise(1, 100_000)),
+    )?;
+    fat.check(&path)?;
+    ensure!(fat.read(&path, "a.bin")? == noise(1, 100_000));
+    Ok(())
 }

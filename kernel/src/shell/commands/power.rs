@@ -6,8 +6,8 @@ use core::hint::black_box;
 
 use crate::arch::provoke;
 use crate::devices::sound;
-use crate::power;
 use crate::shell::{Args, Command, Error, Output};
+use crate::{power, task};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[
     Command {
@@ -30,10 +30,18 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[
     },
 ];
 
+/// Ends what must not be cut off.
+pub(in crate::shell) async fn come_to_rest() {
+    sound::silence();
+    if !task::settled().await {
+        log::warn!("what was being written could not be finished");
+    }
+}
+
 async fn poweroff(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
     let status = args.next_number("STATUS")?.unwrap_or(0);
     args.end()?;
-    sound::silence();
+    come_to_rest().await;
     if status != 0 {
         let status = u32::try_from(status).map_err(|_| Error::usage("STATUS is too large"))?;
         power::exit_with(status);
@@ -44,7 +52,7 @@ async fn poweroff(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
 
 async fn reboot(args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
     args.end()?;
-    sound::silence();
+    come_to_rest().await;
     power::reboot()
 }
 

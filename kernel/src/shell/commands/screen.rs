@@ -28,8 +28,8 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
     run: |args, out| Box::pin(run(args, out)),
 }];
 
-/// How long a device may take to show something.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a device may take to show something, and a large picture to be drawn.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn run(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     match args.word("operation")? {

@@ -180,6 +180,11 @@ async fn record(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     args.end()?;
     let frames = seconds * u64::from(layout.rate.hz());
     let (recorded, hash) = match word {
+        // A file that is there is not given up for a recording that can't be.
+        Some(_) if !info.takes(layout) => {
+            let text = format_args!("the card can't record {layout}");
+            return Err(failed(card, text));
+        }
         Some(word) => record_file(card, stream, layout, frames, word).await?,
         None => {
             let mut hash = Hash::new(layout);

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use vringlet::sound::{Format, FrameSink, FrameSource, Layout, Rate, StreamInfo};
 
 use crate::files::{Error, File, NewFile, PIECE};
+use crate::task;
 
 /// Format tags of the `fmt ` chunk.
 const PCM: u16 = 1;
@@ -25,6 +26,8 @@ const SUBFORMAT: usize = 24;
 const MOST_FORMAT_BYTES: u32 = 1024;
 /// Bytes of the header that is written: everything before the frames.
 const HEADER_LEN: u32 = 44;
+/// Chunks that are looked at for the one with the frames.
+const MOST_CHUNKS: usize = 100;
 const TOO_SHORT: &str = "is broken: it ends too early";
 
 /// A file on its way to a card.
@@ -57,7 +60,12 @@ impl WavSource {
             return Err("is no wav file".into());
         }
         let mut layout = None;
+        let mut chunks = 0;
         let left = loop {
+            chunks += 1;
+            if chunks > MOST_CHUNKS {
+                return Err("is broken: many chunks, and no frames".into());
+            }
             let chunk = reader.take(8).await?;
             let (name, len) = chunk.split_first_chunk::<4>().ok_or(TOO_SHORT)?;
             let len = len.first_chunk().map_or(0, |len| u32::from_le_bytes(*len));
@@ -143,7 +151,7 @@ fn parse(chunk: &[u8]) -> Result<Layout, String> {
         tag => tag,
     };
     // Fewer bits than whole bytes are the upper ones of the whole bytes.
-    let format = match (tag, bits.next_multiple_of(8)) {
+    let format = match (tag, bits.checked_next_multiple_of(8).unwrap_or(0)) {
         (PCM, 8) => Format::U8,
         (PCM, 16) => Format::S16,
         (PCM, 24) => Format::S24In3,
@@ -254,9 +262,10 @@ impl Reader {
     }
 }
 
-/// A file that is recorded.
+/// A file that is recorded. When it is dropped before its end, it has all the same what was recorded.
 pub(super) struct WavSink {
-    file: NewFile,
+    /// Not there after it was closed.
+    file: Option<NewFile>,
     layout: Layout,
     space: Vec<u8>,
     used: usize,
@@ -277,7 +286,7 @@ impl WavSink {
     ) -> Result<Self, Error> {
         file.write(header).await?;
         Ok(Self {
-            file,
+            file: Some(file),
             layout,
             space: alloc::vec![0; PIECE],
             used: 0,
@@ -292,12 +301,35 @@ impl WavSink {
     ///
     /// It can't be written.
     pub(super) async fn close(mut self) -> Result<[u8; 32], Error> {
-        self.flush().await?;
-        if let Ok(header) = header(self.layout, self.written) {
-            self.file.overwrite(0, header).await?;
+        let flushed = self.flush().await;
+        if let Some(mut file) = self.file.take() {
+            if let Ok(header) = header(self.layout, self.written) {
+                file.overwrite(0, header).await?;
+            }
+            file.close().await?;
         }
-        self.file.close().await?;
-        Ok(self.hash.finalize().into())
+        flushed?;
+        Ok(self.hash.clone().finalize().into())
+    }
+}
+
+impl Drop for WavSink {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            let unfinished = Self {
+                file: self.file.take(),
+                layout: self.layout,
+                space: core::mem::take(&mut self.space),
+                used: self.used,
+                written: self.written,
+                hash: self.hash.clone(),
+            };
+            task::spawn_work(async move {
+                if let Err(error) = unfinished.close().await {
+                    log::warn!("{error}");
+                }
+            });
+        }
     }
 }
 
@@ -356,9 +388,13 @@ impl FrameSink for WavSink {
     async fn flush(&mut self) -> Result<(), Error> {
         let frames = self.space.get(..self.used).unwrap_or_default().to_vec();
         self.used = 0;
-        self.written += frames.len() as u64;
-        self.hash.update(&frames);
-        self.file.write(frames).await
+        if let Some(file) = &mut self.file {
+            let len = frames.len() as u64;
+            self.hash.update(&frames);
+            file.write(frames).await?;
+            self.written += len;
+        }
+        Ok(())
     }
 }
 
