@@ -199,6 +199,9 @@ impl<T> Drop for Fiber<T> {
 /// The fiber whose code runs now, if `stack_pointer` is on its stack.
 fn running_at(stack_pointer: u64) -> Option<&'static Running> {
     let current = RUNNING.load(Ordering::Relaxed);
+    if current.is_null() {
+        return None;
+    }
     let stack = stack::containing(stack_pointer)?;
     // SAFETY: as in `wait`. It is on the stack that is in use, so it is this fiber that runs, and its code has not returned.
     unsafe { current.as_ref() }.filter(|_| stack.contains(&(current as u64)))
@@ -251,7 +254,7 @@ pub fn give_back(bytes: usize) {
 /// Part of every interrupt: whether it interrupted code of a fiber, with this stack pointer, that runs for too long. That
 /// code must then go on in [`overrun`].
 pub fn is_overdue(stack_pointer: u64) -> bool {
-    if RUNNING.load(Ordering::Relaxed).is_null() || running_at(stack_pointer).is_none() {
+    if running_at(stack_pointer).is_none() {
         return false;
     }
     let ran = time::now().as_nanos() - RESUMED.load(Ordering::Relaxed);

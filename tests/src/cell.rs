@@ -155,6 +155,21 @@ impl Booted {
         found.with_context(|| self.last_words())
     }
 
+    /// What a command of the script printed.
+    pub fn said(&self, command: &str) -> Result<String> {
+        Ok(self.guest.console.output_of(command)?.join("\n"))
+    }
+
+    /// What a command of the script printed must have this in it.
+    pub fn check_said(&self, command: &str, text: &str) -> Result<()> {
+        let output = self.said(command)?;
+        ensure!(
+            output.contains(text),
+            "{command} said {output:?} without {text:?}"
+        );
+        Ok(())
+    }
+
     /// Waits until the script is done and the shell wants input.
     pub fn expect_prompt(&mut self) -> Result<()> {
         self.guest

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::process::Command;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
@@ -321,6 +322,13 @@ pub struct Forward {
     pub host: u16,
     /// The port there.
     pub guest: u16,
+}
+
+/// Whether QEMU lists this among what the option can have: `-display help`, `-audiodev help`.
+pub fn knows(option: &str, name: &str) -> std::io::Result<bool> {
+    let help = Command::new(PROGRAM).args([option, "help"]).output()?;
+    let known = String::from_utf8_lossy(&help.stdout);
+    Ok(known.lines().any(|line| line.trim() == name))
 }
 
 /// Text as the value of a QEMU option, where a comma separates options unless doubled.

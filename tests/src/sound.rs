@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::qemu::{Qemu, utf8};
+use crate::qemu::{Qemu, knows, utf8};
 use crate::vhost_user::Daemon;
 
 /// The formats that QEMU's card offers, by the guest's names.
@@ -230,12 +230,9 @@ pub fn played_by_daemon(frames: &[u8], period: usize) -> Vec<u8> {
 
 /// Why ALSA can't be used, if it can't.
 pub fn no_alsa() -> Option<String> {
-    let help = std::process::Command::new(crate::qemu::PROGRAM)
-        .args(["-audiodev", "help"])
-        .output();
-    match help {
-        Ok(output) if String::from_utf8_lossy(&output.stdout).contains("alsa") => None,
-        Ok(_) => Some("this QEMU has no ALSA backend".into()),
+    match knows("-audiodev", "alsa") {
+        Ok(true) => None,
+        Ok(false) => Some("this QEMU has no ALSA backend".into()),
         Err(error) => Some(format!("no QEMU: {error}")),
     }
 }

@@ -127,11 +127,7 @@ pub async fn working_directory() -> Path {
     if let Some(chosen) = chosen {
         return chosen;
     }
-    let volumes = volumes().await;
-    let mut names = volumes.into_iter().filter(|it| it.contents.is_ok());
-    let first = names.next().map_or(Path::default(), |it| {
-        Path::default().join(&format!("/{}", it.name))
-    });
+    let first = first_volume().await.unwrap_or_default();
     WORKING_DIRECTORY.lock().get_or_insert(first).clone()
 }
 
@@ -156,31 +152,52 @@ pub async fn locate(word: &str) -> Path {
     }
 }
 
+/// The first volume that files may be on.
+async fn first_volume() -> Option<Path> {
+    for device in Medium::all() {
+        for (medium, mounted) in mount_all(device).await {
+            if mounted.is_ok() {
+                return Some(Path::default().join(medium.name()));
+            }
+        }
+    }
+    None
+}
+
 /// All devices and partitions, and what is on them.
 pub async fn volumes() -> Vec<Summary> {
     let mut summaries = Vec::new();
     for device in Medium::all() {
-        let parts = match mount(device.clone()).await {
-            Err(fault) if fault.kind == ErrorKind::NotRecognized => partitions(&device).await,
-            _ => Ok(Vec::new()),
-        };
-        match parts {
-            Ok(parts) if !parts.is_empty() => {
-                for part in parts {
-                    summaries.push(summary(part).await);
-                }
-            }
-            _ => summaries.push(summary(device).await),
+        for (medium, mounted) in mount_all(device).await {
+            summaries.push(summary(&medium, mounted).await);
         }
     }
     summaries
 }
 
-async fn summary(medium: Medium) -> Summary {
+/// What there is on a device: a file system, or those of its partitions, if it has any.
+async fn mount_all(device: Medium) -> Vec<(Medium, Result<Volume, Fault>)> {
+    let whole = mount(device.clone()).await;
+    let parts = match &whole {
+        Err(fault) if fault.kind == ErrorKind::NotRecognized => partitions(&device).await,
+        _ => Ok(Vec::new()),
+    };
+    let mut all = Vec::new();
+    for part in parts.unwrap_or_default() {
+        let mounted = mount(part.clone()).await;
+        all.push((part, mounted));
+    }
+    if all.is_empty() {
+        all.push((device, whole));
+    }
+    all
+}
+
+async fn summary(medium: &Medium, mounted: Result<Volume, Fault>) -> Summary {
     let (name, size) = (String::from(medium.name()), medium.size());
     let place = Path::default().join(&name);
     let contents = async {
-        let (format, label, free) = match mount(medium).await? {
+        let (format, label, free) = match mounted? {
             Volume::Fat(fat) => (fat.format(), fat.label().await?, Some(fat.free().await?)),
             Volume::Ext4(ext4) => ("ext2/3/4, read only", ext4.label(), None),
         };

@@ -12,7 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Read};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -21,7 +21,7 @@ use vringlet_tests::disk::SECTOR;
 use vringlet_tests::guest::{End, Guest, Process};
 use vringlet_tests::project_root;
 use vringlet_tests::qemu::{
-    Format, GPU, Image, Machine, PROGRAM, Qemu, SCREENSHOT_SOCKET, escape, utf8,
+    Format, GPU, Image, Machine, Qemu, SCREENSHOT_SOCKET, escape, knows, utf8,
 };
 
 /// The demonstration disk, the persistent memory, and what is heard where nothing plays it.
@@ -65,12 +65,12 @@ fn run() -> Result<(End, String)> {
     let machine: Machine = setting("MACHINE").as_deref().unwrap_or("q35").parse()?;
     let mut qemu = Qemu::new(&machine, &kernel)?;
     qemu.arg("-smp", setting("SMP").as_deref().unwrap_or("1"));
-    let home = match std::env::var_os("RUN_FOLDER").filter(|it| !it.is_empty()) {
-        Some(folder) => PathBuf::from(folder),
-        None => project_root().join("target"),
+    let home = path_setting("RUN_FOLDER").unwrap_or_else(|| project_root().join("target"));
+    let own_disk = path_setting("DISK");
+    let (disk, image) = match &own_disk {
+        Some(path) => users_disk(path)?,
+        None => (demo_disk(&home)?, Image::RAW),
     };
-    let own_disk = setting("DISK").is_some();
-    let (disk, image) = disk(&home)?;
     qemu.drive("disk0", &disk, image)?;
     qemu.virtio("blk", "blk0", "drive=disk0");
     let kept = memory(&mut qemu, &home)?;
@@ -94,7 +94,7 @@ fn run() -> Result<(End, String)> {
         (Some(script), false) => format!("strict; {script}; poweroff"),
         (None, false) => {
             let mut tour = vec!["strict", "selftest"];
-            if !own_disk && demo::is_whole(&disk) {
+            if own_disk.is_none() && demo::is_whole(&disk) {
                 tour.push(DEMO_TOUR);
             }
             if kept {
@@ -114,7 +114,7 @@ fn run() -> Result<(End, String)> {
         let mut process =
             Process::start(&qemu, Stdio::inherit(), Stdio::inherit(), Stdio::inherit())?;
         announce(&mut process, wanted)?;
-        if !own_disk {
+        if own_disk.is_none() {
             eprintln!("run: `ls` and `cat welcome.txt` show what is on the disk");
         }
         eprintln!("run: Ctrl-A X ends the guest");
@@ -152,6 +152,12 @@ fn setting(name: &str) -> Option<String> {
     std::env::var(name)
         .ok()
         .filter(|value| !value.trim().is_empty())
+}
+
+/// The same, as a path.
+fn path_setting(name: &str) -> Option<PathBuf> {
+    let value = std::env::var_os(name).filter(|value| !value.is_empty());
+    value.map(PathBuf::from)
 }
 
 /// A graphics adapter, seen in a window, or by VNC where there can't be one; the tour has nobody who looks.
@@ -237,8 +243,6 @@ fn sound(qemu: &mut Qemu, home: &Path, on_terminal: bool) -> Result<()> {
 /// The audio system of this session, if there is one that QEMU knows.
 fn audio_system() -> Option<&'static str> {
     let runtime = PathBuf::from(setting("XDG_RUNTIME_DIR").unwrap_or_default());
-    let output = Command::new(PROGRAM).args(["-audiodev", "help"]).output();
-    let known = String::from_utf8(output.ok()?.stdout).ok()?;
     let systems = [
         ("pipewire", runtime.join("pipewire-0").exists()),
         (
@@ -248,7 +252,7 @@ fn audio_system() -> Option<&'static str> {
         ("alsa", Path::new("/dev/snd/controlC0").exists()),
     ];
     let mut systems = systems.into_iter().filter(|(_, there)| *there);
-    let (system, _) = systems.find(|(name, _)| known.lines().any(|line| line.trim() == *name))?;
+    let (system, _) = systems.find(|(name, _)| knows("-audiodev", name).unwrap_or(false))?;
     Some(system)
 }
 
@@ -264,11 +268,9 @@ fn shown(file: &Path) -> String {
 /// The kind of window that QEMU can open here.
 fn window() -> Option<&'static str> {
     setting("WAYLAND_DISPLAY").or_else(|| setting("DISPLAY"))?;
-    let output = Command::new(PROGRAM).args(["-display", "help"]).output();
-    let kinds = String::from_utf8(output.ok()?.stdout).ok()?;
     ["gtk", "sdl"]
         .into_iter()
-        .find(|kind| kinds.lines().any(|line| line.trim() == *kind))
+        .find(|kind| knows("-display", kind).unwrap_or(false))
 }
 
 /// Leads a port of this machine to the guest's page, the wanted one if it is free, and says which.
@@ -286,21 +288,20 @@ fn announce(process: &mut Process, wanted: u16) -> Result<()> {
     Ok(())
 }
 
-/// The disk to attach, and how. The demonstration disk is made when it is missing; the user's own is taken as it is.
-fn disk(home: &Path) -> Result<(PathBuf, Image)> {
-    let Some(path) = std::env::var_os("DISK")
-        .filter(|value| !value.is_empty())
-        .map(PathBuf::from)
-    else {
-        let path = home.join(DEMO_DISK);
-        if !path.exists() {
-            eprintln!("run: making the demonstration disk, {}", shown(&path));
-            demo::make(&path)?;
-        }
-        return Ok((path, Image::RAW));
-    };
+/// The demonstration disk, made when it is missing.
+fn demo_disk(home: &Path) -> Result<PathBuf> {
+    let path = home.join(DEMO_DISK);
+    if !path.exists() {
+        eprintln!("run: making the demonstration disk, {}", shown(&path));
+        demo::make(&path)?;
+    }
+    Ok(path)
+}
+
+/// The user's own disk, taken as it is, and how it is attached.
+fn users_disk(path: &Path) -> Result<(PathBuf, Image)> {
     let name = path.display();
-    let image = inspect(&path).with_context(|| format!("DISK={name}"))?;
+    let image = inspect(path).with_context(|| format!("DISK={name}"))?;
     if image.read_only {
         eprintln!("run: DISK={name} is read-only here, so it is for the guest");
     }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use vringlet_tests::cell::{Booted, Cell, MEMORY};
+use vringlet_tests::cell::{Cell, MEMORY};
 use vringlet_tests::disk::{SECTOR, pattern, sha256};
 use vringlet_tests::guest::End;
 use vringlet_tests::images::{FileSystem, Files, index_directories, partition, run};
@@ -112,21 +112,6 @@ fn attach(qemu: &mut Qemu, images: &[&Path]) -> Result<()> {
     Ok(())
 }
 
-/// What a command of the script printed.
-fn said(guest: &Booted, command: &str) -> Result<String> {
-    Ok(guest.console().output_of(command)?.join("\n"))
-}
-
-/// What a command of the script printed must have this in it.
-fn check_said(guest: &Booted, command: &str, text: &str) -> Result<()> {
-    let output = said(guest, command)?;
-    ensure!(
-        output.contains(text),
-        "{command} said {output:?} without {text:?}"
-    );
-    Ok(())
-}
-
 /// The lines of `ls` for a directory of a tree.
 fn listing(files: &Files, directory: &str) -> Vec<String> {
     let mut lines = std::collections::BTreeMap::new();
@@ -163,10 +148,10 @@ fn read(cell: &Cell, machine: &str, kind: FileSystem) -> Result<()> {
     let mut guest = cell.boot(qemu)?;
     guest.ends_with(&End::PowerOff)?;
 
-    check_said(&guest, "ls /", "\"LABEL\"")?;
+    guest.check_said("ls /", "\"LABEL\"")?;
     for name in read {
         let bytes = files.get(name).context("no such file")?;
-        check_said(&guest, &hash_of(name), &sha256(bytes))?;
+        guest.check_said(&hash_of(name), &sha256(bytes))?;
     }
     let mut root = listing(&files, "");
     if let FileSystem::Ext(_) = kind {
@@ -177,12 +162,12 @@ fn read(cell: &Cell, machine: &str, kind: FileSystem) -> Result<()> {
                 .cmp(b[14..].trim_end_matches('/'))
         });
     }
-    ensure!(said(&guest, "ls")? == root.join("\n"), "{root:?}");
+    ensure!(guest.said("ls")? == root.join("\n"), "{root:?}");
     let many = listing(&files, "many/").join("\n");
-    ensure!(said(&guest, "ls /blk0/many")? == many, "{many:?}");
-    ensure!(said(&guest, "ls /blk0/empty")?.is_empty());
-    ensure!(said(&guest, "cat c/d/e/deep.txt")? == "deep");
-    ensure!(said(&guest, "cat ../../Grüße.txt")? == "schön");
+    ensure!(guest.said("ls /blk0/many")? == many, "{many:?}");
+    ensure!(guest.said("ls /blk0/empty")?.is_empty());
+    ensure!(guest.said("cat c/d/e/deep.txt")? == "deep");
+    ensure!(guest.said("cat ../../Grüße.txt")? == "schön");
     ensure!(
         std::fs::read(&path)? == before,
         "reading has changed the image"
@@ -234,7 +219,7 @@ fn write(cell: &Cell, machine: &str, kind: FileSystem) -> Result<()> {
     let mut guest = cell.boot(qemu)?;
     guest.ends_with(&End::PowerOff)?;
 
-    check_said(&guest, "date", "2031-05-06 07:08:1")?;
+    guest.check_said("date", "2031-05-06 07:08:1")?;
     let original = tree();
     let bytes_of = |name: &str| original.get(name).cloned().context("no such file");
     for (name, from) in [
@@ -317,7 +302,7 @@ fn large_blocks(cell: &Cell) -> Result<()> {
     let mut guest = cell.boot(qemu)?;
     guest.ends_with(&End::PowerOff)?;
     let expected = noise(9, 700_001);
-    check_said(&guest, "sha256sum /blk0/copy.bin", &sha256(&expected))?;
+    guest.check_said("sha256sum /blk0/copy.bin", &sha256(&expected))?;
     kind.check(&path)?;
     ensure!(kind.read(&path, "copy.bin")? == expected);
     Ok(())
@@ -338,10 +323,10 @@ fn persistent_memory(cell: &Cell) -> Result<()> {
     );
     let mut guest = cell.boot(qemu)?;
     guest.ends_with(&End::PowerOff)?;
-    ensure!(said(&guest, "ls")? == listing(&files, "").join("\n"));
+    ensure!(guest.said("ls")? == listing(&files, "").join("\n"));
     let hash = sha256(files.get("len-700001.bin").context("no such file")?);
-    check_said(&guest, "sha256sum len-700001.bin", &hash)?;
-    check_said(&guest, "sha256sum /pmem1/len-700001.bin", &hash)?;
+    guest.check_said("sha256sum len-700001.bin", &hash)?;
+    guest.check_said("sha256sum /pmem1/len-700001.bin", &hash)?;
     fat.check(&target)?;
     let expected = files.get("len-65537.bin").context("no such file")?;
     ensure!(fat.read(&target, "new.bin")? == *expected);
@@ -390,7 +375,7 @@ fn partitions(cell: &Cell) -> Result<()> {
     let mut guest = cell.boot(qemu)?;
     guest.ends_with(&End::PowerOff)?;
     for read in &reads {
-        check_said(&guest, read, &sha256(&noise(1, 3000)))?;
+        guest.check_said(read, &sha256(&noise(1, 3000)))?;
     }
     for (path, before) in [gpt, mbr].iter().zip(before) {
         let after = std::fs::read(path)?;
@@ -520,7 +505,7 @@ fn refusals(cell: &Cell) -> Result<()> {
     let mut guest = cell.boot(qemu)?;
     guest.ends_with(&End::PowerOff)?;
     for (command, reason) in refused {
-        let output = said(&guest, command)?;
+        let output = guest.said(command)?;
         let error = output.starts_with("error: ") && output.contains(reason);
         ensure!(error, "{command} said {output:?} without {reason:?}");
     }
@@ -546,7 +531,7 @@ fn full(cell: &Cell) -> Result<()> {
     qemu.script(&format!("{copy}; mkdir x; rm large.bin; mkdir y; poweroff"));
     let mut guest = cell.boot(qemu)?;
     guest.ends_with(&End::PowerOff)?;
-    check_said(&guest, copy, "error: /blk0/large.bin: no space is left")?;
+    guest.check_said(copy, "error: /blk0/large.bin: no space is left")?;
     fat.check(&target)?;
     let names = fat.names(&target)?;
     ensure!(names == ["x/", "y/"], "{names:?}");
@@ -586,8 +571,8 @@ fn disk_fails(cell: &Cell) -> Result<()> {
     qemu.script("ls /blk0; sha256sum a.bin; ls /blk0; poweroff");
     let mut guest = cell.boot(qemu)?;
     guest.ends_with(&End::PowerOff)?;
-    check_said(&guest, "ls /blk0", "a.bin")?;
-    let output = said(&guest, "sha256sum a.bin")?;
+    guest.check_said("ls /blk0", "a.bin")?;
+    let output = guest.said("sha256sum a.bin")?;
     let failed = output.starts_with("error: /blk0/a.bin: virtio-blk at ");
     ensure!(failed, "{output:?}");
     Ok(())
@@ -648,7 +633,7 @@ fn corrupt(cell: &Cell, kind: FileSystem) -> Result<()> {
     qemu.script(&format!("{}\necho all done\npoweroff", script.join("\n")));
     let mut guest = cell.boot(qemu)?;
     guest.ends_with(&End::PowerOff)?;
-    check_said(&guest, "echo all done", "all done")?;
+    guest.check_said("echo all done", "all done")?;
     // Some must have been seen to be corrupt, else nothing was tested.
     let lines = guest.console().lines();
     let seen = lines
@@ -679,8 +664,7 @@ fn cycle(cell: &Cell) -> Result<()> {
     qemu.script("sha256sum a.bin; rm a.bin; ls; poweroff");
     let mut guest = cell.boot(qemu)?;
     guest.ends_with(&End::PowerOff)?;
-    check_said(
-        &guest,
+    guest.check_said(
         "sha256sum a.bin",
         "error: /blk0/a.bin: the file system is corrupt",
     )
@@ -764,9 +748,9 @@ fn hostile_ext(cell: &Cell) -> Result<()> {
     let mut guest = cell.boot(qemu)?;
     guest.ends_with(&End::PowerOff)?;
     for command in bad {
-        check_said(&guest, command, "error: /blk")?;
+        guest.check_said(command, "error: /blk")?;
     }
-    ensure!(said(&guest, "cat /blk5/a.txt")? == "fine");
+    ensure!(guest.said("cat /blk5/a.txt")? == "fine");
     Ok(())
 }
 
@@ -823,12 +807,11 @@ fn endless_ext(cell: &Cell) -> Result<()> {
     qemu.script(&format!("{endless}; cat /blk0/b.txt; poweroff"));
     let mut guest = cell.boot(qemu)?;
     guest.ends_with(&End::PowerOff)?;
-    check_said(
-        &guest,
+    guest.check_said(
         endless,
         "error: /blk0/a.bin: the file system is corrupt: its reader gave up",
     )?;
-    ensure!(said(&guest, "cat /blk0/b.txt")? == "fine");
+    ensure!(guest.said("cat /blk0/b.txt")? == "fine");
     let lines = guest.console().lines();
     let told = lines
         .iter()
@@ -856,17 +839,12 @@ fn two_names(cell: &Cell) -> Result<()> {
     ));
     let mut guest = cell.boot(qemu)?;
     guest.ends_with(&End::PowerOff)?;
-    check_said(&guest, "ls /blk0p1", "100000  a.bin")?;
-    check_said(
-        &guest,
+    guest.check_said("ls /blk0p1", "100000  a.bin")?;
+    guest.check_said(
         onto_itself,
         "error: /blk0p1/a.bin: is the file that is read",
     )?;
-    check_said(
-        &guest,
-        "sha256sum /blk0p1/b.bin",
-        &sha256(&noise(1, 100_000)),
-    )?;
+    guest.check_said("sha256sum /blk0p1/b.bin", &sha256(&noise(1, 100_000)))?;
     fat.check(&path)?;
     ensure!(fat.read(&path, "a.bin")? == noise(1, 100_000));
     Ok(())

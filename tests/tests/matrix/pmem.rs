@@ -45,15 +45,6 @@ fn with_memory(cell: &Cell, machine: &str, file: &Path) -> Result<Qemu> {
     Ok(qemu)
 }
 
-fn said(guest: &Booted, command: &str, text: &str) -> Result<()> {
-    let output = guest.console().output_of(command)?;
-    ensure!(
-        output.iter().any(|line| line.contains(text)),
-        "{command} said {output:?} without {text:?}"
-    );
-    Ok(())
-}
-
 /// The test pattern of a disk from any byte to any byte.
 fn pattern_bytes(seed: u64, bytes: Range<u64>) -> Vec<u8> {
     let sector = SECTOR as u64;
@@ -95,9 +86,9 @@ fn bytes(cell: &Cell, machine: &str) -> Result<()> {
     guest.expect("pmem0: virtio-pmem at ")?;
     guest.expect("> echo all flushed")?;
     guest.expect("all flushed")?;
-    said(&guest, "pmem hash pmem0", &disk.sha256())?;
-    said(&guest, "pmem hash pmem0 0 67108864", &sha256(&expected))?;
-    said(&guest, "pmem read pmem0 777770 32", "some.word")?;
+    guest.check_said("pmem hash pmem0", &disk.sha256())?;
+    guest.check_said("pmem hash pmem0 0 67108864", &sha256(&expected))?;
+    guest.check_said("pmem read pmem0 777770 32", "some.word")?;
     drop(guest);
     same(&file, &expected)
 }
@@ -165,11 +156,7 @@ fn nowhere(cell: &Cell) -> Result<()> {
     let mut guest = cell.boot(qemu)?;
     guest.expect("region of 0x100000 bytes at 0x0: the range overlaps memory")?;
     guest.ends_with(&End::PowerOff)?;
-    said(
-        &guest,
-        "pmem read pmem0 0",
-        "error: no persistent memory pmem0",
-    )?;
+    guest.check_said("pmem read pmem0 0", "error: no persistent memory pmem0")?;
     disk.check()
 }
 
@@ -218,9 +205,9 @@ fn flush_fails(cell: &Cell) -> Result<()> {
     );
     let mut guest = cell.boot(qemu)?;
     guest.ends_with(&End::PowerOff)?;
-    said(&guest, "pmem flush pmem0", "flush failed (ret 0x1)")?;
-    said(&guest, "pmem read pmem0 0 1", "78")?;
-    said(&guest, "virtio pmem0", "errors=1")
+    guest.check_said("pmem flush pmem0", "flush failed (ret 0x1)")?;
+    guest.check_said("pmem read pmem0 0 1", "78")?;
+    guest.check_said("virtio pmem0", "errors=1")
 }
 
 fn out_of_range(cell: &Cell) -> Result<()> {
@@ -318,39 +305,23 @@ fn not_the_store(cell: &Cell) -> Result<()> {
     let mut guest = start("pmem format pmem0; store")?;
     guest.expect("store: pmem0: holds something else")?;
     guest.ends_with(&End::PowerOff)?;
-    said(
-        &guest,
-        "pmem format pmem0",
-        "error: pmem0: holds something else",
-    )?;
-    said(&guest, "store", "error: ")?;
+    guest.check_said("pmem format pmem0", "error: pmem0: holds something else")?;
+    guest.check_said("store", "error: ")?;
     disk.check()?;
     same(&zeros, &vec![0; 1 << 20])?;
 
     // It is made a store by force, in its first 64 KiB; then it is one, and is not overwritten by mistake.
     let mut guest = start("strict; pmem format pmem0 size=64k force; store")?;
     guest.ends_with(&End::PowerOff)?;
-    said(&guest, "store", "store: pmem0 boots=1 ")?;
+    guest.check_said("store", "store: pmem0 boots=1 ")?;
     let mut guest = start(
         "pmem write pmem0 70000 x; pmem fill pmem0 0 1M 1; pmem format pmem1; strict; store",
     )?;
     guest.expect("store: pmem0: boot 2, ")?;
     guest.ends_with(&End::PowerOff)?;
-    said(
-        &guest,
-        "pmem write pmem0 70000 x",
-        "error: pmem0: is the store",
-    )?;
-    said(
-        &guest,
-        "pmem fill pmem0 0 1M 1",
-        "error: pmem0: is the store",
-    )?;
-    said(
-        &guest,
-        "pmem format pmem1",
-        "error: pmem1: pmem0 is the store",
-    )?;
+    guest.check_said("pmem write pmem0 70000 x", "error: pmem0: is the store")?;
+    guest.check_said("pmem fill pmem0 0 1M 1", "error: pmem0: is the store")?;
+    guest.check_said("pmem format pmem1", "error: pmem1: pmem0 is the store")?;
     let found = std::fs::read(&named)?;
     ensure!(
         found[64 << 10..] == pattern_bytes(1, 64 << 10..1 << 20),
