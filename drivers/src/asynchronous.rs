@@ -1,6 +1,7 @@
 //! The asynchronous face of a driver: [`Asynchronous`].
 
-use alloc::collections::VecDeque;
+mod backlog;
+
 use alloc::vec::Vec;
 use core::future::{Future, poll_fn};
 use core::pin::{Pin, pin};
@@ -11,6 +12,8 @@ use spin::Mutex;
 use crate::driver::{Driver, Failed, Finished};
 use crate::error::{Cause, Error, Result};
 use crate::queue::Token;
+
+use self::backlog::{Backlog, Entry};
 
 /// A driver shared by any number of tasks, each of which awaits its own requests ([`Self::perform`]), and served by one:
 /// its owner, who is told of the device's interrupts ([`Self::serve`], or what that is made of).
@@ -58,12 +61,18 @@ use crate::queue::Token;
 ///
 /// - *Kicks.* Submitting wakes the owner, who kicks when its turn comes: all that the tasks submit before that share one
 ///   kick.
+/// - *Rounds.* A kernel whose executor can call something at the end of each of its rounds needs no owner's task for
+///   the data: [`Self::turn`] takes completions and gives one kick, [`Self::enable_interrupts`] is for before the processor
+///   sleeps, and [`Self::stopped`] tells the owner when there is something to mend.
 /// - *Queue full.* Requests that don't fit wait in the order in which they came, and go to the device from
 ///   [`Self::process`] as soon as others are done.
 /// - *Order.* Each task is woken when its own request is done, in whatever order the device does them.
 /// - *Cancelling.* A future may be dropped at any time. A request that waits for room is taken back; one that the device
 ///   has stays with the queue until the device is done with it, buffers and all.
-/// - *Memory.* Nothing is allocated for a request, once there were as many at the same time before.
+/// - *Memory.* Nothing is allocated for a request; if it waits for room, not after as many have waited at the same time
+///   before.
+/// - *Budget.* No call does more than a bounded number of completions, however fast the device is: other tasks have their
+///   turn, too.
 /// - *Rules broken.* If the device breaks the rules of the queue it is reset at once, and all requests come back with
 ///   the error; so do new ones until [`Self::restart`].
 ///
@@ -74,55 +83,80 @@ pub struct Asynchronous<D: Driver> {
 
 struct State<D: Driver> {
     driver: D,
-    /// One entry per future that was polled.
-    tickets: Vec<Ticket<D::Request>>,
-    free_tickets: Vec<usize>,
-    /// Which ticket waits for the request with the token of this number. None: nobody does any more.
-    waiting: Vec<Option<usize>>,
-    /// Tickets whose requests wait for room.
-    backlog: VecDeque<usize>,
+    /// Who waits for each request that the driver has, by the number of its token.
+    seats: Vec<Seat>,
+    backlog: Backlog<D::Request>,
     /// Requests were submitted since the last kick.
     submitted: bool,
+    /// Who kicks, if it waits for something to kick for.
     owner: Option<Waker>,
     stopped: Option<Error>,
+    /// Who waits for the device to be stopped.
+    mender: Option<Waker>,
+    /// Counts stops: a token of an earlier session names nothing that the driver has now.
+    session: u32,
+    /// Results of earlier sessions that nobody has fetched yet.
+    settled: Vec<(Ticket, Outcome<D::Request>)>,
 }
 
-enum Ticket<R> {
+/// What becomes of a request.
+type Outcome<R> = Result<R, Failed<R>>;
+
+/// Who waits for a request that the driver has.
+#[derive(Debug)]
+enum Seat {
+    /// There is no such request.
     Free,
-    /// The request waits for room in the queue.
-    Backlog(R, Waker),
-    /// The device has the request.
-    InFlight(Token, Waker),
-    Done(Result<R, Failed<R>>),
+    /// To be woken when it is done.
+    Waiting(Waker),
+    /// It is done, and the driver has it until it is fetched.
+    Done,
+    /// Nobody does any more.
+    Abandoned,
 }
 
-/// Wakers taken out of the state, to be woken when its lock is free again: what a waker does is not known here.
-const WAKERS: usize = 16;
-type Wakers = [Option<Waker>; WAKERS];
+/// Names a request for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ticket {
+    session: u32,
+    token: Token,
+}
+
+/// What one step of [`Asynchronous::turn`] found, to be dealt with when the lock is free: what a waker does is not known
+/// here, nor what dropping a buffer does.
+enum Step<R> {
+    Wake(Waker),
+    Drop(Option<Finished<R>>),
+    NothingLeft,
+}
+
+/// How many turns [`Asynchronous::process`] takes before others have theirs.
+const TURNS: usize = 8;
 
 impl<D: Driver> Asynchronous<D> {
     /// Shares `driver`, of which nothing may be in flight.
     pub fn new(mut driver: D) -> Self {
         driver.enable_interrupts();
-        let mut waiting = Vec::new();
-        waiting.resize(driver.queue_size().into(), None);
-        Self {
-            state: Mutex::new(State {
-                driver,
-                tickets: Vec::new(),
-                free_tickets: Vec::new(),
-                waiting,
-                backlog: VecDeque::new(),
-                submitted: false,
-                owner: None,
-                stopped: None,
-            }),
-        }
+        let mut state = State {
+            driver,
+            seats: Vec::new(),
+            backlog: Backlog::new(),
+            submitted: false,
+            owner: None,
+            stopped: None,
+            mender: None,
+            session: 0,
+            settled: Vec::new(),
+        };
+        state.set_seats();
+        let state = Mutex::new(state);
+        Self { state }
     }
 
     /// Has the device do a request. The future gives the request back, done or failed.
     ///
     /// Nothing happens before the future is polled.
+    #[inline]
     pub fn perform(&self, request: D::Request) -> Perform<'_, D> {
         Perform {
             face: self,
@@ -152,8 +186,14 @@ impl<D: Driver> Asynchronous<D> {
             };
             if !interrupted {
                 self.kick();
-            } else if let Err(error) = self.process() {
-                return error;
+                continue;
+            }
+            loop {
+                match self.process() {
+                    Ok(false) => break,
+                    Ok(true) => other_tasks_first().await,
+                    Err(error) => return error,
+                }
             }
         }
     }
@@ -176,33 +216,102 @@ impl<D: Driver> Asynchronous<D> {
 
     /// For the owner: tells the device about everything submitted.
     pub fn kick(&self) {
-        let mut state = self.state.lock();
-        if core::mem::take(&mut state.submitted) {
-            state.driver.kick();
+        loop {
+            let refused = {
+                let mut state = self.state.lock();
+                let refused = state.submit_waiting();
+                if refused.is_none() {
+                    state.kick();
+                }
+                refused
+            };
+            match refused {
+                Some(waker) => waker.wake(),
+                None => return,
+            }
         }
     }
 
     /// For the owner, when the device interrupted: wakes the tasks whose requests are done, gives the device what waited
     /// for room, and asks for the next interrupt.
     ///
+    /// Says whether there is more to do: call it again when other tasks have had their turn.
+    ///
     /// # Errors
     ///
     /// The device broke the rules and was stopped; see [`Self::stop`].
-    pub fn process(&self) -> Result<()> {
+    pub fn process(&self) -> Result<bool> {
+        // What is done meanwhile needs no interrupt.
         self.state.lock().driver.disable_interrupts();
-        loop {
-            let mut wakers = Wakers::default();
-            let more = self.state.lock().process(&mut wakers);
-            wakers.into_iter().flatten().for_each(Waker::wake);
-            match more {
-                Ok(true) => {}
-                Ok(false) => return Ok(()),
-                Err(error) => {
-                    self.stop(error);
-                    return Err(error);
-                }
+        for _ in 0..TURNS {
+            if !self.turn()? && !self.enable_interrupts() {
+                return Ok(false);
             }
         }
+        Ok(true)
+    }
+
+    /// Wakes the tasks whose requests are done, gives the device what waited for room, and tells it, once, of everything
+    /// submitted. For the end of an executor's round; costs little when there is nothing to do.
+    ///
+    /// Says whether there may be more completions: call it again when other tasks have had their turn.
+    ///
+    /// # Errors
+    ///
+    /// The device broke the rules and was stopped; see [`Self::stop`].
+    #[inline]
+    pub fn turn(&self) -> Result<bool> {
+        // Each completion frees a seat for the next: with more than there are, one device could go on for ever.
+        let mut budget = self.state.lock().seats.len();
+        loop {
+            let step = {
+                let mut state = self.state.lock();
+                match state.step() {
+                    Ok(Step::NothingLeft) => {
+                        state.kick();
+                        Step::NothingLeft
+                    }
+                    Ok(step) => step,
+                    Err(error) => {
+                        drop(state);
+                        self.stop(error);
+                        return Err(error);
+                    }
+                }
+            };
+            match step {
+                Step::Wake(waker) => waker.wake(),
+                Step::Drop(finished) => drop(finished),
+                Step::NothingLeft => return Ok(false),
+            }
+            budget = budget.saturating_sub(1);
+            if budget == 0 {
+                self.kick();
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Asks for an interrupt with the next completion. Says whether there is one already, for which none may come: see
+    /// [`Self::turn`].
+    #[inline]
+    pub fn enable_interrupts(&self) -> bool {
+        self.state.lock().driver.enable_interrupts()
+    }
+
+    /// For the owner: waits until the device is stopped, for whatever reason, and says why.
+    pub async fn stopped(&self) -> Error {
+        poll_fn(|context| {
+            let mut state = self.state.lock();
+            if let Some(error) = state.stopped {
+                return Poll::Ready(error);
+            }
+            let old = replace_waker(&mut state.mender, context.waker());
+            drop(state);
+            drop(old);
+            Poll::Pending
+        })
+        .await
     }
 
     /// Resets the device and gives all requests back with `error`, as well as those to come. Requests stay behind only if
@@ -224,9 +333,7 @@ impl<D: Driver> Asynchronous<D> {
         }
         state.driver.restart()?;
         state.driver.enable_interrupts();
-        let size = state.driver.queue_size().into();
-        state.waiting.clear();
-        state.waiting.resize(size, None);
+        state.set_seats();
         state.stopped = None;
         Ok(())
     }
@@ -237,135 +344,137 @@ impl<D: Driver> Asynchronous<D> {
     }
 }
 
+/// Is done when it is polled the second time, for which it asks at once.
+async fn other_tasks_first() {
+    let mut polled = false;
+    poll_fn(|context| {
+        if polled {
+            return Poll::Ready(());
+        }
+        polled = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 impl<D: Driver> State<D> {
-    /// Hands a request to the device, or lets it wait for room. Gives its ticket, and the owner's waker if the owner must
-    /// be told.
+    /// A free seat for each request that the driver can have.
+    fn set_seats(&mut self) {
+        self.seats.clear();
+        let size = self.driver.queue_size().into();
+        self.seats.resize_with(size, || Seat::Free);
+    }
+
+    #[inline]
+    fn kick(&mut self) {
+        if core::mem::take(&mut self.submitted) {
+            self.driver.kick();
+        }
+    }
+
+    /// Hands a request to the device, or lets it wait for room. Gives where it is then, and the owner's waker if the owner
+    /// must be told.
+    #[inline]
     fn start(
         &mut self,
         request: D::Request,
         waker: &Waker,
-    ) -> Result<(usize, Option<Waker>), Failed<D::Request>> {
+    ) -> Result<(Stage<D::Request>, Option<Waker>), Failed<D::Request>> {
         if let Some(error) = self.stopped {
             let request = Some(request);
             return Err(Failed { error, request });
         }
         // Those that came first go first.
         if !self.backlog.is_empty() {
-            return Ok((self.enqueue(request, waker), None));
+            return Ok((Stage::Backlog(self.backlog.push(request, waker)), None));
         }
         match self.driver.submit(request) {
             Ok(token) => {
-                let ticket = self.ticket(Ticket::InFlight(token, waker.clone()));
-                self.expect(token, ticket);
-                self.submitted = true;
-                Ok((ticket, self.owner.take()))
+                let ticket = self.seat(token, waker.clone());
+                Ok((Stage::InFlight(ticket), self.owner.take()))
             }
             Err(rejected) if rejected.error.cause == Cause::QueueFull => {
-                Ok((self.enqueue(rejected.payload, waker), None))
+                let place = self.backlog.push(rejected.payload, waker);
+                Ok((Stage::Backlog(place), None))
             }
             Err(rejected) => Err(rejected.into()),
         }
     }
 
-    fn enqueue(&mut self, request: D::Request, waker: &Waker) -> usize {
-        let ticket = self.ticket(Ticket::Backlog(request, waker.clone()));
-        self.backlog.push_back(ticket);
-        ticket
-    }
-
-    fn ticket(&mut self, content: Ticket<D::Request>) -> usize {
-        if let Some(ticket) = self.free_tickets.pop()
-            && let Some(place) = self.tickets.get_mut(ticket)
-        {
-            *place = content;
-            return ticket;
+    /// The driver has taken a request that `waker` waits for.
+    #[inline]
+    fn seat(&mut self, token: Token, waker: Waker) -> Ticket {
+        if let Some(seat) = self.seats.get_mut(token.index()) {
+            *seat = Seat::Waiting(waker);
         }
-        self.tickets.push(content);
-        self.tickets.len() - 1
-    }
-
-    fn expect(&mut self, token: Token, ticket: usize) {
-        if let Some(waiting) = self.waiting.get_mut(token.index()) {
-            *waiting = Some(ticket);
+        self.submitted = true;
+        Ticket {
+            session: self.session,
+            token,
         }
     }
 
-    /// Takes completions as long as there is room for who must be woken. Says whether there may be more; if not, the
-    /// device will interrupt for the next.
-    fn process(&mut self, wakers: &mut Wakers) -> Result<bool> {
+    /// Takes a completion, or else hands the device a request that waited for room.
+    #[inline]
+    fn step(&mut self) -> Result<Step<D::Request>> {
         if let Some(error) = self.stopped {
             return Err(error);
         }
-        let mut places = wakers.iter_mut().peekable();
-        while places.peek().is_some()
-            && let Some(finished) = self.driver.poll()?
-        {
-            if let Some(waker) = self.finish(finished) {
-                places.next().map(|place| place.insert(waker));
+        let Some(token) = self.driver.complete()? else {
+            return Ok(self.submit_waiting().map_or(Step::NothingLeft, Step::Wake));
+        };
+        let Some(seat) = self.seats.get_mut(token.index()) else {
+            return Ok(Step::Drop(self.driver.take(token)));
+        };
+        Ok(match core::mem::replace(seat, Seat::Done) {
+            Seat::Waiting(waker) => Step::Wake(waker),
+            Seat::Abandoned | Seat::Free | Seat::Done => {
+                *seat = Seat::Free;
+                Step::Drop(self.driver.take(token))
             }
-        }
-        while places.peek().is_some() && self.submit_next(&mut places) {}
-        if core::mem::take(&mut self.submitted) {
-            self.driver.kick();
-        }
-        // Asked for last: what is done until here needs no interrupt.
-        Ok(places.peek().is_none() || self.driver.enable_interrupts())
+        })
     }
 
-    /// Hands the device the request that has waited longest for room. Whether to go on with the next.
-    fn submit_next<'a>(
-        &mut self,
-        places: &mut impl Iterator<Item = &'a mut Option<Waker>>,
-    ) -> bool {
-        let Some(ticket) = self.backlog.pop_front() else {
-            return false;
-        };
-        let Some(place) = self.tickets.get_mut(ticket) else {
-            return true;
-        };
-        let (request, waker) = match core::mem::replace(place, Ticket::Free) {
-            Ticket::Backlog(request, waker) => (request, waker),
-            other => {
-                *place = other;
-                return true;
-            }
-        };
-        match self.driver.submit(request) {
-            Ok(token) => {
-                *place = Ticket::InFlight(token, waker);
-                self.expect(token, ticket);
-                self.submitted = true;
-                true
-            }
-            Err(rejected) if rejected.error.cause == Cause::QueueFull => {
-                *place = Ticket::Backlog(rejected.payload, waker);
-                self.backlog.push_front(ticket);
-                false
-            }
-            Err(rejected) => {
-                *place = Ticket::Done(Err(rejected.into()));
-                places.next().map(|place| place.insert(waker));
-                true
-            }
+    /// Hands the device what waits for room, as far as there is some, oldest first. If one is refused, gives who waits for
+    /// it: wake it, and call this again.
+    #[inline]
+    fn submit_waiting(&mut self) -> Option<Waker> {
+        match self.backlog.is_empty() {
+            true => None,
+            false => self.submit_backlog(),
         }
     }
 
-    /// Files a completion under its ticket. Gives who waits for it.
-    fn finish(&mut self, finished: Finished<D::Request>) -> Option<Waker> {
-        let ticket = self.waiting.get_mut(finished.token.index())?.take()?;
-        self.settle(ticket, finished.into_result())
+    #[cold]
+    fn submit_backlog(&mut self) -> Option<Waker> {
+        while let Some((place, request, waker)) = self.backlog.pop() {
+            match self.driver.submit(request) {
+                Ok(token) => {
+                    let ticket = self.seat(token, waker);
+                    self.backlog.set(place, Entry::Started(ticket));
+                }
+                Err(rejected) if rejected.error.cause == Cause::QueueFull => {
+                    self.backlog.push_front(place, rejected.payload, waker);
+                    break;
+                }
+                Err(rejected) => {
+                    self.backlog.set(place, Entry::Refused(rejected.into()));
+                    return Some(waker);
+                }
+            }
+        }
+        None
     }
 
-    fn settle(
-        &mut self,
-        ticket: usize,
-        result: Result<D::Request, Failed<D::Request>>,
-    ) -> Option<Waker> {
-        let place = self.tickets.get_mut(ticket)?;
-        match core::mem::replace(place, Ticket::Done(result)) {
-            Ticket::InFlight(_, waker) | Ticket::Backlog(_, waker) => Some(waker),
-            Ticket::Done(_) | Ticket::Free => None,
+    /// There is room again, and someone may have waited for it. Gives the owner's waker if the owner must be told.
+    #[inline]
+    fn make_room(&mut self) -> Option<Waker> {
+        if self.backlog.is_empty() {
+            return None;
         }
+        self.submitted = true;
+        self.owner.take()
     }
 
     fn stop(&mut self, error: Error) -> Vec<Waker> {
@@ -374,76 +483,114 @@ impl<D: Driver> State<D> {
         }
         self.stopped = Some(error);
         self.submitted = false;
-        let mut wakers = Vec::new();
-        let returned = self.driver.reset().unwrap_or_else(|error| {
+        let mut wakers: Vec<Waker> = self.mender.take().into_iter().collect();
+        let session = self.session;
+        self.session = session.wrapping_add(1);
+        // What is done already is not touched by the reset.
+        for (number, seat) in (0..).zip(&mut self.seats) {
+            let token = Token::new(number);
+            if matches!(seat, Seat::Done)
+                && let Some(finished) = self.driver.take(token)
+            {
+                *seat = Seat::Free;
+                let ticket = Ticket { session, token };
+                self.settled.push((ticket, finished.into_result()));
+            }
+        }
+        let mut returned = self.driver.reset().unwrap_or_else(|error| {
             log::error!("{error}");
             Vec::new()
         });
-        for (token, request) in returned {
-            let ticket = self.waiting.get_mut(token.index()).and_then(Option::take);
+        for (number, seat) in (0..).zip(&mut self.seats) {
+            let Seat::Waiting(waker) = core::mem::replace(seat, Seat::Free) else {
+                continue;
+            };
+            let token = Token::new(number);
+            // `None` is what the device did not give back.
+            let at = returned.iter().position(|(returned, _)| *returned == token);
+            let request = at.map(|at| returned.swap_remove(at).1);
+            let ticket = Ticket { session, token };
+            let failed = Err(Failed { error, request });
+            self.settled.push((ticket, failed));
+            wakers.push(waker);
+        }
+        while let Some((place, request, waker)) = self.backlog.pop() {
             let request = Some(request);
-            let failed = Err(Failed { error, request });
-            wakers.extend(ticket.and_then(|ticket| self.settle(ticket, failed)));
-        }
-        // What the device did not give back.
-        for token in 0..self.waiting.len() {
-            let ticket = self.waiting.get_mut(token).and_then(Option::take);
-            let request = None;
-            let failed = Err(Failed { error, request });
-            wakers.extend(ticket.and_then(|ticket| self.settle(ticket, failed)));
-        }
-        while let Some(ticket) = self.backlog.pop_front() {
-            if let Some(place) = self.tickets.get_mut(ticket)
-                && let Ticket::Backlog(request, waker) = core::mem::replace(place, Ticket::Free)
-            {
-                let request = Some(request);
-                *place = Ticket::Done(Err(Failed { error, request }));
-                wakers.push(waker);
-            }
+            let refused = Entry::Refused(Failed { error, request });
+            self.backlog.set(place, refused);
+            wakers.push(waker);
         }
         wakers
     }
 
-    /// The result that the holder of `ticket` waits for, if it is there; else `waker` will be woken for it. Gives the waker
-    /// that it replaced, too, for the caller to drop without the lock.
-    fn look(&mut self, ticket: usize, waker: &Waker) -> Look<D::Request> {
-        let Some(place) = self.tickets.get_mut(ticket) else {
+    /// What became of the request with `ticket`, if it is over; else `waker` will be woken when it is. Gives the waker that
+    /// it replaced, too, for the caller to drop without the lock.
+    #[inline]
+    fn look(&mut self, ticket: Ticket, waker: &Waker) -> Look<D::Request> {
+        if ticket.session != self.session {
+            return match self.take_settled(ticket) {
+                Some(outcome) => Look::Done(outcome, None),
+                None => Look::NotYet(None),
+            };
+        }
+        let Some(seat) = self.seats.get_mut(ticket.token.index()) else {
             return Look::NotYet(None);
         };
-        if let Ticket::InFlight(_, known) | Ticket::Backlog(_, known) = place {
+        if let Seat::Waiting(known) = seat {
             let same = known.will_wake(waker);
             let old = (!same).then(|| core::mem::replace(known, waker.clone()));
             return Look::NotYet(old);
         }
-        let content = core::mem::replace(place, Ticket::Free);
-        self.free_tickets.push(ticket);
-        match content {
-            Ticket::Done(result) => Look::Done(result),
-            _ => Look::NotYet(None),
+        *seat = Seat::Free;
+        match self.driver.take(ticket.token) {
+            Some(finished) => Look::Done(finished.into_result(), self.make_room()),
+            None => Look::NotYet(None),
         }
     }
 
-    /// Nobody waits for `ticket` any more. What it held is for the caller to drop, without the lock.
-    fn abandon(&mut self, ticket: usize) -> Option<Ticket<D::Request>> {
-        let place = self.tickets.get_mut(ticket)?;
-        let content = core::mem::replace(place, Ticket::Free);
-        self.free_tickets.push(ticket);
-        match &content {
-            Ticket::InFlight(token, _) => {
-                if let Some(waiting) = self.waiting.get_mut(token.index()) {
-                    *waiting = None;
+    fn take_settled(&mut self, ticket: Ticket) -> Option<Outcome<D::Request>> {
+        let mut settled = self.settled.iter();
+        let at = settled.position(|(known, _)| *known == ticket)?;
+        Some(self.settled.swap_remove(at).1)
+    }
+
+    /// Nobody waits for a request any more. What is left of it is for the caller to drop, without the lock.
+    fn abandon(&mut self, stage: Stage<D::Request>) -> (Option<Waker>, impl Sized + use<D>) {
+        let (mut waker, mut outcome, mut entry) = (None, None, None);
+        let ticket = match stage {
+            Stage::InFlight(ticket) => Some(ticket),
+            Stage::Backlog(place) => match self.backlog.remove(place) {
+                Entry::Started(ticket) => Some(ticket),
+                other => {
+                    entry = Some(other);
+                    None
+                }
+            },
+            Stage::New(_) | Stage::Over => None,
+        };
+        if let Some(ticket) = ticket {
+            if ticket.session != self.session {
+                outcome = self.take_settled(ticket);
+            } else if let Some(seat) = self.seats.get_mut(ticket.token.index()) {
+                match core::mem::replace(seat, Seat::Free) {
+                    Seat::Waiting(known) => {
+                        *seat = Seat::Abandoned;
+                        waker = Some(known);
+                    }
+                    Seat::Done => outcome = self.driver.take(ticket.token).map(Finished::into_result),
+                    Seat::Free | Seat::Abandoned => {}
                 }
             }
-            Ticket::Backlog(..) => self.backlog.retain(|waiting| *waiting != ticket),
-            Ticket::Done(_) | Ticket::Free => {}
         }
-        Some(content)
+        let owner = outcome.as_ref().and_then(|_| self.make_room());
+        (owner, (waker, outcome, entry))
     }
 }
 
 /// What the holder of a ticket finds.
 enum Look<R> {
-    Done(Result<R, Failed<R>>),
+    /// And the owner's waker, if the owner must be told.
+    Done(Outcome<R>, Option<Waker>),
     /// The waker that was replaced, if another one was.
     NotYet(Option<Waker>),
 }
@@ -465,8 +612,9 @@ pub struct Perform<'a, D: Driver> {
 
 enum Stage<R> {
     New(R),
-    /// Under this ticket.
-    Started(usize),
+    /// It waits for room, in this place.
+    Backlog(usize),
+    InFlight(Ticket),
     Over,
 }
 
@@ -474,30 +622,43 @@ enum Stage<R> {
 impl<D: Driver> Unpin for Perform<'_, D> {}
 
 impl<D: Driver> Future for Perform<'_, D> {
-    type Output = Result<D::Request, Failed<D::Request>>;
+    type Output = Outcome<D::Request>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        match core::mem::replace(&mut this.stage, Stage::Over) {
-            Stage::New(request) => {
-                let started = this.face.state.lock().start(request, context.waker());
+        let waker = context.waker();
+        match this.stage {
+            Stage::InFlight(ticket) => this.look(ticket, waker),
+            Stage::New(_) => {
+                let Stage::New(request) = core::mem::replace(&mut this.stage, Stage::Over) else {
+                    return Poll::Pending;
+                };
+                let started = this.face.state.lock().start(request, waker);
                 match started {
-                    Ok((ticket, owner)) => {
-                        this.stage = Stage::Started(ticket);
-                        owner.into_iter().for_each(Waker::wake);
+                    Ok((stage, owner)) => {
+                        this.stage = stage;
+                        if let Some(owner) = owner {
+                            owner.wake();
+                        }
                         Poll::Pending
                     }
                     Err(failed) => Poll::Ready(Err(failed)),
                 }
             }
-            Stage::Started(ticket) => {
-                let look = this.face.state.lock().look(ticket, context.waker());
-                match look {
-                    Look::Done(result) => Poll::Ready(result),
-                    Look::NotYet(_old_waker) => {
-                        this.stage = Stage::Started(ticket);
-                        Poll::Pending
+            Stage::Backlog(place) => {
+                let found = this.face.state.lock().backlog.look(place, waker);
+                match found {
+                    Ok(Entry::Started(ticket)) => {
+                        this.stage = Stage::InFlight(ticket);
+                        this.look(ticket, waker)
                     }
+                    Ok(Entry::Refused(failed)) => {
+                        this.stage = Stage::Over;
+                        Poll::Ready(Err(failed))
+                    }
+                    Ok(Entry::Free | Entry::Waiting(..)) => Poll::Pending,
+                    Err(_old_waker) => Poll::Pending,
                 }
             }
             Stage::Over => Poll::Pending,
@@ -505,11 +666,33 @@ impl<D: Driver> Future for Perform<'_, D> {
     }
 }
 
+impl<D: Driver> Perform<'_, D> {
+    #[inline]
+    fn look(&mut self, ticket: Ticket, waker: &Waker) -> Poll<Outcome<D::Request>> {
+        let look = self.face.state.lock().look(ticket, waker);
+        match look {
+            Look::Done(outcome, owner) => {
+                self.stage = Stage::Over;
+                if let Some(owner) = owner {
+                    owner.wake();
+                }
+                Poll::Ready(outcome)
+            }
+            Look::NotYet(_old_waker) => Poll::Pending,
+        }
+    }
+}
+
 impl<D: Driver> Drop for Perform<'_, D> {
+    #[inline]
     fn drop(&mut self) {
-        if let Stage::Started(ticket) = self.stage {
-            let content = self.face.state.lock().abandon(ticket);
-            drop(content);
+        if matches!(self.stage, Stage::InFlight(_) | Stage::Backlog(_)) {
+            let stage = core::mem::replace(&mut self.stage, Stage::Over);
+            let (owner, left) = self.face.state.lock().abandon(stage);
+            drop(left);
+            if let Some(owner) = owner {
+                owner.wake();
+            }
         }
     }
 }

@@ -306,53 +306,69 @@ impl Access {
     }
 }
 
-/// A run of a caller's bytes that the platform has made reachable for a device.
+/// A run of a caller's bytes: named first, then lent to a device and taken back.
 #[derive(Debug)]
 pub(crate) struct Lent {
     bytes: NonNull<[u8]>,
-    address: u64,
     access: Access,
+    /// Where the device finds them; `None` while they are not lent.
+    address: Option<u64>,
 }
 
-// SAFETY: a record of a loan; the bytes are only reached through `take_back`, whose caller vouches for them.
+// SAFETY: a record of a loan; the bytes are only reached through `lend` and `take_back`, whose callers vouch for them.
 unsafe impl Send for Lent {}
 
 impl Lent {
-    /// Lends `bytes` to the device.
-    ///
-    /// # Safety
-    ///
-    /// `bytes` must be valid and not empty, and nothing but the device may access it (in a way that conflicts with
-    /// `access`) or free it until [`Self::take_back`].
+    /// Takes down which bytes are to be lent.
     #[inline]
-    pub(crate) unsafe fn new<H: Hal>(bytes: NonNull<[u8]>, access: Access) -> Self {
-        // SAFETY: the caller's promise is that of `share`.
-        let address = unsafe { H::share(bytes, access.direction()) };
+    pub(crate) fn named(bytes: NonNull<[u8]>, access: Access) -> Self {
         Self {
             bytes,
-            address,
             access,
+            address: None,
         }
     }
 
-    /// Where the device finds the bytes.
+    /// Lends the bytes to the device.
+    ///
+    /// # Safety
+    ///
+    /// They must be valid and not empty, and nothing but the device may access them (in a way that conflicts with the
+    /// access named) or free them until [`Self::take_back`].
+    #[inline]
+    pub(crate) unsafe fn lend<H: Hal>(&mut self) {
+        // SAFETY: the caller's promise is that of `share`.
+        self.address = Some(unsafe { H::share(self.bytes, self.access.direction()) });
+    }
+
+    /// Where the device finds the bytes, if they are lent.
+    #[inline]
     pub(crate) fn address(&self) -> u64 {
-        self.address
+        self.address.unwrap_or(0)
     }
 
     /// Length in bytes.
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Ends the loan; what the device wrote is in the bytes now.
+    /// Who does what with them.
+    #[inline]
+    pub(crate) fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Ends the loan, if there is one; what the device wrote is in the bytes now.
     ///
     /// # Safety
     ///
-    /// The bytes must still be valid, the device be done with them, and `H` be the same as in [`Self::new`].
+    /// The bytes must still be valid, the device be done with them, and `H` be the same as in [`Self::lend`].
     #[inline]
-    pub(crate) unsafe fn take_back<H: Hal>(self) {
-        // SAFETY: the address is the one that `share` gave for these bytes; validity is the caller's promise.
-        unsafe { H::unshare(self.address, self.bytes, self.access.direction()) }
+    pub(crate) unsafe fn take_back<H: Hal>(&mut self) {
+        if let Some(address) = self.address.take() {
+            // SAFETY: the address is the one that `share` gave for these bytes; validity is the caller's promise.
+            unsafe { H::unshare(address, self.bytes, self.access.direction()) }
+        }
     }
 }

@@ -21,12 +21,28 @@ pub trait Driver: Send {
     /// Tells the device about everything submitted, at most once for all of it.
     fn kick(&mut self);
 
-    /// Takes the next request that the device is done with, in the device's order.
+    /// Finds the next request that the device is done with, in the device's order. It keeps its token, and its place,
+    /// until it is taken ([`Self::take`]).
     ///
     /// # Errors
     ///
     /// The device broke the rules of the queue: nothing comes from it any more until [`Self::restart`].
-    fn poll(&mut self) -> Result<Option<Finished<Self::Request>>>;
+    fn complete(&mut self) -> Result<Option<Token>>;
+
+    /// Takes a request that [`Self::complete`] found; `None` if it is not done.
+    fn take(&mut self, token: Token) -> Option<Finished<Self::Request>>;
+
+    /// Takes the next request that the device is done with: [`Self::complete`] and [`Self::take`] in one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::complete`].
+    fn poll(&mut self) -> Result<Option<Finished<Self::Request>>> {
+        Ok(match self.complete()? {
+            Some(token) => self.take(token),
+            None => None,
+        })
+    }
 
     /// Asks for an interrupt with the next completion. Returns whether there is one already: poll again.
     fn enable_interrupts(&mut self) -> bool;
@@ -34,13 +50,14 @@ pub trait Driver: Send {
     /// Asks for no interrupts.
     fn disable_interrupts(&mut self);
 
-    /// Every token's number is below this.
+    /// Every token's number is below this: how many requests there can be that are not taken yet.
     fn queue_size(&self) -> u16;
 
     /// `cause` as an error of this device's queue.
     fn error(&self, cause: Cause) -> Error;
 
-    /// Resets the device and gives back what was in flight. Nothing can be submitted until [`Self::restart`].
+    /// Resets the device and gives back what was in flight; what is done and not taken yet is lost. Nothing can be submitted
+    /// until [`Self::restart`].
     ///
     /// # Errors
     ///
@@ -99,6 +116,7 @@ impl<R> From<Failed<R>> for Error {
 
 impl<R> Finished<R> {
     /// The request if the device did it.
+    #[inline]
     pub fn into_result(self) -> Result<R, Failed<R>> {
         match self.result {
             Ok(()) => Ok(self.request),

@@ -286,13 +286,13 @@ impl<H: Hal, T: Transport> Blk<H, T> {
 
 /// Whether a request that came back was done: the device's status, and for reads its word that all data is there. A device
 /// that wrote only part of the data can't have meant to say "OK".
-fn judge(completion: &Completion<Request>, [status]: [u8; wire::STATUS_LEN]) -> Result<(), Cause> {
+#[inline]
+fn judge(completion: &Completion<Request>, bytes: u64) -> Result<(), Cause> {
     let written = completion.written?;
-    wire::check_status(status)?;
-    let request = &completion.payload;
+    wire::check_status(completion.footer as u8)?;
     // The sum fits: the queue takes no request of 4 GiB.
-    let need = request.bytes() as u32;
-    if request.operation() == Operation::Read && written < need {
+    let need = bytes as u32;
+    if completion.payload.operation() == Operation::Read && written < need {
         return Err(Cause::ShortResponse { len: written, need });
     }
     Ok(())
@@ -301,6 +301,7 @@ fn judge(completion: &Completion<Request>, [status]: [u8; wire::STATUS_LEN]) -> 
 impl<H: Hal, T: Transport> Driver for Blk<H, T> {
     type Request = Request;
 
+    #[inline]
     fn submit(&mut self, mut request: Request) -> Result<Token, Rejected<Request>> {
         let Active {
             config,
@@ -318,30 +319,36 @@ impl<H: Hal, T: Transport> Driver for Blk<H, T> {
         queue.submit(&header, request)
     }
 
+    #[inline]
     fn kick(&mut self) {
         self.active.queue.kick();
     }
 
-    fn poll(&mut self) -> Result<Option<Finished<Request>>> {
-        let mut status = [0; wire::STATUS_LEN];
-        let Some(completion) = self.active.queue.poll(&mut status)? else {
-            return Ok(None);
-        };
-        let result = judge(&completion, status);
-        let Completion { token, payload, .. } = completion;
-        match (&result, payload.operation()) {
-            (Err(_), _) => self.counters.errors += 1,
-            (Ok(()), Operation::Read) => self.counters.bytes_read += payload.bytes(),
-            (Ok(()), Operation::Write) => self.counters.bytes_written += payload.bytes(),
-            (Ok(()), _) => {}
-        }
-        Ok(Some(Finished {
-            token,
-            request: payload,
-            result: result.map_err(|cause| self.error(cause)),
-        }))
+    #[inline]
+    fn complete(&mut self) -> Result<Option<Token>> {
+        self.active.queue.complete()
     }
 
+    #[inline]
+    fn take(&mut self, token: Token) -> Option<Finished<Request>> {
+        let completion = self.active.queue.take(token)?;
+        let bytes = completion.payload.bytes();
+        let result = judge(&completion, bytes);
+        let request = completion.payload;
+        match (&result, request.operation()) {
+            (Err(_), _) => self.counters.errors += 1,
+            (Ok(()), Operation::Read) => self.counters.bytes_read += bytes,
+            (Ok(()), Operation::Write) => self.counters.bytes_written += bytes,
+            (Ok(()), _) => {}
+        }
+        Some(Finished {
+            token,
+            request,
+            result: result.map_err(|cause| self.error(cause)),
+        })
+    }
+
+    #[inline]
     fn enable_interrupts(&mut self) -> bool {
         self.active.queue.enable_interrupts()
     }

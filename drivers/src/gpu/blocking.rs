@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::transport::Transport;
 
 /// A method per operation. The pointer is moved by [`Blocking::driver`], since nobody need wait for that.
-impl<H: Hal, T: Transport> Blocking<Gpu<H, T>> {
+impl<H: Hal + 'static, T: Transport> Blocking<Gpu<H, T>> {
     /// Asks how the displays are arranged and what they say about themselves, and gives what changed since the last time.
     ///
     /// # Errors

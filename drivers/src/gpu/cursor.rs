@@ -17,13 +17,13 @@ use crate::transport::Transport;
 /// A picture for the pointer, 64 by 64 pixels with alpha. Sent once ([`Self::load`]), then used with
 /// [`super::Gpu::set_cursor`] as often as wanted; for another picture make another.
 #[derive(Debug)]
-pub struct Cursor<H: Hal> {
+pub struct Cursor<H: Hal + 'static> {
     resource: ResourceId,
     frame: Framebuffer<H>,
     hot: (u32, u32),
 }
 
-impl<H: Hal> Cursor<H> {
+impl<H: Hal + 'static> Cursor<H> {
     /// A cursor of `pixels` (0xAARRGGBB, row after row), `size` at most 64 by 64; the rest is clear. The pixel `hot`
     /// (column, row) is the one that points.
     ///
@@ -95,7 +95,7 @@ impl Payload for CommandType {
 }
 
 /// The pointer's commands have a queue of their own, and nobody waits for them.
-impl<H: Hal, T: Transport> Gpu<H, T> {
+impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
     /// Gives a scanout the pointer `cursor`, whose load request is done, with its hot spot at (`x`, `y`).
     ///
     /// # Errors

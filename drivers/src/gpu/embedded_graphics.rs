@@ -12,7 +12,7 @@ use virtio_drivers::Hal;
 use super::damage::Rect;
 use super::framebuffer::Framebuffer;
 
-impl<H: Hal> OriginDimensions for Framebuffer<H> {
+impl<H: Hal + 'static> OriginDimensions for Framebuffer<H> {
     fn size(&self) -> Size {
         let size = Framebuffer::size(self);
         Size::new(size.width, size.height)
@@ -36,7 +36,7 @@ fn visible(area: &Rectangle) -> Rect {
     Rect::new(x, y, right.saturating_sub(x), bottom.saturating_sub(y))
 }
 
-impl<H: Hal> DrawTarget for Framebuffer<H> {
+impl<H: Hal + 'static> DrawTarget for Framebuffer<H> {
     type Color = Rgb888;
     type Error = Infallible;
 

@@ -24,7 +24,7 @@ const PIECE_LEN: usize = 256 * 1024;
 /// A pixel is a number: 0xRRGGBB, with the alpha in the highest byte where there is one. All that draws takes note of the
 /// pixels that it touched ([`Self::damage`]), and leaves out what is outside.
 #[derive(Debug)]
-pub struct Framebuffer<H: Hal> {
+pub struct Framebuffer<H: Hal + 'static> {
     size: Size,
     memory: Outbound<H>,
     /// Each piece has 2^this rows.
@@ -33,7 +33,7 @@ pub struct Framebuffer<H: Hal> {
     damage: Damage,
 }
 
-impl<H: Hal> Framebuffer<H> {
+impl<H: Hal + 'static> Framebuffer<H> {
     /// A black (or clear) picture, all of it damaged.
     ///
     /// # Errors

@@ -125,7 +125,7 @@ const MAX_SEGMENTS: usize = 3;
 const MAX_REQUESTS: u16 = 64;
 
 /// A virtio GPU in 2D mode.
-pub struct Gpu<H: Hal, T: Transport> {
+pub struct Gpu<H: Hal + 'static, T: Transport> {
     transport: T,
     options: Options,
     active: Active<H, T>,
@@ -143,7 +143,7 @@ pub struct Gpu<H: Hal, T: Transport> {
 }
 
 /// What initialisation makes; made anew by a restart.
-struct Active<H: Hal, T: Transport> {
+struct Active<H: Hal + 'static, T: Transport> {
     negotiated: Negotiated,
     scanouts: u32,
     control: Queue<H, T::Notifier, Sent<H>>,
@@ -167,7 +167,7 @@ struct Counters {
     cursor_errors: u64,
 }
 
-impl<H: Hal, T: Transport> Active<H, T> {
+impl<H: Hal + 'static, T: Transport> Active<H, T> {
     fn new(transport: &mut T, options: Options) -> Result<Self> {
         let understood = Features::all().bits();
         let negotiated = init::negotiate(transport, understood, 0, options.declined.bits())?;
@@ -218,7 +218,7 @@ impl<H: Hal, T: Transport> Active<H, T> {
     }
 }
 
-impl<H: Hal, T: Transport> Gpu<H, T> {
+impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
     /// Initialises the device that `transport` leads to.
     ///
     /// # Errors
@@ -359,7 +359,7 @@ impl<H: Hal, T: Transport> Gpu<H, T> {
 }
 
 /// Sending the commands of requests, as there is room, and taking the answers.
-impl<H: Hal, T: Transport> Gpu<H, T> {
+impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
     /// Sends what can be sent of all requests that wait, oldest first. Says whether there was anything.
     fn feed_all(&mut self) -> bool {
         let mut any = false;
@@ -510,7 +510,7 @@ impl<H: Hal, T: Transport> Gpu<H, T> {
 
     /// Hands a request back that is over.
     fn give_back(&mut self, index: usize) -> Option<Finished<Request<H>>> {
-        let mut task = self.tasks.get_mut(index)?.take()?;
+        let mut task = self.tasks.get_mut(index)?.take_if(|task| task.is_over())?;
         if let Some(promise) = task.request.promise.take()
             && task.result.is_ok()
         {
@@ -524,7 +524,7 @@ impl<H: Hal, T: Transport> Gpu<H, T> {
     }
 }
 
-impl<H: Hal, T: Transport> Driver for Gpu<H, T> {
+impl<H: Hal + 'static, T: Transport> Driver for Gpu<H, T> {
     type Request = Request<H>;
 
     fn submit(&mut self, request: Request<H>) -> Result<Token, Rejected<Request<H>>> {
@@ -558,11 +558,11 @@ impl<H: Hal, T: Transport> Driver for Gpu<H, T> {
         self.active.control.kick();
     }
 
-    fn poll(&mut self) -> Result<Option<Finished<Request<H>>>> {
+    fn complete(&mut self) -> Result<Option<Token>> {
         self.poll_cursor()?;
         loop {
             if let Some(index) = self.finished.pop_front() {
-                return Ok(self.give_back(index));
+                return Ok(Some(Token::new(index as u16)));
             }
             let mut header = [0; size_of::<CtrlHdr>()];
             let Some(completion) = self.active.control.poll(&mut header)? else {
@@ -573,6 +573,10 @@ impl<H: Hal, T: Transport> Driver for Gpu<H, T> {
                 self.active.control.kick();
             }
         }
+    }
+
+    fn take(&mut self, token: Token) -> Option<Finished<Request<H>>> {
+        self.give_back(token.index())
     }
 
     fn enable_interrupts(&mut self) -> bool {
@@ -619,7 +623,7 @@ impl<H: Hal, T: Transport> Driver for Gpu<H, T> {
     }
 }
 
-impl<H: Hal, T: Transport> Drop for Gpu<H, T> {
+impl<H: Hal + 'static, T: Transport> Drop for Gpu<H, T> {
     fn drop(&mut self) {
         // Else the memory that the device may still access would be leaked. That is what happens if the device does not
         // come back from the reset.

@@ -48,7 +48,7 @@ impl fmt::Display for ResourceId {
 
 /// A framebuffer's memory as the device is told of it.
 #[derive(Debug)]
-pub(super) struct Backing<H: Hal> {
+pub(super) struct Backing<H: Hal + 'static> {
     pub(super) lease: Lease<H>,
     /// One [`MemEntry`] for each piece.
     pub(super) entries: Buffer,
@@ -56,7 +56,7 @@ pub(super) struct Backing<H: Hal> {
     pub(super) size: Size,
 }
 
-impl<H: Hal> Backing<H> {
+impl<H: Hal + 'static> Backing<H> {
     pub(super) fn of(frame: &Framebuffer<H>) -> Result<Self, Cause> {
         let count = frame.pieces().count();
         let mut entries = Vec::new();
@@ -82,7 +82,7 @@ impl<H: Hal> Backing<H> {
 
 /// One thing for the device to do.
 #[derive(Debug)]
-pub(super) enum Command<H: Hal> {
+pub(super) enum Command<H: Hal + 'static> {
     DisplayInfo,
     Edid {
         scanout: u32,
@@ -121,13 +121,13 @@ pub(super) enum Command<H: Hal> {
 ///
 /// [`super::Screen`] and [`super::Cursor`] make them, and [`Self::display_info`] and [`Self::edid`].
 #[derive(Debug)]
-pub struct Request<H: Hal> {
+pub struct Request<H: Hal + 'static> {
     pub(super) commands: Vec<Command<H>>,
     /// Told of the outcome.
     pub(super) promise: Option<Promise>,
 }
 
-impl<H: Hal> Request<H> {
+impl<H: Hal + 'static> Request<H> {
     pub(super) fn new(commands: Vec<Command<H>>) -> Self {
         Self {
             commands,

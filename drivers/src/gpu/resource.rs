@@ -19,14 +19,14 @@ use crate::error::Cause;
 
 /// All pictures, and where they are used.
 #[derive(Debug)]
-pub(super) struct Resources<H: Hal> {
+pub(super) struct Resources<H: Hal + 'static> {
     device: DeviceName,
     table: BTreeMap<ResourceId, Resource<H>>,
     scanouts: Vec<Scanout>,
 }
 
 #[derive(Debug)]
-struct Resource<H: Hal> {
+struct Resource<H: Hal + 'static> {
     size: Size,
     /// The device's memory for reading, as long as it may know where it is.
     lease: Option<Lease<H>>,
@@ -77,7 +77,7 @@ pub(super) struct Subject {
     pub(super) scanout: Option<u32>,
 }
 
-impl<H: Hal> Resources<H> {
+impl<H: Hal + 'static> Resources<H> {
     /// None yet, on a device with this many scanouts.
     pub(super) fn new(device: DeviceName, scanouts: u32) -> Self {
         Self {
@@ -277,7 +277,7 @@ impl<H: Hal> Resources<H> {
     }
 }
 
-impl<H: Hal> Drop for Resources<H> {
+impl<H: Hal + 'static> Drop for Resources<H> {
     /// The device was not reset, so what it may read must stay.
     fn drop(&mut self) {
         let table = core::mem::take(&mut self.table);
@@ -296,7 +296,7 @@ impl<H: Hal> Drop for Resources<H> {
     }
 }
 
-impl<H: Hal> Resource<H> {
+impl<H: Hal + 'static> Resource<H> {
     /// Whether `rect` is a part of it.
     fn check(&self, rect: Rect) -> Result<(), Cause> {
         match !rect.is_empty() && Rect::of(self.size).contains(rect) {

@@ -27,7 +27,7 @@ pub enum Buffering {
 /// faces. Dropped without [`Self::close`], its pictures stay with the device, and their memory with the driver, until the
 /// device is reset.
 #[derive(Debug)]
-pub struct Screen<H: Hal> {
+pub struct Screen<H: Hal + 'static> {
     scanout: u32,
     buffering: Buffering,
     size: Size,
@@ -44,7 +44,7 @@ pub struct Screen<H: Hal> {
 
 /// A framebuffer and the device's copy of it.
 #[derive(Debug)]
-struct Surface<H: Hal> {
+struct Surface<H: Hal + 'static> {
     resource: ResourceId,
     frame: Framebuffer<H>,
     /// The device has it.
@@ -64,7 +64,7 @@ struct Sent {
     old: Vec<ResourceId>,
 }
 
-impl<H: Hal> Surface<H> {
+impl<H: Hal + 'static> Surface<H> {
     fn new(size: Size) -> Result<Self, Cause> {
         Ok(Self {
             resource: ResourceId::fresh(),
@@ -79,7 +79,7 @@ impl<H: Hal> Surface<H> {
 /// The surfaces of a screen: what is drawn on first, and the other if there is one.
 type Surfaces<H> = (Surface<H>, Option<Surface<H>>);
 
-fn surfaces<H: Hal>(size: Size, buffering: Buffering) -> Result<Surfaces<H>, Cause> {
+fn surfaces<H: Hal + 'static>(size: Size, buffering: Buffering) -> Result<Surfaces<H>, Cause> {
     let back = Surface::new(size)?;
     let mut front = match buffering {
         Buffering::Single => None,
@@ -92,7 +92,7 @@ fn surfaces<H: Hal>(size: Size, buffering: Buffering) -> Result<Surfaces<H>, Cau
     Ok((back, front))
 }
 
-impl<H: Hal> Screen<H> {
+impl<H: Hal + 'static> Screen<H> {
     /// A black screen for a scanout, sent with the first [`Self::present`].
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use crate::error::{Cause, Error};
 use crate::queue::{Chain, Payload};
 
 /// A request that the driver has.
-pub(super) struct Task<H: Hal> {
+pub(super) struct Task<H: Hal + 'static> {
     pub(super) request: Request<H>,
     /// The next command to be sent.
     pub(super) next: usize,
@@ -26,7 +26,7 @@ pub(super) struct Task<H: Hal> {
     pub(super) result: Result<(), Error>,
 }
 
-impl<H: Hal> Task<H> {
+impl<H: Hal + 'static> Task<H> {
     pub(super) fn new(request: Request<H>) -> Self {
         Self {
             request,
@@ -42,6 +42,11 @@ impl<H: Hal> Task<H> {
         self.result.is_ok() && self.next < self.request.commands.len()
     }
 
+    /// Whether nothing of it is to be sent or with the device.
+    pub(super) fn is_over(&self) -> bool {
+        self.in_flight == 0 && !self.waiting
+    }
+
     /// Takes note of an error; the first one counts.
     pub(super) fn fail(&mut self, error: Error) {
         self.result = self.result.and(Err(error));
@@ -50,7 +55,7 @@ impl<H: Hal> Task<H> {
 
 /// One command, while the device has it.
 #[derive(Debug)]
-pub(super) struct Sent<H: Hal> {
+pub(super) struct Sent<H: Hal + 'static> {
     /// The request that it is part of.
     pub(super) task: usize,
     pub(super) subject: Subject,
@@ -66,7 +71,7 @@ pub(super) struct Sent<H: Hal> {
     lease: Option<Lease<H>>,
 }
 
-impl<H: Hal> Payload for Sent<H> {
+impl<H: Hal + 'static> Payload for Sent<H> {
     fn segments<'a>(&'a mut self, chain: &mut Chain<'a>) {
         if let Some(entries) = &self.entries {
             chain.readable(entries);
@@ -109,7 +114,7 @@ fn is_fenced(command: CommandType) -> bool {
     )
 }
 
-impl<H: Hal> Sent<H> {
+impl<H: Hal + 'static> Sent<H> {
     /// Makes the message `kind` of a command, and takes it down in `resources`: from now on the device may act on it.
     pub(super) fn new(
         task: usize,

@@ -123,12 +123,15 @@ struct Callers {
     next: Vec<u16>,
     /// Not told yet what came of it.
     done: VecDeque<(u16, Result<(), Cause>)>,
+    /// What came of those who were told that it is over, until they fetch it, by number.
+    results: Vec<Option<Result<(), Cause>>>,
 }
 
 impl Callers {
     fn new(count: u16) -> Self {
         Self {
             free: (0..count).rev().collect(),
+            results: vec![None; count.into()],
             ..Self::default()
         }
     }
@@ -346,22 +349,31 @@ impl<H: Hal, T: Transport> Driver for Pmem<H, T> {
         }
     }
 
-    fn poll(&mut self) -> Result<Option<Finished<Flush>>> {
+    fn complete(&mut self) -> Result<Option<Token>> {
         if self.callers.done.is_empty() {
             self.advance()?;
         }
-        let Some((number, result)) = self.callers.done.pop_front() else {
+        let callers = &mut self.callers;
+        let Some((number, result)) = callers.done.pop_front() else {
             return Ok(None);
         };
-        self.callers.free.push(number);
+        if let Some(place) = callers.results.get_mut(usize::from(number)) {
+            *place = Some(result);
+        }
+        Ok(Some(Token::new(number)))
+    }
+
+    fn take(&mut self, token: Token) -> Option<Finished<Flush>> {
+        let result = self.callers.results.get_mut(token.index())?.take()?;
+        self.callers.free.push(token.index() as u16);
         if result.is_err() {
             self.counters.errors += 1;
         }
-        Ok(Some(Finished {
-            token: Token::new(number),
+        Some(Finished {
+            token,
             request: Flush,
             result: result.map_err(|cause| self.error(cause)),
-        }))
+        })
     }
 
     fn enable_interrupts(&mut self) -> bool {

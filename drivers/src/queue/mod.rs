@@ -15,20 +15,21 @@
 //! Header and footer are what most device types wrap around their data: `struct virtio_blk_req` begins with one and ends
 //! with the other. Either may have length 0.
 
-#[expect(unsafe_code, reason = "vouches for the loans that payloads make")]
 mod chain;
-mod split;
+mod ring;
+#[expect(unsafe_code, reason = "vouches for the loans that payloads make")]
+mod slot;
 
 use alloc::vec::Vec;
 
 use virtio_drivers::{BufferDirection, Hal};
 
-use self::chain::{Descriptor, Slot};
-use self::split::SplitRing;
+use self::ring::{Own, Request, Ring};
+use self::slot::{Slot, State};
 use crate::device::DeviceName;
-use crate::dma::{Access, Dma};
+use crate::dma::Dma;
 use crate::error::{Cause, Error, Result};
-use crate::features::{Negotiated, RingFeatures};
+use crate::features::Negotiated;
 use crate::report::QueueReport;
 use crate::transport::{Moment, Notifier, Quiesced, Transport};
 
@@ -38,6 +39,9 @@ use crate::buffer::Buffer;
 
 /// The largest queue that the specification allows (spec 2.6).
 pub const MAX_SIZE: u16 = 32768;
+
+/// The most bytes that header and footer of a request may have together.
+const MAX_WRAPPING: u32 = 4096;
 
 /// How a driver wants one of its queues.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +64,8 @@ impl Default for QueueOptions {
     }
 }
 
-/// Names a request while it is in flight: a number below the queue's size that no other request in flight has.
+/// Names a request from its submission until it is taken back: a number below the queue's size that no other request has
+/// meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(u16);
 
@@ -71,6 +76,7 @@ impl Token {
     }
 
     /// The number, for use as an index into a table with an entry per descriptor.
+    #[inline]
     pub fn index(self) -> usize {
         self.0.into()
     }
@@ -86,6 +92,19 @@ pub struct Completion<P> {
     /// How many bytes the device says it wrote, footer included; an error if that is more than there was room for, in
     /// which case nothing that it wrote should be believed.
     pub written: core::result::Result<u32, Cause>,
+    /// The first eight bytes of the footer, little-endian; those beyond its end mean nothing.
+    pub footer: u64,
+}
+
+/// A request that the device is done with and that keeps its place in the queue: see [`Completion`].
+#[derive(Debug)]
+pub struct Done<'a, P> {
+    /// What was submitted.
+    pub payload: &'a mut P,
+    /// As in [`Completion`].
+    pub written: core::result::Result<u32, Cause>,
+    /// As in [`Completion`].
+    pub footer: u64,
 }
 
 /// A request that was not taken, handed back.
@@ -118,19 +137,14 @@ pub struct QueueStats {
 pub struct Queue<H: Hal, N, P> {
     device: DeviceName,
     index: u16,
-    ring: SplitRing<H>,
+    ring: Ring<H>,
     bell: N,
-    /// What is in flight, by the id of the request.
+    /// The place of each request, by its id.
     slots: Vec<Slot<P>>,
+    /// Ids that no request has.
+    free: Vec<u16>,
     in_flight: u16,
-    /// Headers and footers: `stride` bytes per request, the footer `footer_at` behind the header.
-    wrapping: Option<Dma<H>>,
-    header_len: usize,
-    footer_len: usize,
-    footer_at: usize,
-    stride: usize,
-    /// The chain being built; kept for its allocation.
-    descriptors: Vec<Descriptor>,
+    wrapping: Option<Wrapping<H>>,
     /// The device may access ring and buffers.
     live: bool,
     /// When the device was told of them.
@@ -139,6 +153,92 @@ pub struct Queue<H: Hal, N, P> {
     /// What the device did to break it.
     violation: Option<Cause>,
     stats: QueueStats,
+}
+
+/// Headers and footers: `stride` bytes per request, the footer `footer_at` behind the header.
+struct Wrapping<H: Hal> {
+    memory: Dma<H>,
+    header_len: usize,
+    footer_len: usize,
+    footer_at: usize,
+    stride: usize,
+}
+
+impl<H: Hal> Wrapping<H> {
+    fn new(size: u16, options: QueueOptions) -> core::result::Result<Option<Self>, Cause> {
+        let QueueOptions {
+            header_len,
+            footer_len,
+            ..
+        } = options;
+        if header_len.saturating_add(footer_len) > MAX_WRAPPING as usize {
+            return Err(Cause::InvalidParameter("header and footer too long"));
+        }
+        let footer_at = header_len.next_multiple_of(8);
+        let stride = footer_at + footer_len.next_multiple_of(8);
+        if stride == 0 {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            memory: Dma::new(stride * usize::from(size), BufferDirection::Both)?,
+            header_len,
+            footer_len,
+            footer_at,
+            stride,
+        }))
+    }
+
+    /// Writes the header of request `id`.
+    #[inline]
+    fn put_header(&self, id: u16, header: &[u8]) -> core::result::Result<Option<Own>, Cause> {
+        if header.len() > self.header_len {
+            return Err(Cause::InvalidParameter("header longer than the queue's"));
+        }
+        if header.is_empty() {
+            return Ok(None);
+        }
+        let at = usize::from(id) * self.stride;
+        self.memory.store_bytes(at, header);
+        Ok(Some(Own {
+            address: self.memory.address(at),
+            len: header.len() as u32,
+        }))
+    }
+
+    /// Makes room for the footer of request `id`.
+    #[inline]
+    fn put_footer(&self, id: u16) -> Option<Own> {
+        if self.footer_len == 0 {
+            return None;
+        }
+        let at = usize::from(id) * self.stride + self.footer_at;
+        // So that a device which writes no footer is not taken to have written zeros, which mean "OK" to many.
+        for word in (0..self.footer_len).step_by(8) {
+            self.memory.store_u64(at + word, u64::MAX);
+        }
+        Some(Own {
+            address: self.memory.address(at),
+            len: self.footer_len as u32,
+        })
+    }
+
+    #[inline]
+    fn first_of_footer(&self, id: u16) -> u64 {
+        match self.footer_len {
+            0 => 0,
+            _ => self
+                .memory
+                .load_u64(usize::from(id) * self.stride + self.footer_at),
+        }
+    }
+}
+
+#[inline]
+fn footer<H: Hal>(wrapping: &Option<Wrapping<H>>, token: Token) -> u64 {
+    match wrapping {
+        Some(wrapping) => wrapping.first_of_footer(token.0),
+        None => 0,
+    }
 }
 
 impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
@@ -156,36 +256,28 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
     ) -> Result<Self> {
         let device = transport.name();
         let fail = |cause| Error::on_queue(device, index, cause);
-        let max = match transport.queue_max_size(index) {
-            0 => return Err(fail(Cause::NoSuchQueue)),
-            // A split queue's size is a power of two (spec 2.7); QEMU offers nothing else.
-            max => 1 << max.min(MAX_SIZE).ilog2(),
-        };
-        if !options.size.is_power_of_two() || options.size > MAX_SIZE {
-            return Err(fail(Cause::QueueSize {
-                size: options.size.into(),
-                max: max.into(),
-            }));
+        let max = transport.queue_max_size(index);
+        if max == 0 {
+            return Err(fail(Cause::NoSuchQueue));
         }
-        let size = options.size.min(max);
-
-        let ring = SplitRing::new(
-            size,
-            negotiated.has(RingFeatures::INDIRECT_DESC.bits()),
-            negotiated.has(RingFeatures::EVENT_IDX.bits()),
-        )
-        .map_err(fail)?;
-        let footer_at = options.header_len.next_multiple_of(8);
-        let stride = footer_at + options.footer_len.next_multiple_of(8);
-        let wrapping = match stride {
-            0 => None,
-            _ => Some(Dma::new(stride * usize::from(size), BufferDirection::Both).map_err(fail)?),
-        };
+        let bad_size = fail(Cause::QueueSize {
+            size: options.size.into(),
+            max: max.into(),
+        });
+        if !options.size.is_power_of_two() || options.size > MAX_SIZE {
+            return Err(bad_size);
+        }
+        let size = Ring::<H>::fit(options.size, max).ok_or(bad_size)?;
+        let ring = Ring::new(size, negotiated).map_err(fail)?;
+        let wrapping = Wrapping::new(size, options).map_err(fail)?;
         let mut slots = Vec::new();
+        let mut free = Vec::new();
         slots
             .try_reserve_exact(size.into())
+            .and_then(|()| free.try_reserve_exact(size.into()))
             .map_err(|_| fail(Cause::NoMemory))?;
         slots.resize_with(size.into(), Slot::default);
+        free.extend((0..size).rev());
 
         let bell = transport.enable_queue(index, &ring.addresses())?;
         Ok(Self {
@@ -194,13 +286,9 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
             ring,
             bell,
             slots,
+            free,
             in_flight: 0,
             wrapping,
-            header_len: options.header_len,
-            footer_len: options.footer_len,
-            footer_at,
-            stride,
-            descriptors: Vec::with_capacity(8),
             live: true,
             enabled: Moment::now(),
             broken: false,
@@ -226,7 +314,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
 
     /// Whether a request of `segments` segments, header and footer included, would be taken now.
     pub fn has_room(&self, segments: usize) -> bool {
-        self.ring.has_room(segments)
+        !self.free.is_empty() && self.ring.has_room(segments)
     }
 
     /// The most segments that one request may have, header and footer included (spec 2.7.5: no more than the queue
@@ -265,20 +353,18 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
     ///
     /// The payload comes back if it has no segments or an empty one, readable segments behind writable ones, more
     /// segments than the queue has descriptors, 4 GiB or more, or if the queue is full ([`Cause::QueueFull`]) or broken.
+    #[inline]
     pub fn submit(
         &mut self,
         header: &[u8],
-        payload: P,
+        mut payload: P,
     ) -> core::result::Result<Token, Rejected<P>> {
-        let mut payload = payload;
         match self.try_submit(header, &mut payload) {
             Ok(id) => {
-                // `try_submit` took the id from the ring, which has as many as there are slots.
+                // `try_submit` found the slot.
                 if let Some(slot) = self.slots.get_mut(usize::from(id)) {
                     slot.payload = Some(payload);
                 }
-                self.in_flight += 1;
-                self.stats.submitted += 1;
                 Ok(Token(id))
             }
             Err(cause) => Err(Rejected {
@@ -288,65 +374,60 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
         }
     }
 
+    #[inline]
     fn try_submit(&mut self, header: &[u8], payload: &mut P) -> core::result::Result<u16, Cause> {
         if self.broken {
             return Err(Cause::QueueBroken);
         }
-        if header.len() > self.header_len {
-            return Err(Cause::InvalidParameter("header longer than the queue's"));
-        }
-        let id = self.ring.next_id().ok_or(Cause::QueueFull)?;
+        let id = *self.free.last().ok_or(Cause::QueueFull)?;
         let slot = self
             .slots
             .get_mut(usize::from(id))
             .ok_or(Cause::QueueFull)?;
-
-        self.descriptors.clear();
-        if let Some(wrapping) = &self.wrapping
-            && !header.is_empty()
-        {
-            let at = usize::from(id) * self.stride;
-            wrapping.store_bytes(at, header);
-            self.descriptors.push(Descriptor {
-                address: wrapping.address(at),
-                len: header.len() as u32,
-                access: Access::Readable,
-            });
-        }
-        let mut result = slot.lend::<H>(payload, &mut self.descriptors);
-        if let Some(wrapping) = &self.wrapping
-            && self.footer_len > 0
-        {
-            let at = usize::from(id) * self.stride + self.footer_at;
-            // So that a device which writes no footer is not taken to have written zeros, which mean "OK" to many.
-            for word in (0..self.footer_len).step_by(8) {
-                wrapping.store_u64(at + word, u64::MAX);
+        let (header, footer) = match &self.wrapping {
+            Some(wrapping) => (wrapping.put_header(id, header)?, wrapping.put_footer(id)),
+            None if header.is_empty() => (None, None),
+            None => return Err(Cause::InvalidParameter("header longer than the queue's")),
+        };
+        let own = usize::from(header.is_some()) + usize::from(footer.is_some());
+        let max = usize::from(self.ring.size());
+        let lent = slot.lend::<H>(payload, max.saturating_sub(own));
+        let added = lent.and_then(|()| {
+            let loans = slot.loans();
+            if loans.is_empty() && own == 0 {
+                return Err(Cause::EmptyRequest);
             }
-            self.descriptors.push(Descriptor {
-                address: wrapping.address(at),
-                len: self.footer_len as u32,
-                access: Access::Writable,
+            let request = Request {
+                header,
+                loans,
+                footer,
+            };
+            self.ring.add(id, request)
+        });
+        if let Err(cause) = added {
+            slot.take_back::<H>();
+            return Err(match cause {
+                Cause::TooManySegments { segments, .. } => Cause::TooManySegments {
+                    segments: segments + own,
+                    max,
+                },
+                other => other,
             });
         }
-        let max = self.ring.size().into();
-        if result.is_ok() {
-            result = chain::writable_len(&self.descriptors, max).and_then(|room| {
-                slot.room = room;
-                self.ring.add(&self.descriptors)
-            });
-        }
-        match result {
-            Ok(()) => Ok(id),
-            Err(cause) => {
-                slot.take_back::<H>();
-                Err(cause)
-            }
-        }
+        slot.room += footer.map_or(0, |footer| footer.len);
+        slot.state = State::InFlight;
+        self.free.pop();
+        self.in_flight += 1;
+        self.stats.submitted += 1;
+        Ok(id)
     }
 
     /// Makes all submitted requests visible to the device, and rings its bell unless it said that it need not be.
     #[inline]
     pub fn kick(&mut self) {
+        if !self.live {
+            return;
+        }
         match self.ring.publish() {
             Some(true) => {
                 self.bell.notify();
@@ -364,68 +445,113 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
         self.ring.publish();
     }
 
-    /// Takes the next completion, if there is one, and copies its footer to `footer` (as much as fits).
+    /// Takes the next completion, if there is one, and copies its footer to `footer` (as much as fits): [`Self::complete`]
+    /// and [`Self::take`] in one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::complete`].
+    #[inline]
+    pub fn poll(&mut self, footer: &mut [u8]) -> Result<Option<Completion<P>>> {
+        let Some(token) = self.complete()? else {
+            return Ok(None);
+        };
+        let completion = self.take(token);
+        if let Some(wrapping) = &self.wrapping {
+            let len = footer.len().min(wrapping.footer_len);
+            if let Some(footer) = footer.get_mut(..len) {
+                let at = token.index() * wrapping.stride + wrapping.footer_at;
+                wrapping.memory.load_bytes(at, footer);
+            }
+        }
+        Ok(completion)
+    }
+
+    /// Finds the next request that the device is done with, in the device's order, and ends its loans. The request keeps
+    /// its token until it is taken back ([`Self::take`]).
     ///
     /// # Errors
     ///
     /// When the device names a request that is not in flight, or more of them than are: the queue is broken from then on,
     /// and what is in flight stays there until the device is reset ([`Self::release`]).
-    pub fn poll(&mut self, footer: &mut [u8]) -> Result<Option<Completion<P>>> {
+    #[inline]
+    pub fn complete(&mut self) -> Result<Option<Token>> {
         if self.broken {
             return Err(self.error(Cause::QueueBroken));
         }
-        match self.try_poll(footer) {
-            Ok(completion) => Ok(completion),
-            Err(cause) => {
-                self.broken = true;
-                self.violation = Some(cause);
-                self.stats.violations += 1;
-                Err(self.error(cause))
-            }
+        match self.try_complete() {
+            Ok(token) => Ok(token),
+            Err(cause) => Err(self.broken_by(cause)),
         }
     }
 
     #[inline]
-    fn try_poll(
-        &mut self,
-        footer: &mut [u8],
-    ) -> core::result::Result<Option<Completion<P>>, Cause> {
+    fn try_complete(&mut self) -> core::result::Result<Option<Token>, Cause> {
         let Some(used) = self.ring.next_used(self.in_flight)? else {
             return Ok(None);
         };
         let bad_id = Cause::BadUsedId { id: used.id };
         let id = u16::try_from(used.id).map_err(|_| bad_id)?;
         let slot = self.slots.get_mut(usize::from(id)).ok_or(bad_id)?;
-        let payload = slot.payload.take().ok_or(bad_id)?;
+        if slot.state != State::InFlight {
+            return Err(bad_id);
+        }
+        slot.state = State::Done;
+        slot.used_len = used.len;
         slot.take_back::<H>();
         self.ring.free(id);
         self.in_flight -= 1;
         self.stats.completed += 1;
-
-        let room = slot.room;
-        let written = if used.len <= room {
-            Ok(used.len)
-        } else {
+        if used.len > slot.room {
             self.stats.violations += 1;
-            Err(Cause::BadUsedLength {
-                len: used.len,
-                room,
-            })
-        };
-        if let Some(wrapping) = &self.wrapping {
-            let len = footer.len().min(self.footer_len);
-            if let Some(footer) = footer.get_mut(..len) {
-                wrapping.load_bytes(usize::from(id) * self.stride + self.footer_at, footer);
-            }
         }
-        Ok(Some(Completion {
-            token: Token(id),
+        Ok(Some(Token(id)))
+    }
+
+    #[cold]
+    fn broken_by(&mut self, cause: Cause) -> Error {
+        self.broken = true;
+        self.violation = Some(cause);
+        self.stats.violations += 1;
+        self.error(cause)
+    }
+
+    /// Takes back a request that [`Self::complete`] found; `None` if it is not done.
+    #[inline]
+    pub fn take(&mut self, token: Token) -> Option<Completion<P>> {
+        let slot = self.slots.get_mut(token.index())?;
+        if slot.state != State::Done {
+            return None;
+        }
+        slot.state = State::Free;
+        let written = slot.written();
+        let payload = slot.payload.take()?;
+        self.free.push(token.0);
+        Some(Completion {
+            token,
             payload,
             written,
-        }))
+            footer: footer(&self.wrapping, token),
+        })
+    }
+
+    /// A request that [`Self::complete`] found and nobody has taken.
+    pub fn done(&mut self, token: Token) -> Option<Done<'_, P>> {
+        let slot = self.slots.get_mut(token.index())?;
+        if slot.state != State::Done {
+            return None;
+        }
+        let (written, footer) = (slot.written(), footer(&self.wrapping, token));
+        let payload = slot.payload.as_mut()?;
+        Some(Done {
+            payload,
+            written,
+            footer,
+        })
     }
 
     /// Whether [`Self::poll`] would find something.
+    #[inline]
     pub fn has_completions(&self) -> bool {
         !self.broken && self.ring.has_used()
     }
@@ -442,6 +568,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
 
     /// Asks the device for an interrupt with the next completion. Returns whether there is one already, for which no
     /// interrupt may come: poll again.
+    #[inline]
     pub fn enable_interrupts(&mut self) -> bool {
         self.ring.enable_interrupts(0);
         self.has_completions()
@@ -456,6 +583,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
     }
 
     /// Asks the device not to interrupt. It is a hint: it may all the same.
+    #[inline]
     pub fn disable_interrupts(&mut self) {
         self.ring.disable_interrupts();
     }
@@ -473,9 +601,12 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
         self.broken = true;
         self.in_flight = 0;
         let in_flight = (0..).zip(&mut self.slots).filter_map(|(id, slot)| {
-            let payload = slot.payload.take()?;
+            if slot.state != State::InFlight {
+                return None;
+            }
+            slot.state = State::Free;
             slot.take_back::<H>();
-            Some((Token(id), payload))
+            Some((Token(id), slot.payload.take()?))
         });
         in_flight.collect()
     }
@@ -498,7 +629,7 @@ impl<H: Hal, N, P> Drop for Queue<H, N, P> {
         );
         self.ring.leak();
         if let Some(wrapping) = &mut self.wrapping {
-            wrapping.leak();
+            wrapping.memory.leak();
         }
         core::mem::forget(core::mem::take(&mut self.slots));
     }

@@ -108,7 +108,7 @@ pub struct Sound<H: Hal, T: Transport> {
     streams: Vec<Stream>,
     next_claim: u64,
     /// Requests that are over and were not given back.
-    finished: VecDeque<Finished<Request>>,
+    finished: VecDeque<Token>,
     events: event::Events,
     counters: Counters,
 }
@@ -491,7 +491,9 @@ impl<H: Hal, T: Transport> Sound<H, T> {
                 Err(_) => break,
             }
         }
-        over.extend(self.finished.drain(..).map(|it| (it.token, it.request)));
+        while let Some(token) = self.finished.pop_front() {
+            over.extend(self.take(token).map(|it| (it.token, it.request)));
+        }
         over
     }
 }
@@ -561,76 +563,95 @@ impl<H: Hal, T: Transport> Sound<H, T> {
         Ok(())
     }
 
-    /// Takes the next transfer that is over.
-    fn poll_transfer(&mut self) -> Result<Option<Finished<Request>>> {
+    /// Finds the next transfer that is over.
+    fn complete_transfer(&mut self) -> Result<Option<Token>> {
         let queues = &mut self.active.queues;
         let (tx_base, rx_base) = (queues.tx_base(), queues.rx_base());
         for (base, queue) in [(tx_base, &mut queues.tx), (rx_base, &mut queues.rx)] {
-            let mut footer = [0; STATUS_LEN];
-            let Some(completion) = queue.poll(&mut footer)? else {
+            let Some(token) = queue.complete()? else {
                 continue;
             };
-            let mut transfer = completion.payload;
-            let result = transfer.judge(completion.written, footer);
-            if let Some(stream) = self.streams.get_mut(transfer.stream as usize) {
-                stream.transferred(transfer.len, result);
+            if let Some(done) = queue.done(token) {
+                let transfer = done.payload;
+                let result = transfer.judge(done.written, done.footer.to_le_bytes());
+                transfer.result = result.map(drop);
+                if let Some(stream) = self.streams.get_mut(transfer.stream as usize) {
+                    stream.transferred(transfer.len, result);
+                }
             }
-            let body = Body::Transfer(transfer);
-            return Ok(Some(Finished {
-                token: offset(completion.token, base),
-                request: Request { body },
-                result: result.map(drop).map_err(|cause| queue.error(cause)),
-            }));
+            return Ok(Some(offset(token, base)));
         }
         Ok(None)
     }
 
-    /// Takes the control messages that are over, and all transfers that were over before them: a device completes a
+    /// Finds the control messages that are over, and all transfers that were over before them: a device completes a
     /// RELEASE after the stream's last transfer, and so does this driver.
-    fn poll_control(&mut self) -> Result<()> {
-        while let Some(completion) = self.active.queues.control.poll(&mut [])? {
-            while let Some(finished) = self.poll_transfer()? {
-                self.finished.push_back(finished);
+    fn complete_control(&mut self) -> Result<()> {
+        while let Some(token) = self.active.queues.control.complete()? {
+            while let Some(transfer) = self.complete_transfer()? {
+                self.finished.push_back(transfer);
             }
-            let mut control = completion.payload;
-            let result = self.take_answer(&mut control, completion.written);
+            let control = &mut self.active.queues.control;
+            let Some(done) = control.done(token) else {
+                continue;
+            };
+            let (message, written) = (done.payload, done.written);
+            let result = take_answer(message, written, &mut self.items, &mut self.streams);
+            message.result = result;
+            let internal = message.internal;
             self.counters.errors += u64::from(result.is_err());
+            self.invite_events();
             self.end_streams();
-            if !control.internal {
-                let body = Body::Control(control);
-                self.finished.push_back(Finished {
-                    token: completion.token,
-                    request: Request { body },
-                    result: result.map_err(|cause| self.error(cause)),
-                });
+            match internal {
+                true => drop(self.active.queues.control.take(token)),
+                false => self.finished.push_back(token),
             }
         }
         Ok(())
     }
 
-    /// Takes down how a control message ended.
-    fn take_answer(
-        &mut self,
-        control: &mut Control,
-        written: Result<u32, Cause>,
-    ) -> Result<(), Cause> {
-        let result = control.judge(written);
-        match control.message {
-            Message::Info(kind, _) => {
-                let answer = result.map(|()| control.answer());
-                let taken = self.items.take(kind, answer);
-                self.invite_events();
-                return taken;
-            }
-            Message::SetParams { stream, .. } | Message::Stream(_, stream) => {
-                if let Some(stream) = self.streams.get_mut(stream as usize) {
-                    stream.end(control.message.kind(), result.is_ok());
-                }
-            }
-            Message::JackRemap { .. } | Message::Element(..) => {}
+    /// Hands a request back that is over.
+    fn give_back(&mut self, token: Token) -> Option<(Request, Result<()>)> {
+        let queues = &mut self.active.queues;
+        let (tx_base, rx_base) = (queues.tx_base(), queues.rx_base());
+        let number = token.index() as u16;
+        if number < tx_base {
+            let control = queues.control.take(token)?.payload;
+            let result = control.result.map_err(|cause| queues.control.error(cause));
+            let body = Body::Control(control);
+            return Some((Request { body }, result));
         }
-        result
+        let (queue, base) = match number < rx_base {
+            true => (&mut queues.tx, tx_base),
+            false => (&mut queues.rx, rx_base),
+        };
+        let transfer = queue.take(Token::new(number - base))?.payload;
+        let result = transfer.result.map_err(|cause| queue.error(cause));
+        let body = Body::Transfer(transfer);
+        Some((Request { body }, result))
     }
+}
+
+/// Takes down how a control message ended.
+fn take_answer(
+    control: &mut Control,
+    written: Result<u32, Cause>,
+    items: &mut Items,
+    streams: &mut [Stream],
+) -> Result<(), Cause> {
+    let result = control.judge(written);
+    match control.message {
+        Message::Info(kind, _) => {
+            return items.take(kind, result.map(|()| control.answer()));
+        }
+        Message::SetParams { stream, .. } | Message::Stream(_, stream) => {
+            if let Some(stream) = streams.get_mut(stream as usize) {
+                stream.end(control.message.kind(), result.is_ok());
+            }
+        }
+        Message::JackRemap { .. } | Message::Element(..) => {}
+    }
+    result
 }
 
 /// Giving it something to do.
@@ -782,15 +803,24 @@ impl<H: Hal, T: Transport> Driver for Sound<H, T> {
         queues.control.kick();
     }
 
-    fn poll(&mut self) -> Result<Option<Finished<Request>>> {
+    fn complete(&mut self) -> Result<Option<Token>> {
         self.poll_events()?;
         if self.finished.is_empty() {
-            self.poll_control()?;
+            self.complete_control()?;
         }
         match self.finished.pop_front() {
-            Some(finished) => Ok(Some(finished)),
-            None => self.poll_transfer(),
+            Some(token) => Ok(Some(token)),
+            None => self.complete_transfer(),
         }
+    }
+
+    fn take(&mut self, token: Token) -> Option<Finished<Request>> {
+        let (request, result) = self.give_back(token)?;
+        Some(Finished {
+            token,
+            request,
+            result,
+        })
     }
 
     fn enable_interrupts(&mut self) -> bool {

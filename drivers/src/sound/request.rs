@@ -41,6 +41,8 @@ pub(super) struct Control {
     answered: usize,
     /// The driver sent it on its own: nobody waits for it.
     pub(super) internal: bool,
+    /// What came of it, once the device is done with it.
+    pub(super) result: Result<(), Cause>,
 }
 
 /// What a control message says.
@@ -81,6 +83,8 @@ pub(super) struct Transfer {
     /// Bytes of frames: to be played, or once it is done those that were recorded.
     pub(super) len: usize,
     pub(super) output: bool,
+    /// What came of it, once the device is done with it.
+    pub(super) result: Result<(), Cause>,
 }
 
 /// What the device reads of a request first.
@@ -121,6 +125,7 @@ impl Control {
             response,
             answered: 0,
             internal: false,
+            result: Ok(()),
         })
     }
 
@@ -349,6 +354,7 @@ impl Request {
             buffer,
             len,
             output,
+            result: Ok(()),
         });
         Self { body }
     }

@@ -8,7 +8,7 @@ use core::sync::atomic::{Ordering, fence};
 
 use virtio_drivers::{BufferDirection, Hal};
 
-use super::chain::Descriptor;
+use super::{Descriptor, Request, Used};
 use crate::dma::{Access, Dma};
 use crate::error::Cause;
 use crate::transport::QueueAddresses;
@@ -26,23 +26,38 @@ const USED_F_NO_NOTIFY: u16 = 1;
 /// Entries of the table that every request has for its indirect descriptors; a longer request gets one of its own.
 const SHORT_TABLE: usize = 4;
 
-/// An entry of the used ring, as the device wrote it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Used {
-    pub(super) id: u32,
-    pub(super) len: u32,
-}
-
 /// The driver's own account of one descriptor.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Account {
     /// The next descriptor of the chain that this one is in, or the next free one.
     next: u16,
     /// For the head of a chain in flight: how many descriptors it has.
     chain_len: u16,
+    /// For the head of a chain in flight: the request's id.
+    id: u16,
 }
 
-pub(super) struct SplitRing<H: Hal> {
+/// What the descriptors of an indirect table are written for, but for those of the loans.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Shape {
+    /// All of them.
+    segments: u16,
+    header_len: u32,
+    footer_len: u32,
+}
+
+impl Shape {
+    #[inline]
+    fn of(request: &Request<'_>) -> Self {
+        Self {
+            segments: request.segments() as u16,
+            header_len: request.header.map_or(0, |own| own.len),
+            footer_len: request.footer.map_or(0, |own| own.len),
+        }
+    }
+}
+
+pub(in crate::queue) struct SplitRing<H: Hal> {
     size: u16,
     memory: Dma<H>,
     /// Offsets in `memory`.
@@ -50,14 +65,7 @@ pub(super) struct SplitRing<H: Hal> {
     used: usize,
 
     event_idx: bool,
-    /// [`SHORT_TABLE`] entries per request, if indirect descriptors were agreed on.
-    short_tables: Option<Dma<H>>,
-    /// Longer tables, by request, made when first needed.
-    long_tables: Vec<Option<Dma<H>>>,
-
-    accounts: Vec<Account>,
-    free_head: u16,
-    free_count: u16,
+    layout: Layout<H>,
     /// The available index including what is not published yet, and as the device knows it.
     avail_idx: u16,
     published_idx: u16,
@@ -65,7 +73,73 @@ pub(super) struct SplitRing<H: Hal> {
     last_used_idx: u16,
 }
 
+/// Which descriptors a request takes.
+enum Layout<H: Hal> {
+    /// Without indirect descriptors: a chain of free ones (spec 2.7.5).
+    Direct {
+        accounts: Vec<Account>,
+        free_head: u16,
+        free_count: u16,
+        /// The head of each request's chain, by id.
+        heads: Vec<u16>,
+    },
+    /// The one whose index is the request's id (spec 2.7.5.3).
+    Indirect {
+        /// [`SHORT_TABLE`] entries per request.
+        short_tables: Dma<H>,
+        /// What each of them and its descriptor are written for, so that the next request like it need not write them.
+        shapes: Vec<Shape>,
+        /// Longer tables, by request, made when first needed.
+        long_tables: Vec<Option<Dma<H>>>,
+    },
+}
+
+/// A table with an entry for each descriptor.
+fn table<T: Clone>(entries: usize, value: T) -> Result<Vec<T>, Cause> {
+    let mut table = Vec::new();
+    table
+        .try_reserve_exact(entries)
+        .map_err(|_| Cause::NoMemory)?;
+    table.resize(entries, value);
+    Ok(table)
+}
+
+impl<H: Hal> Layout<H> {
+    fn new(size: u16, indirect: bool) -> Result<Self, Cause> {
+        let entries = usize::from(size);
+        if indirect {
+            let len = entries * SHORT_TABLE * DESCRIPTOR_LEN;
+            let mut long_tables = Vec::new();
+            long_tables
+                .try_reserve_exact(entries)
+                .map_err(|_| Cause::NoMemory)?;
+            long_tables.resize_with(entries, || None);
+            return Ok(Self::Indirect {
+                short_tables: Dma::new(len, BufferDirection::DriverToDevice)?,
+                shapes: table(entries, Shape::default())?,
+                long_tables,
+            });
+        }
+        let mut accounts = table(entries, Account::default())?;
+        for (account, next) in accounts.iter_mut().zip(1..) {
+            account.next = next;
+        }
+        Ok(Self::Direct {
+            accounts,
+            free_head: 0,
+            free_count: size,
+            heads: table(entries, 0)?,
+        })
+    }
+}
+
 impl<H: Hal> SplitRing<H> {
+    /// The largest power of two (spec 2.7) that is neither more than `wanted` nor than `max`.
+    pub(super) fn fit(wanted: u16, max: u16) -> Option<u16> {
+        let size = wanted.min(max).min(super::super::MAX_SIZE);
+        Some(1 << size.checked_ilog2()?)
+    }
+
     /// Allocates a ring of `size` descriptors, a power of two.
     pub(super) fn new(size: u16, indirect: bool, event_idx: bool) -> Result<Self, Cause> {
         let entries = usize::from(size);
@@ -74,43 +148,20 @@ impl<H: Hal> SplitRing<H> {
         // Aligned to 4 (spec 2.7) and to a cache line, so that the two sides do not write to the same one.
         let used = (avail + avail_len).next_multiple_of(64);
         let used_len = 2 + 2 + USED_ELEMENT_LEN * entries + 2;
-        let memory = Dma::new(used + used_len, BufferDirection::Both)?;
-
-        let mut short_tables = None;
-        let mut long_tables = Vec::new();
-        if indirect {
-            let len = entries * SHORT_TABLE * DESCRIPTOR_LEN;
-            short_tables = Some(Dma::new(len, BufferDirection::DriverToDevice)?);
-            long_tables
-                .try_reserve_exact(entries)
-                .map_err(|_| Cause::NoMemory)?;
-            long_tables.resize_with(entries, || None);
-        }
-        let mut accounts = Vec::new();
-        accounts
-            .try_reserve_exact(entries)
-            .map_err(|_| Cause::NoMemory)?;
-        accounts.extend((0..size).map(|index| Account {
-            next: index.wrapping_add(1),
-            chain_len: 0,
-        }));
         Ok(Self {
             size,
-            memory,
+            memory: Dma::new(used + used_len, BufferDirection::Both)?,
             avail,
             used,
             event_idx,
-            short_tables,
-            long_tables,
-            accounts,
-            free_head: 0,
-            free_count: size,
+            layout: Layout::new(size, indirect)?,
             avail_idx: 0,
             published_idx: 0,
             last_used_idx: 0,
         })
     }
 
+    #[inline]
     pub(super) fn size(&self) -> u16 {
         self.size
     }
@@ -124,30 +175,20 @@ impl<H: Hal> SplitRing<H> {
         }
     }
 
-    /// The id that the next request will get: the descriptor that its chain begins at.
     #[inline]
-    pub(super) fn next_id(&self) -> Option<u16> {
-        (self.free_count > 0).then_some(self.free_head)
-    }
-
     pub(super) fn has_room(&self, segments: usize) -> bool {
-        let need = match &self.short_tables {
-            Some(_) if segments > 1 => 1,
-            _ => segments,
-        };
-        need <= self.free_count.into()
+        match &self.layout {
+            Layout::Direct { free_count, .. } => segments <= usize::from(*free_count),
+            Layout::Indirect { .. } => true,
+        }
     }
 
-    /// Adds a request that [`super::chain::writable_len`] found in order; its id is what [`Self::next_id`] said. The
-    /// device does not see it before [`Self::publish`].
     #[inline]
-    pub(super) fn add(&mut self, chain: &[Descriptor]) -> Result<(), Cause> {
-        let head = self.next_id().ok_or(Cause::QueueFull)?;
-        if self.short_tables.is_some() && chain.len() > 1 {
-            self.add_indirect(head, chain)?;
-        } else {
-            self.add_direct(head, chain)?;
-        }
+    pub(super) fn add(&mut self, id: u16, request: Request<'_>) -> Result<(), Cause> {
+        let head = match self.layout {
+            Layout::Indirect { .. } => self.add_indirect(id, &request)?,
+            Layout::Direct { .. } => self.add_direct(id, &request)?,
+        };
         let entry = usize::from(self.avail_idx & (self.size - 1));
         self.memory.store_u16(self.avail + 4 + 2 * entry, head);
         self.avail_idx = self.avail_idx.wrapping_add(1);
@@ -155,90 +196,125 @@ impl<H: Hal> SplitRing<H> {
     }
 
     /// A chain in the descriptor table itself (spec 2.7.5).
-    fn add_direct(&mut self, head: u16, chain: &[Descriptor]) -> Result<(), Cause> {
-        let Some(after) = u16::try_from(chain.len())
-            .ok()
-            .and_then(|len| self.free_count.checked_sub(len))
+    fn add_direct(&mut self, id: u16, request: &Request<'_>) -> Result<u16, Cause> {
+        let Layout::Direct {
+            accounts,
+            free_head,
+            free_count,
+            heads,
+        } = &mut self.layout
         else {
             return Err(Cause::QueueFull);
         };
-        let mut index = head;
-        let mut left = chain.len();
-        for descriptor in chain {
+        let mut left = request.segments() as u16;
+        let after = free_count.checked_sub(left).ok_or(Cause::QueueFull)?;
+        let head = *free_head;
+        if let Some(account) = accounts.get_mut(usize::from(head)) {
+            account.chain_len = left;
+            account.id = id;
+        }
+        if let Some(place) = heads.get_mut(usize::from(id)) {
+            *place = head;
+        }
+        let header = request.header.map(|own| own.descriptor(Access::Readable));
+        let footer = request.footer.map(|own| own.descriptor(Access::Writable));
+        let loans = request.loans.iter().map(Descriptor::from);
+        for descriptor in header.into_iter().chain(loans).chain(footer) {
             left -= 1;
-            let next = self.account(index).next;
+            let index = *free_head;
+            // The links are our own and stay below `size`, but for the last free one's, which is never followed.
+            let next = accounts.get(usize::from(index)).map_or(0, |it| it.next);
             let link = (left > 0).then_some(next);
             store_descriptor(&self.memory, index.into(), descriptor, link);
-            index = next;
+            *free_head = next;
         }
-        self.take_from_free(head, index, self.free_count - after);
-        Ok(())
+        *free_count = after;
+        Ok(head)
     }
 
     /// One descriptor that points at a table with the chain (spec 2.7.5.3).
-    fn add_indirect(&mut self, head: u16, chain: &[Descriptor]) -> Result<(), Cause> {
-        let (table, first) = match (&self.short_tables, chain.len()) {
-            (Some(tables), ..=SHORT_TABLE) => (tables, usize::from(head) * SHORT_TABLE),
-            (_, len) => {
-                let need = len * DESCRIPTOR_LEN;
-                let table = self
-                    .long_tables
-                    .get_mut(usize::from(head))
-                    .ok_or(Cause::NoMemory)?;
+    #[inline]
+    fn add_indirect(&mut self, id: u16, request: &Request<'_>) -> Result<u16, Cause> {
+        let Layout::Indirect {
+            short_tables,
+            shapes,
+            long_tables,
+        } = &mut self.layout
+        else {
+            return Err(Cause::QueueFull);
+        };
+        let index = usize::from(id);
+        let segments = request.segments();
+        let shape = shapes.get_mut(index).ok_or(Cause::QueueFull)?;
+        let (table, first) = match segments {
+            ..=SHORT_TABLE => (&*short_tables, index * SHORT_TABLE),
+            _ => {
+                let need = segments * DESCRIPTOR_LEN;
+                let table = long_tables.get_mut(index).ok_or(Cause::NoMemory)?;
                 if table.as_ref().is_none_or(|table| table.len() < need) {
+                    // So that the new one is written whole.
+                    *shape = Shape::default();
                     *table = Some(Dma::new(need, BufferDirection::DriverToDevice)?);
                 }
                 (table.as_ref().ok_or(Cause::NoMemory)?, 0)
             }
         };
-        for (position, descriptor) in chain.iter().enumerate() {
-            let link = (position + 1 < chain.len()).then_some(position as u16 + 1);
-            store_descriptor(table, first + position, descriptor, link);
+        let last = segments - 1;
+        let link = |position: usize| (position < last).then_some(position as u16 + 1);
+        let new = Shape::of(request);
+        if *shape != new {
+            *shape = new;
+            if let Some(header) = request.header {
+                let header = header.descriptor(Access::Readable);
+                store_descriptor(table, first, header, link(0));
+            }
+            if let Some(footer) = request.footer {
+                let footer = footer.descriptor(Access::Writable);
+                store_descriptor(table, first + last, footer, None);
+            }
+            let address = table.address(first * DESCRIPTOR_LEN);
+            let len = (segments * DESCRIPTOR_LEN) as u64;
+            let at = index * DESCRIPTOR_LEN;
+            self.memory.store_u64(at, address);
+            self.memory.store_u64(at + 8, len | DESC_F_INDIRECT << 32);
         }
-        let address = table.address(first * DESCRIPTOR_LEN);
-        let len = (chain.len() * DESCRIPTOR_LEN) as u64;
-        let at = usize::from(head) * DESCRIPTOR_LEN;
-        self.memory.store_u64(at, address);
-        self.memory.store_u64(at + 8, len | DESC_F_INDIRECT << 32);
-        let next = self.account(head).next;
-        self.take_from_free(head, next, 1);
-        Ok(())
-    }
-
-    #[inline]
-    fn account(&self, index: u16) -> Account {
-        // The links are our own and stay below `size`, but for the last free one's, which is never followed.
-        self.accounts
-            .get(usize::from(index))
-            .copied()
-            .unwrap_or(Account {
-                next: 0,
-                chain_len: 0,
-            })
-    }
-
-    #[inline]
-    fn take_from_free(&mut self, head: u16, new_free_head: u16, len: u16) {
-        if let Some(account) = self.accounts.get_mut(usize::from(head)) {
-            account.chain_len = len;
+        let behind_header = usize::from(request.header.is_some());
+        for (position, loan) in (behind_header..).zip(request.loans) {
+            store_descriptor(table, first + position, loan.into(), link(position));
         }
-        self.free_head = new_free_head;
-        self.free_count -= len;
+        Ok(id)
     }
 
-    /// Gives back the descriptors of request `id`, which [`Self::next_used`] returned and the queue found in flight.
     #[inline]
     pub(super) fn free(&mut self, id: u16) {
-        let len = self.account(id).chain_len;
-        let mut last = id;
+        let Layout::Direct {
+            accounts,
+            free_head,
+            free_count,
+            heads,
+        } = &mut self.layout
+        else {
+            return;
+        };
+        let head = heads.get(usize::from(id)).map_or(0, |head| *head);
+        let account = |accounts: &[Account], index: u16| {
+            let account = accounts.get(usize::from(index)).copied();
+            account.unwrap_or_default()
+        };
+        let len = account(accounts, head).chain_len;
+        let mut last = head;
         for _ in 1..len {
-            last = self.account(last).next;
+            last = account(accounts, last).next;
         }
-        if let Some(account) = self.accounts.get_mut(usize::from(last)) {
-            account.next = self.free_head;
+        if let Some(account) = accounts.get_mut(usize::from(last)) {
+            account.next = *free_head;
         }
-        self.free_head = id;
-        self.free_count += len;
+        if let Some(account) = accounts.get_mut(usize::from(head)) {
+            // No request begins here any more.
+            account.chain_len = 0;
+        }
+        *free_head = head;
+        *free_count += len;
     }
 
     /// Makes what was added visible (spec 2.7.13). Says whether the device wants to be notified of it; `None` if nothing
@@ -292,13 +368,19 @@ impl<H: Hal> SplitRing<H> {
         let entry = usize::from(self.last_used_idx & (self.size - 1));
         let at = self.used + 4 + USED_ELEMENT_LEN * entry;
         self.last_used_idx = self.last_used_idx.wrapping_add(1);
-        Ok(Some(Used {
-            id: self.memory.load_u32(at),
-            len: self.memory.load_u32(at + 4),
-        }))
+        let (id, len) = (self.memory.load_u32(at), self.memory.load_u32(at + 4));
+        let id = match &self.layout {
+            Layout::Indirect { .. } => id,
+            Layout::Direct { accounts, .. } => match accounts.get(id as usize) {
+                Some(head) if head.chain_len > 0 => head.id.into(),
+                _ => return Err(Cause::BadUsedId { id }),
+            },
+        };
+        Ok(Some(Used { id, len }))
     }
 
     /// Asks for an interrupt once `after` more entries than one are used. The caller checks [`Self::has_used`] then.
+    #[inline]
     pub(super) fn enable_interrupts(&mut self, after: u16) {
         if self.event_idx {
             let used_event = self.last_used_idx.wrapping_add(after);
@@ -310,6 +392,7 @@ impl<H: Hal> SplitRing<H> {
         fence(Ordering::SeqCst);
     }
 
+    #[inline]
     pub(super) fn disable_interrupts(&mut self) {
         if self.event_idx {
             // As far away as can be. The flag must stay 0 (spec 2.7.7.1).
@@ -319,6 +402,7 @@ impl<H: Hal> SplitRing<H> {
         }
     }
 
+    #[inline]
     fn store_used_event(&self, value: u16) {
         let ring = 2 * usize::from(self.size);
         self.memory.store_u16(self.avail + 4 + ring, value);
@@ -327,11 +411,16 @@ impl<H: Hal> SplitRing<H> {
     /// Gives all shared memory up without freeing it.
     pub(super) fn leak(&mut self) {
         self.memory.leak();
-        if let Some(tables) = &mut self.short_tables {
-            tables.leak();
-        }
-        for table in self.long_tables.iter_mut().flatten() {
-            table.leak();
+        if let Layout::Indirect {
+            short_tables,
+            long_tables,
+            ..
+        } = &mut self.layout
+        {
+            short_tables.leak();
+            for table in long_tables.iter_mut().flatten() {
+                table.leak();
+            }
         }
     }
 }
@@ -341,7 +430,7 @@ impl<H: Hal> SplitRing<H> {
 fn store_descriptor<H: Hal>(
     table: &Dma<H>,
     index: usize,
-    descriptor: &Descriptor,
+    descriptor: Descriptor,
     next: Option<u16>,
 ) {
     let mut flags = match descriptor.access {
