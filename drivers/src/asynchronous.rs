@@ -5,9 +5,10 @@ mod backlog;
 use alloc::vec::Vec;
 use core::future::{Future, poll_fn};
 use core::pin::{Pin, pin};
+use core::sync::atomic::{AtomicUsize, Ordering};
 use core::task::{Context, Poll, Waker};
 
-use spin::Mutex;
+use spin::{Mutex, MutexGuard};
 
 use crate::driver::{Driver, Failed, Finished};
 use crate::error::{Cause, Error, Result};
@@ -79,6 +80,8 @@ use self::backlog::{Backlog, Entry};
 /// No method may be called from an interrupt handler that can interrupt a task: they share a lock.
 pub struct Asynchronous<D: Driver> {
     state: Mutex<State<D>>,
+    /// How many requests wait to be done, for who looks without the lock. Changed under it.
+    unfinished: AtomicUsize,
 }
 
 struct State<D: Driver> {
@@ -86,6 +89,8 @@ struct State<D: Driver> {
     /// Who waits for each request that the driver has, by the number of its token.
     seats: Vec<Seat>,
     backlog: Backlog<D::Request>,
+    /// Requests that the driver has and did not find done yet.
+    unfinished: usize,
     /// Requests were submitted since the last kick.
     submitted: bool,
     /// Who kicks, if it waits for something to kick for.
@@ -141,6 +146,7 @@ impl<D: Driver> Asynchronous<D> {
             driver,
             seats: Vec::new(),
             backlog: Backlog::new(),
+            unfinished: 0,
             submitted: false,
             owner: None,
             stopped: None,
@@ -149,8 +155,37 @@ impl<D: Driver> Asynchronous<D> {
             settled: Vec::new(),
         };
         state.set_seats();
-        let state = Mutex::new(state);
-        Self { state }
+        Self {
+            state: Mutex::new(state),
+            unfinished: AtomicUsize::new(0),
+        }
+    }
+
+    /// Whether the device has nothing to do: every request that was submitted is done.
+    #[inline]
+    pub fn is_idle(&self) -> bool {
+        self.unfinished.load(Ordering::Relaxed) == 0
+    }
+
+    /// Notes, under the lock, how many requests wait to be done.
+    #[inline]
+    fn note(&self, state: &State<D>) {
+        self.unfinished.store(state.unfinished, Ordering::Relaxed);
+    }
+
+    /// For an owner who must look at a device that can't interrupt: waits until it has something to do.
+    pub async fn busy(&self) {
+        poll_fn(|context| {
+            let mut state = self.state.lock();
+            if state.unfinished > 0 {
+                return Poll::Ready(());
+            }
+            let old = replace_waker(&mut state.owner, context.waker());
+            drop(state);
+            drop(old);
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Has the device do a request. The future gives the request back, done or failed.
@@ -160,7 +195,8 @@ impl<D: Driver> Asynchronous<D> {
     pub fn perform(&self, request: D::Request) -> Perform<'_, D> {
         Perform {
             face: self,
-            stage: Stage::New(request),
+            request: Some(request),
+            stage: Stage::New,
         }
     }
 
@@ -223,6 +259,7 @@ impl<D: Driver> Asynchronous<D> {
                 if refused.is_none() {
                     state.kick();
                 }
+                self.note(&state);
                 refused
             };
             match refused {
@@ -269,6 +306,7 @@ impl<D: Driver> Asynchronous<D> {
                 match state.step() {
                     Ok(Step::NothingLeft) => {
                         state.kick();
+                        self.note(&state);
                         Step::NothingLeft
                     }
                     Ok(step) => step,
@@ -317,7 +355,12 @@ impl<D: Driver> Asynchronous<D> {
     /// Resets the device and gives all requests back with `error`, as well as those to come. Requests stay behind only if
     /// the device does not come back from the reset.
     pub fn stop(&self, error: Error) {
-        let wakers = self.state.lock().stop(error);
+        let wakers = {
+            let mut state = self.state.lock();
+            let wakers = state.stop(error);
+            self.note(&state);
+            wakers
+        };
         wakers.into_iter().for_each(Waker::wake);
     }
 
@@ -336,6 +379,42 @@ impl<D: Driver> Asynchronous<D> {
         state.set_seats();
         state.stopped = None;
         Ok(())
+    }
+
+    /// The request with `ticket` can't be fetched from the driver: it is not done yet, and `waker` will be woken when it is;
+    /// or it was over when the device was stopped.
+    #[cold]
+    fn not_yet(
+        &self,
+        mut state: MutexGuard<'_, State<D>>,
+        stage: &mut Stage,
+        ticket: Ticket,
+        waker: &Waker,
+    ) -> Poll<Outcome<D::Request>> {
+        if ticket.session != state.session {
+            let outcome = state.take_settled(ticket);
+            *stage = Stage::Over;
+            return outcome.map_or(Poll::Pending, Poll::Ready);
+        }
+        let mut old = None;
+        if let Some(Seat::Waiting(known)) = state.seats.get_mut(ticket.token.index())
+            && !known.will_wake(waker)
+        {
+            old = Some(core::mem::replace(known, waker.clone()));
+        }
+        drop(state);
+        drop(old);
+        Poll::Pending
+    }
+
+    /// Nobody waits for a request any more.
+    #[cold]
+    fn abandon(&self, stage: Stage) {
+        let (owner, left) = self.state.lock().abandon(stage);
+        drop(left);
+        if let Some(owner) = owner {
+            owner.wake();
+        }
     }
 
     /// Gives the driver back.
@@ -375,12 +454,12 @@ impl<D: Driver> State<D> {
 
     /// Hands a request to the device, or lets it wait for room. Gives where it is then, and the owner's waker if the owner
     /// must be told.
-    #[inline]
+    #[inline(always)]
     fn start(
         &mut self,
         request: D::Request,
         waker: &Waker,
-    ) -> Result<(Stage<D::Request>, Option<Waker>), Failed<D::Request>> {
+    ) -> Result<(Stage, Option<Waker>), Failed<D::Request>> {
         if let Some(error) = self.stopped {
             let request = Some(request);
             return Err(Failed { error, request });
@@ -403,12 +482,13 @@ impl<D: Driver> State<D> {
     }
 
     /// The driver has taken a request that `waker` waits for.
-    #[inline]
+    #[inline(always)]
     fn seat(&mut self, token: Token, waker: Waker) -> Ticket {
         if let Some(seat) = self.seats.get_mut(token.index()) {
             *seat = Seat::Waiting(waker);
         }
         self.submitted = true;
+        self.unfinished += 1;
         Ticket {
             session: self.session,
             token,
@@ -416,7 +496,7 @@ impl<D: Driver> State<D> {
     }
 
     /// Takes a completion, or else hands the device a request that waited for room.
-    #[inline]
+    #[inline(always)]
     fn step(&mut self) -> Result<Step<D::Request>> {
         if let Some(error) = self.stopped {
             return Err(error);
@@ -424,6 +504,7 @@ impl<D: Driver> State<D> {
         let Some(token) = self.driver.complete()? else {
             return Ok(self.submit_waiting().map_or(Step::NothingLeft, Step::Wake));
         };
+        self.unfinished = self.unfinished.saturating_sub(1);
         let Some(seat) = self.seats.get_mut(token.index()) else {
             return Ok(Step::Drop(self.driver.take(token)));
         };
@@ -483,6 +564,7 @@ impl<D: Driver> State<D> {
         }
         self.stopped = Some(error);
         self.submitted = false;
+        self.unfinished = 0;
         let mut wakers: Vec<Waker> = self.mender.take().into_iter().collect();
         let session = self.session;
         self.session = session.wrapping_add(1);
@@ -523,29 +605,18 @@ impl<D: Driver> State<D> {
         wakers
     }
 
-    /// What became of the request with `ticket`, if it is over; else `waker` will be woken when it is. Gives the waker that
-    /// it replaced, too, for the caller to drop without the lock.
-    #[inline]
-    fn look(&mut self, ticket: Ticket, waker: &Waker) -> Look<D::Request> {
+    /// Takes the request with `ticket` from the driver, if it is done.
+    #[inline(always)]
+    fn fetch(&mut self, ticket: Ticket) -> Option<Finished<D::Request>> {
         if ticket.session != self.session {
-            return match self.take_settled(ticket) {
-                Some(outcome) => Look::Done(outcome, None),
-                None => Look::NotYet(None),
-            };
+            return None;
         }
-        let Some(seat) = self.seats.get_mut(ticket.token.index()) else {
-            return Look::NotYet(None);
-        };
-        if let Seat::Waiting(known) = seat {
-            let same = known.will_wake(waker);
-            let old = (!same).then(|| core::mem::replace(known, waker.clone()));
-            return Look::NotYet(old);
+        let seat = self.seats.get_mut(ticket.token.index())?;
+        if !matches!(seat, Seat::Done) {
+            return None;
         }
         *seat = Seat::Free;
-        match self.driver.take(ticket.token) {
-            Some(finished) => Look::Done(finished.into_result(), self.make_room()),
-            None => Look::NotYet(None),
-        }
+        self.driver.take(ticket.token)
     }
 
     fn take_settled(&mut self, ticket: Ticket) -> Option<Outcome<D::Request>> {
@@ -555,7 +626,7 @@ impl<D: Driver> State<D> {
     }
 
     /// Nobody waits for a request any more. What is left of it is for the caller to drop, without the lock.
-    fn abandon(&mut self, stage: Stage<D::Request>) -> (Option<Waker>, impl Sized + use<D>) {
+    fn abandon(&mut self, stage: Stage) -> (Option<Waker>, impl Sized + use<D>) {
         let (mut waker, mut outcome, mut entry) = (None, None, None);
         let ticket = match stage {
             Stage::InFlight(ticket) => Some(ticket),
@@ -566,7 +637,7 @@ impl<D: Driver> State<D> {
                     None
                 }
             },
-            Stage::New(_) | Stage::Over => None,
+            Stage::New | Stage::Over => None,
         };
         if let Some(ticket) = ticket {
             if ticket.session != self.session {
@@ -577,7 +648,9 @@ impl<D: Driver> State<D> {
                         *seat = Seat::Abandoned;
                         waker = Some(known);
                     }
-                    Seat::Done => outcome = self.driver.take(ticket.token).map(Finished::into_result),
+                    Seat::Done => {
+                        outcome = self.driver.take(ticket.token).map(Finished::into_result)
+                    }
                     Seat::Free | Seat::Abandoned => {}
                 }
             }
@@ -585,14 +658,6 @@ impl<D: Driver> State<D> {
         let owner = outcome.as_ref().and_then(|_| self.make_room());
         (owner, (waker, outcome, entry))
     }
-}
-
-/// What the holder of a ticket finds.
-enum Look<R> {
-    /// And the owner's waker, if the owner must be told.
-    Done(Outcome<R>, Option<Waker>),
-    /// The waker that was replaced, if another one was.
-    NotYet(Option<Waker>),
 }
 
 /// Puts a clone of `waker` into `place`; gives what was there, unless it was the same.
@@ -607,12 +672,15 @@ fn replace_waker(place: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
 #[must_use = "nothing happens before a future is polled"]
 pub struct Perform<'a, D: Driver> {
     face: &'a Asynchronous<D>,
-    stage: Stage<D::Request>,
+    /// Until the driver or the backlog has it.
+    request: Option<D::Request>,
+    stage: Stage,
 }
 
-enum Stage<R> {
-    New(R),
-    /// It waits for room, in this place.
+#[derive(Clone, Copy)]
+enum Stage {
+    New,
+    /// The request waits for room, in this place.
     Backlog(usize),
     InFlight(Ticket),
     Over,
@@ -624,61 +692,74 @@ impl<D: Driver> Unpin for Perform<'_, D> {}
 impl<D: Driver> Future for Perform<'_, D> {
     type Output = Outcome<D::Request>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let waker = context.waker();
         match this.stage {
-            Stage::InFlight(ticket) => this.look(ticket, waker),
-            Stage::New(_) => {
-                let Stage::New(request) = core::mem::replace(&mut this.stage, Stage::Over) else {
-                    return Poll::Pending;
+            Stage::InFlight(ticket) => {
+                let mut state = this.face.state.lock();
+                let Some(finished) = state.fetch(ticket) else {
+                    return this
+                        .face
+                        .not_yet(state, &mut this.stage, ticket, context.waker());
                 };
-                let started = this.face.state.lock().start(request, waker);
-                match started {
-                    Ok((stage, owner)) => {
-                        this.stage = stage;
-                        if let Some(owner) = owner {
-                            owner.wake();
-                        }
-                        Poll::Pending
-                    }
-                    Err(failed) => Poll::Ready(Err(failed)),
+                let owner = state.make_room();
+                drop(state);
+                this.stage = Stage::Over;
+                if let Some(owner) = owner {
+                    owner.wake();
                 }
+                Poll::Ready(finished.into_result())
             }
-            Stage::Backlog(place) => {
-                let found = this.face.state.lock().backlog.look(place, waker);
-                match found {
-                    Ok(Entry::Started(ticket)) => {
-                        this.stage = Stage::InFlight(ticket);
-                        this.look(ticket, waker)
-                    }
-                    Ok(Entry::Refused(failed)) => {
-                        this.stage = Stage::Over;
-                        Poll::Ready(Err(failed))
-                    }
-                    Ok(Entry::Free | Entry::Waiting(..)) => Poll::Pending,
-                    Err(_old_waker) => Poll::Pending,
-                }
-            }
+            Stage::New => this.start(context.waker()),
+            Stage::Backlog(place) => this.look_for_room(place, context),
             Stage::Over => Poll::Pending,
         }
     }
 }
 
 impl<D: Driver> Perform<'_, D> {
-    #[inline]
-    fn look(&mut self, ticket: Ticket, waker: &Waker) -> Poll<Outcome<D::Request>> {
-        let look = self.face.state.lock().look(ticket, waker);
-        match look {
-            Look::Done(outcome, owner) => {
-                self.stage = Stage::Over;
+    #[inline(always)]
+    fn start(&mut self, waker: &Waker) -> Poll<Outcome<D::Request>> {
+        let Some(request) = self.request.take() else {
+            return Poll::Pending;
+        };
+        let mut state = self.face.state.lock();
+        match state.start(request, waker) {
+            Ok((stage, owner)) => {
+                self.face.note(&state);
+                drop(state);
+                self.stage = stage;
                 if let Some(owner) = owner {
                     owner.wake();
                 }
-                Poll::Ready(outcome)
+                Poll::Pending
             }
-            Look::NotYet(_old_waker) => Poll::Pending,
+            Err(failed) => {
+                self.stage = Stage::Over;
+                Poll::Ready(Err(failed))
+            }
+        }
+    }
+
+    #[cold]
+    fn look_for_room(
+        &mut self,
+        place: usize,
+        context: &mut Context<'_>,
+    ) -> Poll<Outcome<D::Request>> {
+        let found = self.face.state.lock().backlog.look(place, context.waker());
+        match found {
+            Ok(Entry::Started(ticket)) => {
+                self.stage = Stage::InFlight(ticket);
+                Pin::new(self).poll(context)
+            }
+            Ok(Entry::Refused(failed)) => {
+                self.stage = Stage::Over;
+                Poll::Ready(Err(failed))
+            }
+            Ok(Entry::Free | Entry::Waiting(..)) => Poll::Pending,
+            Err(_old_waker) => Poll::Pending,
         }
     }
 }
@@ -687,12 +768,7 @@ impl<D: Driver> Drop for Perform<'_, D> {
     #[inline]
     fn drop(&mut self) {
         if matches!(self.stage, Stage::InFlight(_) | Stage::Backlog(_)) {
-            let stage = core::mem::replace(&mut self.stage, Stage::Over);
-            let (owner, left) = self.face.state.lock().abandon(stage);
-            drop(left);
-            if let Some(owner) = owner {
-                owner.wake();
-            }
+            self.face.abandon(self.stage);
         }
     }
 }

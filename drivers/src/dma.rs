@@ -71,12 +71,10 @@ impl<H: Hal> Dma<H> {
         self.len == 0
     }
 
-    #[inline]
+    #[inline(always)]
     fn at<T>(&self, offset: usize) -> Option<NonNull<T>> {
-        let inside = offset
-            .checked_add(size_of::<T>())
-            .is_some_and(|end| end <= self.len)
-            && offset.is_multiple_of(size_of::<T>());
+        // There is at least a page.
+        let inside = offset <= self.len - size_of::<T>() && offset.is_multiple_of(align_of::<T>());
         debug_assert!(inside, "DMA access at {offset} of {}", self.len);
         if !inside {
             return None;
@@ -133,15 +131,38 @@ impl<H: Hal> Dma<H> {
         }
     }
 
+    /// Stores twice eight bytes, little-endian, at `offset`, a multiple of 8.
+    #[inline(always)]
+    pub fn store_pair(&self, offset: usize, pair: [u64; 2]) {
+        if let Some(at) = self.at::<[u64; 2]>(offset) {
+            let [first, second] = pair;
+            let at = at.cast::<u64>();
+            // SAFETY: as for `load_u16`, for both halves of the sixteen bytes.
+            unsafe {
+                AtomicU64::from_ptr(at.as_ptr()).store(first.to_le(), Ordering::Relaxed);
+                AtomicU64::from_ptr(at.add(1).as_ptr()).store(second.to_le(), Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Stores `bytes` at `offset`, a multiple of 8; the rest of the last eight bytes is set to zero.
-    #[inline]
+    #[inline(always)]
     pub fn store_bytes(&self, offset: usize, bytes: &[u8]) {
-        for (index, chunk) in bytes.chunks(8).enumerate() {
+        // The length that headers have most.
+        if let Ok(pair) = <&[u8; 16]>::try_from(bytes) {
+            let word = u128::from_le_bytes(*pair);
+            return self.store_pair(offset, [word as u64, (word >> 64) as u64]);
+        }
+        let (words, rest) = bytes.as_chunks::<8>();
+        for (index, word) in words.iter().enumerate() {
+            self.store_u64(offset + index * 8, u64::from_le_bytes(*word));
+        }
+        if !rest.is_empty() {
             let mut word = [0; 8];
-            for (to, from) in word.iter_mut().zip(chunk) {
+            for (to, from) in word.iter_mut().zip(rest) {
                 *to = *from;
             }
-            self.store_u64(offset + index * 8, u64::from_le_bytes(word));
+            self.store_u64(offset + words.len() * 8, u64::from_le_bytes(word));
         }
     }
 

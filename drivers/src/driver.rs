@@ -91,6 +91,7 @@ pub struct Failed<R> {
 
 impl<R> Failed<R> {
     /// The same failure with what `f` makes of the request.
+    #[inline(always)]
     pub fn map<S>(self, f: impl FnOnce(R) -> S) -> Failed<S> {
         Failed {
             error: self.error,
@@ -116,7 +117,7 @@ impl<R> From<Failed<R>> for Error {
 
 impl<R> Finished<R> {
     /// The request if the device did it.
-    #[inline]
+    #[inline(always)]
     pub fn into_result(self) -> Result<R, Failed<R>> {
         match self.result {
             Ok(()) => Ok(self.request),

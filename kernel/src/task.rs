@@ -27,6 +27,7 @@ static STORAGES: Mutex<Vec<&'static Storage>> = Mutex::new(Vec::new());
 static EXECUTOR: spin::Once<SingleProcessor> = spin::Once::new();
 /// Something was woken since the executor last looked.
 static PENDING: AtomicBool = AtomicBool::new(false);
+static SERVED: Mutex<Vec<&'static dyn EndOfRound>> = Mutex::new(Vec::new());
 /// Work that must come to its end.
 static WORK: AtomicUsize = AtomicUsize::new(0);
 /// How long the machine stays on for it, and how often it is looked at then.
@@ -107,6 +108,32 @@ pub async fn to_the_end<T: 'static>(work: impl Future<Output = T> + 'static) -> 
     }
 }
 
+/// Something that is served between the tasks: at the end of each round of the executor, in which every task that was woken
+/// has run.
+pub trait EndOfRound: Sync {
+    /// Does what has come up. Says whether there is more to do, once the tasks have had their turn.
+    fn end_round(&self) -> bool;
+
+    /// Called with interrupts off, right before the processor sleeps: from here on an interrupt must end the sleep if
+    /// something comes up. Says whether it may sleep; not if something has come up already.
+    fn prepare_to_sleep(&self) -> bool;
+}
+
+/// Has `served` served for as long as the kernel runs.
+pub fn serve(served: &'static dyn EndOfRound) {
+    SERVED.lock().push(served);
+}
+
+fn end_round() {
+    let mut more = false;
+    for served in SERVED.lock().iter() {
+        more |= served.end_round();
+    }
+    if more {
+        PENDING.store(true, Ordering::Release);
+    }
+}
+
 /// How long the processor has slept, and how often it fell asleep.
 pub fn idle() -> (Duration, u64) {
     let slept = Duration::from_nanos(SLEPT_NANOS.load(Ordering::Relaxed));
@@ -120,6 +147,7 @@ pub fn run() -> ! {
         PENDING.store(false, Ordering::Relaxed);
         // SAFETY: only this loop polls, and it never returns; nothing the executor calls gets here.
         unsafe { executor.poll() };
+        end_round();
         time::wake_due();
         lines::settle();
         sleep();
@@ -131,7 +159,9 @@ fn sleep() {
     // With interrupts off, nothing can be woken between the look and the sleep: `sti` takes effect after the `hlt`
     // that follows it has begun, so an interrupt that waits ends the sleep at once.
     interrupts::disable();
-    let awake = PENDING.load(Ordering::Acquire) || lines::restless();
+    let awake = PENDING.load(Ordering::Acquire)
+        || lines::restless()
+        || !SERVED.lock().iter().all(|served| served.prepare_to_sleep());
     if awake || !time::arm() {
         interrupts::enable();
         return;

@@ -1,12 +1,15 @@
 //! The operations of a disk that is shared by tasks.
 
 use alloc::vec::Vec;
+use core::future::Future;
 use core::ops::Range;
+use core::pin::Pin;
+use core::task::{Context, Poll};
 
 use virtio_drivers::Hal;
 
 use super::{Blk, Request};
-use crate::asynchronous::Asynchronous;
+use crate::asynchronous::{Asynchronous, Perform};
 use crate::buffer::Buffer;
 use crate::driver::{Driver, Failed};
 use crate::error::Result;
@@ -19,8 +22,9 @@ impl<H: Hal, T: Transport> Asynchronous<Blk<H, T>> {
     /// # Errors
     ///
     /// The buffer comes back with the error, unless the device kept it.
-    pub async fn read(&self, sector: u64, buffer: Buffer) -> Result<Buffer, Failed<Buffer>> {
-        with_buffer(self.perform(Request::read(sector, buffer)).await)
+    #[inline]
+    pub fn read(&self, sector: u64, buffer: Buffer) -> Transfer<'_, H, T> {
+        Transfer(self.perform(Request::read(sector, buffer)))
     }
 
     /// Writes `buffer` to the disk from `sector` on. Stable once done if the cache mode is write-through, else after the
@@ -29,8 +33,9 @@ impl<H: Hal, T: Transport> Asynchronous<Blk<H, T>> {
     /// # Errors
     ///
     /// As for [`Self::read`].
-    pub async fn write(&self, sector: u64, buffer: Buffer) -> Result<Buffer, Failed<Buffer>> {
-        with_buffer(self.perform(Request::write(sector, buffer)).await)
+    #[inline]
+    pub fn write(&self, sector: u64, buffer: Buffer) -> Transfer<'_, H, T> {
+        Transfer(self.perform(Request::write(sector, buffer)))
     }
 
     /// Makes all writes stable that are done.
@@ -63,7 +68,23 @@ impl<H: Hal, T: Transport> Asynchronous<Blk<H, T>> {
     }
 }
 
+/// A read or write of one buffer, which comes back when it is done. See [`Asynchronous::read`] and [`Asynchronous::write`].
+#[must_use = "nothing happens before a future is polled"]
+pub struct Transfer<'a, H: Hal, T: Transport>(Perform<'a, Blk<H, T>>);
+
+impl<H: Hal, T: Transport> Future for Transfer<'_, H, T> {
+    type Output = Result<Buffer, Failed<Buffer>>;
+
+    #[inline(always)]
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.get_mut().0)
+            .poll(context)
+            .map(with_buffer)
+    }
+}
+
 /// The one buffer of a read or write that is over.
+#[inline(always)]
 pub(super) fn with_buffer(
     result: Result<Request, Failed<Request>>,
 ) -> Result<Buffer, Failed<Buffer>> {

@@ -54,6 +54,7 @@ use crate::queue::{Completion, Queue, QueueOptions, Rejected, Token};
 use crate::report::Report;
 use crate::transport::{InterruptCauses, Status, Transport};
 
+pub use self::asynchronous::Transfer;
 pub use self::config::{CacheMode, Config, DiscardLimits, Geometry, Topology, WriteZeroesLimits};
 pub use self::request::{Data, Request};
 pub use self::wire::{FEATURE_NAMES, Features, ID_LEN, Operation, SECTOR_LEN};
@@ -286,7 +287,7 @@ impl<H: Hal, T: Transport> Blk<H, T> {
 
 /// Whether a request that came back was done: the device's status, and for reads its word that all data is there. A device
 /// that wrote only part of the data can't have meant to say "OK".
-#[inline]
+#[inline(always)]
 fn judge(completion: &Completion<Request>, bytes: u64) -> Result<(), Cause> {
     let written = completion.written?;
     wire::check_status(completion.footer as u8)?;
@@ -301,7 +302,7 @@ fn judge(completion: &Completion<Request>, bytes: u64) -> Result<(), Cause> {
 impl<H: Hal, T: Transport> Driver for Blk<H, T> {
     type Request = Request;
 
-    #[inline]
+    #[inline(always)]
     fn submit(&mut self, mut request: Request) -> Result<Token, Rejected<Request>> {
         let Active {
             config,
@@ -324,12 +325,12 @@ impl<H: Hal, T: Transport> Driver for Blk<H, T> {
         self.active.queue.kick();
     }
 
-    #[inline]
+    #[inline(always)]
     fn complete(&mut self) -> Result<Option<Token>> {
         self.active.queue.complete()
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, token: Token) -> Option<Finished<Request>> {
         let completion = self.active.queue.take(token)?;
         let bytes = completion.payload.bytes();

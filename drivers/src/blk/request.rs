@@ -18,6 +18,8 @@ pub struct Request {
     operation: Operation,
     sector: u64,
     data: Data,
+    /// Of all buffers.
+    bytes: u64,
     /// The most bytes that a segment may have; the driver knows.
     segment_max: usize,
 }
@@ -66,16 +68,21 @@ impl From<Vec<Buffer>> for Data {
 }
 
 impl Request {
+    #[inline]
     fn new(operation: Operation, sector: u64, data: Data) -> Self {
+        let buffers = data.buffers();
+        let bytes = buffers.iter().map(|buffer| buffer.len() as u64).sum();
         Self {
             operation,
             sector,
             data,
+            bytes,
             segment_max: usize::MAX,
         }
     }
 
     /// Fills the buffers with what is on the disk from `sector` on.
+    #[inline]
     pub fn read(sector: u64, data: impl Into<Data>) -> Self {
         Self::new(Operation::Read, sector, data.into())
     }
@@ -122,6 +129,7 @@ impl Request {
     }
 
     /// What is asked.
+    #[inline]
     pub fn operation(&self) -> Operation {
         self.operation
     }
@@ -142,6 +150,7 @@ impl Request {
     }
 
     /// The buffer of a request that was made with one.
+    #[inline]
     pub fn into_buffer(self) -> Option<Buffer> {
         match self.data {
             Data::One(buffer) => Some(buffer),
@@ -161,13 +170,13 @@ impl Request {
 
     /// Bytes of all buffers.
     pub(super) fn bytes(&self) -> u64 {
-        let buffers = self.data.buffers();
-        buffers.iter().map(|buffer| buffer.len() as u64).sum()
+        self.bytes
     }
 
     /// Finds out whether the device can do the request, with at most `segments_max` segments of data, before it is
     /// asked: most mistakes get a better answer this way than "I/O error". Some devices don't check, and the
     /// specification forbids to ask for what is past the end (spec 5.2.6.1).
+    #[inline]
     pub(super) fn check(&mut self, config: &Config, segments_max: usize) -> Result<(), Cause> {
         self.segment_max = config.size_max.map_or(usize::MAX, |max| max as usize);
         if self.operation.writes_disk() && config.read_only {
@@ -176,7 +185,7 @@ impl Request {
         match self.operation {
             Operation::Read | Operation::Write => {
                 self.check_segments(segments_max)?;
-                let bytes = self.bytes();
+                let bytes = self.bytes;
                 check_unit(bytes, config.block_size.into())?;
                 check_place(config, self.sector, bytes / SECTOR_LEN as u64)
             }
@@ -193,7 +202,15 @@ impl Request {
         }
     }
 
+    #[inline]
     fn check_segments(&self, max: usize) -> Result<(), Cause> {
+        // What most requests are.
+        if let Data::One(buffer) = &self.data
+            && (1..=self.segment_max).contains(&buffer.len())
+            && max > 0
+        {
+            return Ok(());
+        }
         let buffers = self.data.buffers();
         if buffers.is_empty() || buffers.iter().any(|buffer| buffer.is_empty()) {
             return Err(Cause::EmptyRequest);
@@ -240,6 +257,7 @@ impl Request {
 }
 
 impl Payload for Request {
+    #[inline(always)]
     fn segments<'a>(&'a mut self, chain: &mut Chain<'a>) {
         for buffer in self.data.buffers_mut() {
             match self.operation.writes_memory() {

@@ -35,7 +35,7 @@ pub struct Chain<'a> {
 
 impl<'a> Chain<'a> {
     /// Has `payload` name its segments to `named`, which is empty. Nothing is lent by that.
-    #[inline]
+    #[inline(always)]
     pub(super) fn collect(
         payload: &'a mut impl Payload,
         named: &'a mut Vec<Lent>,
@@ -52,7 +52,7 @@ impl<'a> Chain<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn name(&mut self, bytes: NonNull<[u8]>, access: Access) {
         if bytes.is_empty() {
             self.problem = Some(Cause::EmptyRequest);
@@ -61,7 +61,7 @@ impl<'a> Chain<'a> {
     }
 
     /// A segment for the device to read.
-    #[inline]
+    #[inline(always)]
     pub fn readable(&mut self, buffer: &'a Buffer) {
         self.name(buffer.as_raw(), Access::Readable);
     }
@@ -75,7 +75,7 @@ impl<'a> Chain<'a> {
     }
 
     /// A whole buffer for the device to read, as segments of at most `max` bytes.
-    #[inline]
+    #[inline(always)]
     pub fn readable_pieces(&mut self, buffer: &'a Buffer, max: usize) {
         if buffer.len() <= max {
             return self.readable(buffer);
@@ -86,13 +86,13 @@ impl<'a> Chain<'a> {
     }
 
     /// A segment for the device to write.
-    #[inline]
+    #[inline(always)]
     pub fn writable(&mut self, buffer: &'a mut Buffer) {
         self.name(buffer.as_raw(), Access::Writable);
     }
 
     /// A whole buffer for the device to write, as segments of at most `max` bytes.
-    #[inline]
+    #[inline(always)]
     pub fn writable_pieces(&mut self, buffer: &'a mut Buffer, max: usize) {
         if buffer.len() <= max {
             return self.writable(buffer);

@@ -189,7 +189,7 @@ impl<H: Hal> Wrapping<H> {
     }
 
     /// Writes the header of request `id`.
-    #[inline]
+    #[inline(always)]
     fn put_header(&self, id: u16, header: &[u8]) -> core::result::Result<Option<Own>, Cause> {
         if header.len() > self.header_len {
             return Err(Cause::InvalidParameter("header longer than the queue's"));
@@ -206,7 +206,7 @@ impl<H: Hal> Wrapping<H> {
     }
 
     /// Makes room for the footer of request `id`.
-    #[inline]
+    #[inline(always)]
     fn put_footer(&self, id: u16) -> Option<Own> {
         if self.footer_len == 0 {
             return None;
@@ -222,7 +222,7 @@ impl<H: Hal> Wrapping<H> {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn first_of_footer(&self, id: u16) -> u64 {
         match self.footer_len {
             0 => 0,
@@ -233,7 +233,7 @@ impl<H: Hal> Wrapping<H> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn footer<H: Hal>(wrapping: &Option<Wrapping<H>>, token: Token) -> u64 {
     match wrapping {
         Some(wrapping) => wrapping.first_of_footer(token.0),
@@ -353,7 +353,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
     ///
     /// The payload comes back if it has no segments or an empty one, readable segments behind writable ones, more
     /// segments than the queue has descriptors, 4 GiB or more, or if the queue is full ([`Cause::QueueFull`]) or broken.
-    #[inline]
+    #[inline(always)]
     pub fn submit(
         &mut self,
         header: &[u8],
@@ -374,7 +374,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn try_submit(&mut self, header: &[u8], payload: &mut P) -> core::result::Result<u16, Cause> {
         if self.broken {
             return Err(Cause::QueueBroken);
@@ -474,7 +474,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
     ///
     /// When the device names a request that is not in flight, or more of them than are: the queue is broken from then on,
     /// and what is in flight stays there until the device is reset ([`Self::release`]).
-    #[inline]
+    #[inline(always)]
     pub fn complete(&mut self) -> Result<Option<Token>> {
         if self.broken {
             return Err(self.error(Cause::QueueBroken));
@@ -485,7 +485,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn try_complete(&mut self) -> core::result::Result<Option<Token>, Cause> {
         let Some(used) = self.ring.next_used(self.in_flight)? else {
             return Ok(None);
@@ -517,7 +517,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
     }
 
     /// Takes back a request that [`Self::complete`] found; `None` if it is not done.
-    #[inline]
+    #[inline(always)]
     pub fn take(&mut self, token: Token) -> Option<Completion<P>> {
         let slot = self.slots.get_mut(token.index())?;
         if slot.state != State::Done {

@@ -49,7 +49,7 @@ impl<P: Payload> Slot<P> {
     /// 2^32 bytes together. The caller puts the payload into the slot, or calls [`Self::take_back`].
     ///
     /// If naming panics, nothing was lent.
-    #[inline]
+    #[inline(always)]
     pub(super) fn lend<H: Hal>(&mut self, payload: &mut P, max: usize) -> Result<(), Cause> {
         self.loans.clear();
         Chain::collect(payload, &mut self.loans)?;
@@ -88,7 +88,7 @@ impl<P: Payload> Slot<P> {
 
 impl<P> Slot<P> {
     /// How many bytes the device wrote, if that can be.
-    #[inline]
+    #[inline(always)]
     pub(super) fn written(&self) -> Result<u32, Cause> {
         let (len, room) = (self.used_len, self.room);
         match len <= room {
@@ -98,13 +98,13 @@ impl<P> Slot<P> {
     }
 
     /// What is lent, in order.
-    #[inline]
+    #[inline(always)]
     pub(super) fn loans(&self) -> &[Lent] {
         &self.loans
     }
 
     /// Ends the loans of this slot.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take_back<H: Hal>(&mut self) {
         for loan in &mut self.loans {
             // SAFETY: the payload that owns the bytes is still alive (in the slot or the caller's hands), the device

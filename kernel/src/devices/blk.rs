@@ -12,8 +12,8 @@ use vringlet::asynchronous::Asynchronous;
 use vringlet::blk::{Blk, Options};
 use vringlet::{Cause, Error, Report};
 
-use super::owner::Owner;
-use super::{DeviceTransport, Driven, Found, Interrupts, Mode};
+use super::owner::{Owner, Shared};
+use super::{DeviceTransport, Driven, Found, Mode};
 use crate::memory::dma::KernelHal;
 use crate::{task, time};
 
@@ -24,8 +24,7 @@ const CONFIG_POLL: Duration = Duration::from_secs(1);
 pub struct Disk {
     /// Its name, such as `blk0`.
     pub name: String,
-    shared: Asynchronous<Blk<KernelHal, DeviceTransport>>,
-    interrupts: Interrupts,
+    shared: Shared<Blk<KernelHal, DeviceTransport>>,
 }
 
 impl Deref for Disk {
@@ -53,10 +52,10 @@ pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
     let blk = Blk::new(found.transport, Options::default())?;
     let disk: &'static Disk = Box::leak(Box::new(Disk {
         name: found.name,
-        shared: Asynchronous::new(blk),
-        interrupts: found.interrupts,
+        shared: Shared::new(blk, found.interrupts, 1),
     }));
     DISKS.lock().push(disk);
+    disk.shared.serve();
     task::spawn(disk.own());
     Ok(Box::new(disk))
 }
@@ -65,23 +64,15 @@ impl Disk {
     /// The owner's task.
     async fn own(&self) {
         let mut owner = Owner::new(&self.name, &self.shared);
-        let completions = async || self.completions().await;
-        while owner.serve(completions, self.watch_config()).await {}
-    }
-
-    /// Waits until the device may be done with something.
-    async fn completions(&self) {
-        let busy = || self.with(|blk| blk.in_flight()) > 0;
-        self.interrupts.completions(1, busy).await;
-        self.with(Blk::count_interrupt);
+        while owner.serve(self.watch_config()).await {}
     }
 
     /// Follows the device's configuration, until it wants to be reset.
     async fn watch_config(&self) -> Error {
         loop {
-            match self.interrupts.mode() {
+            match self.shared.interrupts().mode() {
                 Mode::Polled => time::after(CONFIG_POLL).await,
-                _ => self.interrupts.config().await,
+                _ => self.shared.interrupts().config().await,
             }
             if let Err(error) = self.take_config_change() {
                 return error;
@@ -106,7 +97,7 @@ impl Disk {
 
 impl Driven for &'static Disk {
     fn report(&self) -> Report {
-        self.with(|blk| blk.report())
+        self.shared.complete(self.with(|blk| blk.report()))
     }
 
     fn summary(&self) -> String {

@@ -18,8 +18,8 @@ use vringlet::gpu::{
 };
 use vringlet::{Cause, Driver, Error, Report};
 
-use super::owner::Owner;
-use super::{DeviceTransport, Driven, Found, Interrupts};
+use super::owner::{Owner, Shared};
+use super::{DeviceTransport, Driven, Found};
 use crate::dashboard::Drawn;
 use crate::interrupts::Event;
 use crate::memory::dma::KernelHal;
@@ -37,8 +37,7 @@ const DESK_PAUSE: Duration = Duration::from_millis(1);
 pub struct Adapter {
     /// Its name, such as `gpu0`.
     pub name: String,
-    shared: Asynchronous<Gpu<KernelHal, DeviceTransport>>,
-    interrupts: Interrupts,
+    shared: Shared<Gpu<KernelHal, DeviceTransport>>,
     /// The arrangement of displays may have changed.
     changed: Event,
     /// The device was reset, and has no pictures any more.
@@ -124,14 +123,14 @@ pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
     gpu.refresh(|| start.elapsed() < PATIENCE)?;
     let adapter: &'static Adapter = Box::leak(Box::new(Adapter {
         name: found.name,
-        shared: Asynchronous::new(gpu.into_inner()),
-        interrupts: found.interrupts,
+        shared: Shared::new(gpu.into_inner(), found.interrupts, 1),
         changed: Event::new(),
         lost: AtomicBool::new(false),
         rearranged: Event::new(),
         desk: Mutex::new(Some(Desk::default())),
     }));
     ADAPTERS.lock().push(adapter);
+    adapter.shared.serve();
     task::spawn(adapter.own());
     task::spawn(adapter.follow());
     Ok(Box::new(adapter))
@@ -141,25 +140,17 @@ impl Adapter {
     /// The owner's task.
     async fn own(&self) {
         let mut owner = Owner::new(&self.name, &self.shared);
-        let completions = async || self.completions().await;
-        while owner.serve(completions, self.watch_config()).await {
+        while owner.serve(self.watch_config()).await {
             // Started again, it has no pictures any more.
             self.lost.store(true, Ordering::Relaxed);
             self.changed.raise();
         }
     }
 
-    /// Waits until the device may be done with something.
-    async fn completions(&self) {
-        let busy = || self.with(|gpu| gpu.in_flight()) > 0;
-        self.interrupts.completions(1, busy).await;
-        self.with(Gpu::count_interrupt);
-    }
-
     /// Listens for changes of the displays, until the device wants to be reset.
     async fn watch_config(&self) -> Error {
         loop {
-            self.interrupts.config().await;
+            self.shared.interrupts().config().await;
             match self.with(Gpu::config_changed) {
                 Ok(true) => self.changed.raise(),
                 Ok(false) => {}
@@ -408,7 +399,7 @@ impl core::fmt::Display for Told<'_> {
 
 impl Driven for &'static Adapter {
     fn report(&self) -> Report {
-        self.with(|gpu| gpu.report())
+        self.shared.complete(self.with(|gpu| gpu.report()))
     }
 
     fn summary(&self) -> String {

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
 use core::fmt;
-use core::future::{pending, poll_fn};
+use core::future::poll_fn;
 use core::task::Poll;
 use core::time::Duration;
 
@@ -108,6 +108,15 @@ impl Interrupts {
             Err(reason) => log::warn!("{name}: polled: {reason}"),
         }
         this
+    }
+
+    /// Of a device that has none and is not looked at either.
+    #[cfg(test)]
+    pub(super) fn none() -> Self {
+        Self {
+            mode: Mode::None,
+            ..Self::unconnected(1)
+        }
     }
 
     fn unconnected(queues: u16) -> Self {
@@ -220,28 +229,17 @@ impl Interrupts {
         Some(causes.await)
     }
 
-    /// Waits until any of the first `queues` queues may have used buffers. For a task that owns them all.
-    ///
-    /// A device that can't interrupt is looked at only while it is `busy`. If it is not, this waits for ever: wait anew once
-    /// something was submitted, as [`Asynchronous::serve`](vringlet::asynchronous::Asynchronous::serve) does.
-    pub async fn completions(&self, queues: usize, busy: impl FnOnce() -> bool) {
-        match self.mode {
-            Mode::Polled if !busy() => return pending().await,
-            Mode::Polled | Mode::None => return time::after(POLL).await,
-            Mode::MsiX | Mode::Line(_) => {}
-        }
+    /// Whether any of the first `queues` queues interrupted since the last call.
+    #[inline]
+    pub fn take(&self, queues: usize) -> bool {
         let queues = self.queues.get(..queues).unwrap_or(self.queues);
-        poll_fn(|context| {
-            // Every one of them is looked at, so that none is left raised for the next time.
-            let raised = queues
-                .iter()
-                .map(|event| event.poll_wait(context).is_ready());
-            match raised.fold(false, |any, one| any | one) {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
-            }
-        })
-        .await;
+        // Every one of them is looked at, so that none is left raised for the next time.
+        queues.iter().fold(false, |any, event| any | event.take())
+    }
+
+    /// Waits until a device that can't interrupt is to be looked at again.
+    pub async fn next_look(&self) {
+        time::after(POLL).await;
     }
 
     /// Interrupts so far, for queue `index`. On a line, which does not say for which queue, those of the device.

@@ -9,12 +9,11 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
 use spin::Mutex;
-use vringlet::asynchronous::Asynchronous;
 use vringlet::pmem::{Config, Options, Pmem as Driver};
 use vringlet::{Cause, Driver as _, Error, Region, Report};
 
-use super::owner::Owner;
-use super::{DeviceTransport, Driven, Found, Interrupts};
+use super::owner::{Owner, Shared};
+use super::{DeviceTransport, Driven, Found};
 use crate::memory::dma::KernelHal;
 use crate::memory::paging;
 use crate::{task, time};
@@ -27,9 +26,8 @@ pub struct Pmem {
     /// Its name, such as `pmem0`.
     pub name: String,
     config: Config,
-    shared: Asynchronous<Driver<KernelHal, DeviceTransport>>,
+    shared: Shared<Driver<KernelHal, DeviceTransport>>,
     region: Mutex<Region>,
-    interrupts: Interrupts,
     in_use: AtomicBool,
 }
 
@@ -57,12 +55,12 @@ pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, String> {
     let pmem: &'static Pmem = Box::leak(Box::new(Pmem {
         name: found.name,
         config,
-        shared: Asynchronous::new(driver),
+        shared: Shared::new(driver, found.interrupts, 1),
         region: Mutex::new(region),
-        interrupts: found.interrupts,
         in_use: AtomicBool::new(false),
     }));
     ALL.lock().push(pmem);
+    pmem.shared.serve();
     task::spawn(pmem.own());
     Ok(Box::new(pmem))
 }
@@ -101,27 +99,20 @@ impl Pmem {
 
     /// The driver's account of the device.
     pub fn report(&self) -> Report {
-        self.shared.with(|driver| driver.report())
+        let report = self.shared.with(|driver| driver.report());
+        self.shared.complete(report)
     }
 
     /// The owner's task.
     async fn own(&self) {
         let mut owner = Owner::new(&self.name, &self.shared);
-        let completions = async || self.completions().await;
-        while owner.serve(completions, self.watch_status()).await {}
-    }
-
-    /// Waits until the device may be done with something.
-    async fn completions(&self) {
-        let busy = || self.shared.with(|driver| driver.in_flight()) > 0;
-        self.interrupts.completions(1, busy).await;
-        self.shared.with(Driver::count_interrupt);
+        while owner.serve(self.watch_status()).await {}
     }
 
     /// Waits until the device wants to be reset.
     async fn watch_status(&self) -> Error {
         loop {
-            self.interrupts.config().await;
+            self.shared.interrupts().config().await;
             if let Err(error) = self.shared.with(|driver| driver.check_status()) {
                 return error;
             }

@@ -9,7 +9,7 @@ use core::future::Future;
 use core::ops::Deref;
 use core::time::Duration;
 
-use embassy_futures::select::select;
+use embassy_futures::select::select3;
 use spin::Mutex;
 use vringlet::asynchronous::Asynchronous;
 use vringlet::blocking::Blocking;
@@ -19,8 +19,8 @@ use vringlet::sound::{
 };
 use vringlet::{Cause, Driver, Error, Report};
 
-use super::owner::Owner;
-use super::{DeviceTransport, Driven, Found, Interrupts};
+use super::owner::{Owner, Shared};
+use super::{DeviceTransport, Driven, Found};
 use crate::interrupts::Event;
 use crate::memory::dma::KernelHal;
 use crate::{task, time};
@@ -42,8 +42,7 @@ const RUN_OUT: Duration = Duration::from_millis(300);
 pub struct Card {
     /// Its name, such as `snd0`.
     pub name: String,
-    shared: Asynchronous<Sound<KernelHal, DeviceTransport>>,
-    interrupts: Interrupts,
+    shared: Shared<Sound<KernelHal, DeviceTransport>>,
     /// It must not be started again.
     silenced: Event,
 }
@@ -86,11 +85,11 @@ pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
     }
     let card: &'static Card = Box::leak(Box::new(Card {
         name: found.name,
-        shared: Asynchronous::new(sound.into_inner()),
-        interrupts: found.interrupts,
+        shared: Shared::new(sound.into_inner(), found.interrupts, QUEUES).with_notice(),
         silenced: Event::new(),
     }));
     CARDS.lock().push(card);
+    card.shared.serve();
     task::spawn(card.own());
     Ok(Box::new(card))
 }
@@ -98,26 +97,30 @@ pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
 impl Card {
     /// The owner's task, until the card is silenced.
     async fn own(&self) {
-        select(self.silenced.wait(), self.serve_for_ever()).await;
+        select3(
+            self.silenced.wait(),
+            self.serve_for_ever(),
+            self.tell_events(),
+        )
+        .await;
     }
 
     async fn serve_for_ever(&self) {
         let mut owner = Owner::new(&self.name, &self.shared);
-        let completions = async || self.completions().await;
         let mut restarted = false;
-        while owner.serve(completions, self.watch(restarted)).await {
+        while owner.serve(self.watch(restarted)).await {
             restarted = true;
         }
     }
 
-    /// Tells of the device's events, then waits until it may be done with something.
-    async fn completions(&self) {
-        while let Some(event) = self.with(Sound::take_event) {
-            log::info!("{}: {event:?}", self.name);
+    /// Tells of the device's events.
+    async fn tell_events(&self) {
+        loop {
+            while let Some(event) = self.with(Sound::take_event) {
+                log::info!("{}: {event:?}", self.name);
+            }
+            self.shared.interrupted().await;
         }
-        let busy = || self.with(|sound| sound.in_flight()) > 0;
-        self.interrupts.completions(QUEUES, busy).await;
-        self.with(Sound::count_interrupt);
     }
 
     /// Finds out again what the device has, if it was restarted; then waits until it wants to be reset.
@@ -126,7 +129,7 @@ impl Card {
             return error;
         }
         loop {
-            self.interrupts.config().await;
+            self.shared.interrupts().config().await;
             if let Err(error) = self.with(Sound::config_changed) {
                 return error;
             }
@@ -340,7 +343,7 @@ impl<E: fmt::Display> fmt::Display for Failed<E> {
 
 impl Driven for &'static Card {
     fn report(&self) -> Report {
-        self.with(|sound| sound.report())
+        self.shared.complete(self.with(|sound| sound.report()))
     }
 
     fn summary(&self) -> String {

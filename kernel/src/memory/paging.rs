@@ -69,6 +69,8 @@ struct Layout {
     offset: u64,
     /// Memory that must never be taken for device registers, and that is mapped at the offset.
     ram: Vec<Range<u64>>,
+    /// The largest run of it.
+    largest: Range<u64>,
     physical_bits: u8,
 }
 
@@ -105,13 +107,16 @@ pub(super) fn init(regions: &[MemoryRegion], physical_memory_offset: u64) {
         )
     };
     let cpuid = CpuId::new();
+    let ram: Vec<_> = regions
+        .iter()
+        .filter(is_ram)
+        .map(|region| region.start..region.end)
+        .collect();
+    let largest = ram.iter().max_by_key(|ram| ram.end - ram.start).cloned();
     LAYOUT.call_once(|| Layout {
         offset: physical_memory_offset,
-        ram: regions
-            .iter()
-            .filter(is_ram)
-            .map(|region| region.start..region.end)
-            .collect(),
+        largest: largest.unwrap_or_default(),
+        ram,
         physical_bits: cpuid
             .get_processor_capacity_feature_info()
             .map_or(36, |capacity| capacity.physical_address_bits()),
@@ -317,8 +322,21 @@ pub fn memory_at(physical: u64, bytes: usize) -> Option<NonNull<u8>> {
 
 /// The physical address of a buffer if it is one run of physical memory: by subtraction in the physical-memory mapping
 /// (the heap, DMA memory), by a walk of the page tables elsewhere (the stack, statics).
+#[inline]
 pub fn contiguous_physical(address: u64, bytes: usize) -> Option<u64> {
     let layout = LAYOUT.get()?;
+    // The heap is one run of memory, and most buffers come from there.
+    let (physical, heap) = (address.wrapping_sub(layout.offset), &layout.largest);
+    if heap.start <= physical
+        && let Some(end) = physical.checked_add(bytes as u64)
+        && end <= heap.end
+    {
+        return Some(physical);
+    }
+    contiguous_elsewhere(layout, address, bytes)
+}
+
+fn contiguous_elsewhere(layout: &Layout, address: u64, bytes: usize) -> Option<u64> {
     let end = address.checked_add(bytes as u64)?;
     if let (Some(physical), Some(physical_end)) = (
         address.checked_sub(layout.offset),

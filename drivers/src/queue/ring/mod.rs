@@ -124,7 +124,7 @@ impl<H: Hal> Ring<H> {
 
     /// Adds a request of at least one segment and at most [`Self::size`]. The device does not see it before
     /// [`Self::publish`].
-    #[inline]
+    #[inline(always)]
     pub(super) fn add(&mut self, id: u16, request: Request<'_>) -> Result<(), Cause> {
         ring!(self.add(id, request))
     }

@@ -183,7 +183,7 @@ impl<H: Hal> SplitRing<H> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn add(&mut self, id: u16, request: Request<'_>) -> Result<(), Cause> {
         let head = match self.layout {
             Layout::Indirect { .. } => self.add_indirect(id, &request)?,
@@ -233,7 +233,7 @@ impl<H: Hal> SplitRing<H> {
     }
 
     /// One descriptor that points at a table with the chain (spec 2.7.5.3).
-    #[inline]
+    #[inline(always)]
     fn add_indirect(&mut self, id: u16, request: &Request<'_>) -> Result<u16, Cause> {
         let Layout::Indirect {
             short_tables,
@@ -275,8 +275,8 @@ impl<H: Hal> SplitRing<H> {
             let address = table.address(first * DESCRIPTOR_LEN);
             let len = (segments * DESCRIPTOR_LEN) as u64;
             let at = index * DESCRIPTOR_LEN;
-            self.memory.store_u64(at, address);
-            self.memory.store_u64(at + 8, len | DESC_F_INDIRECT << 32);
+            self.memory
+                .store_pair(at, [address, len | DESC_F_INDIRECT << 32]);
         }
         let behind_header = usize::from(request.header.is_some());
         for (position, loan) in (behind_header..).zip(request.loans) {
@@ -426,7 +426,7 @@ impl<H: Hal> SplitRing<H> {
 }
 
 /// Writes entry `index` of a descriptor table (spec 2.7.5): le64 addr, le32 len, le16 flags, le16 next.
-#[inline]
+#[inline(always)]
 fn store_descriptor<H: Hal>(
     table: &Dma<H>,
     index: usize,
@@ -442,8 +442,8 @@ fn store_descriptor<H: Hal>(
     }
     let next = u64::from(next.unwrap_or(0));
     let at = index * DESCRIPTOR_LEN;
-    table.store_u64(at, descriptor.address);
-    table.store_u64(at + 8, u64::from(descriptor.len) | flags << 32 | next << 48);
+    let rest = u64::from(descriptor.len) | flags << 32 | next << 48;
+    table.store_pair(at, [descriptor.address, rest]);
 }
 
 /// Whether moving an index from `old` to `new` passes `event` (spec 2.7.10.1, `vring_need_event`).
