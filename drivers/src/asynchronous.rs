@@ -452,32 +452,34 @@ impl<D: Driver> State<D> {
         }
     }
 
-    /// Hands a request to the device, or lets it wait for room. Gives where it is then, and the owner's waker if the owner
-    /// must be told.
+    /// Hands a request to the device, or lets it wait for room. Gives where it is then; `None` if it was refused.
     #[inline(always)]
     fn start(
         &mut self,
-        request: D::Request,
+        request: &mut Option<D::Request>,
         waker: &Waker,
-    ) -> Result<(Stage, Option<Waker>), Failed<D::Request>> {
-        if let Some(error) = self.stopped {
-            let request = Some(request);
-            return Err(Failed { error, request });
-        }
+    ) -> Result<Stage, Option<Error>> {
         // Those that came first go first.
-        if !self.backlog.is_empty() {
-            return Ok((Stage::Backlog(self.backlog.push(request, waker)), None));
+        if self.stopped.is_none() && self.backlog.is_empty() {
+            match self.driver.accept(request) {
+                Ok(token) => return Ok(Stage::InFlight(self.seat(token, waker.clone()))),
+                Err(error) if error.cause != Cause::QueueFull => return Err(Some(error)),
+                Err(_) => {}
+            }
         }
-        match self.driver.submit(request) {
-            Ok(token) => {
-                let ticket = self.seat(token, waker.clone());
-                Ok((Stage::InFlight(ticket), self.owner.take()))
-            }
-            Err(rejected) if rejected.error.cause == Cause::QueueFull => {
-                let place = self.backlog.push(rejected.payload, waker);
-                Ok((Stage::Backlog(place), None))
-            }
-            Err(rejected) => Err(rejected.into()),
+        self.wait_for_room(request, waker)
+    }
+
+    #[cold]
+    fn wait_for_room(
+        &mut self,
+        request: &mut Option<D::Request>,
+        waker: &Waker,
+    ) -> Result<Stage, Option<Error>> {
+        match request.take() {
+            _ if self.stopped.is_some() => Err(self.stopped),
+            Some(request) => Ok(Stage::Backlog(self.backlog.push(request, waker))),
+            None => Err(None),
         }
     }
 
@@ -637,7 +639,7 @@ impl<D: Driver> State<D> {
                     None
                 }
             },
-            Stage::New | Stage::Over => None,
+            Stage::New | Stage::Refused(_) | Stage::Over => None,
         };
         if let Some(ticket) = ticket {
             if ticket.session != self.session {
@@ -683,6 +685,8 @@ enum Stage {
     /// The request waits for room, in this place.
     Backlog(usize),
     InFlight(Ticket),
+    /// For this reason.
+    Refused(Option<Error>),
     Over,
 }
 
@@ -692,53 +696,82 @@ impl<D: Driver> Unpin for Perform<'_, D> {}
 impl<D: Driver> Future for Perform<'_, D> {
     type Output = Outcome<D::Request>;
 
-    #[inline(always)]
+    #[inline]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        match this.stage {
-            Stage::InFlight(ticket) => {
-                let mut state = this.face.state.lock();
-                let Some(finished) = state.fetch(ticket) else {
-                    return this
-                        .face
-                        .not_yet(state, &mut this.stage, ticket, context.waker());
-                };
-                let owner = state.make_room();
-                drop(state);
-                this.stage = Stage::Over;
-                if let Some(owner) = owner {
-                    owner.wake();
-                }
-                Poll::Ready(finished.into_result())
-            }
-            Stage::New => this.start(context.waker()),
-            Stage::Backlog(place) => this.look_for_room(place, context),
-            Stage::Over => Poll::Pending,
+        match this.fetch() {
+            Some(finished) => Poll::Ready(finished.into_result()),
+            None => this.advance(context),
         }
     }
 }
 
 impl<D: Driver> Perform<'_, D> {
+    /// Takes the request from the driver, if it is done: what polling finds most often in the end.
     #[inline(always)]
-    fn start(&mut self, waker: &Waker) -> Poll<Outcome<D::Request>> {
-        let Some(request) = self.request.take() else {
-            return Poll::Pending;
+    pub(crate) fn fetch(&mut self) -> Option<Finished<D::Request>> {
+        let Stage::InFlight(ticket) = self.stage else {
+            return None;
         };
         let mut state = self.face.state.lock();
-        match state.start(request, waker) {
-            Ok((stage, owner)) => {
+        let finished = state.fetch(ticket)?;
+        let owner = state.make_room();
+        drop(state);
+        self.stage = Stage::Over;
+        if let Some(owner) = owner {
+            owner.wake();
+        }
+        Some(finished)
+    }
+
+    /// Polling, when [`Self::fetch`] found nothing.
+    #[inline(always)]
+    pub(crate) fn advance(&mut self, context: &mut Context<'_>) -> Poll<Outcome<D::Request>> {
+        if let Stage::New = self.stage
+            && self.start(context.waker())
+        {
+            return Poll::Pending;
+        }
+        self.advance_slowly(context)
+    }
+
+    /// Hands the request to the driver or the backlog. If it is refused, [`Self::advance_slowly`] says so.
+    #[inline(always)]
+    fn start(&mut self, waker: &Waker) -> bool {
+        let mut state = self.face.state.lock();
+        match state.start(&mut self.request, waker) {
+            Ok(stage) => {
                 self.face.note(&state);
-                drop(state);
                 self.stage = stage;
+                let owner = state.owner.take();
+                drop(state);
                 if let Some(owner) = owner {
                     owner.wake();
                 }
-                Poll::Pending
+                true
             }
-            Err(failed) => {
+            Err(error) => {
+                self.stage = Stage::Refused(error);
+                false
+            }
+        }
+    }
+
+    #[cold]
+    fn advance_slowly(&mut self, context: &mut Context<'_>) -> Poll<Outcome<D::Request>> {
+        match self.stage {
+            Stage::InFlight(ticket) => {
+                let state = self.face.state.lock();
+                let waker = context.waker();
+                self.face.not_yet(state, &mut self.stage, ticket, waker)
+            }
+            Stage::Backlog(place) => self.look_for_room(place, context),
+            Stage::Refused(Some(error)) => {
                 self.stage = Stage::Over;
-                Poll::Ready(Err(failed))
+                let request = self.request.take();
+                Poll::Ready(Err(Failed { error, request }))
             }
+            Stage::New | Stage::Refused(None) | Stage::Over => Poll::Pending,
         }
     }
 

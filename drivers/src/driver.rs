@@ -18,6 +18,22 @@ pub trait Driver: Send {
     /// others are done. With nothing in flight, nothing is refused for that.
     fn submit(&mut self, request: Self::Request) -> Result<Token, Rejected<Self::Request>>;
 
+    /// As [`Self::submit`], but takes the request out of its place only when it is accepted: a driver on a hot path moves it
+    /// only once.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::submit`]; the request is where it was.
+    fn accept(&mut self, request: &mut Option<Self::Request>) -> Result<Token> {
+        let Some(taken) = request.take() else {
+            return Err(self.error(Cause::EmptyRequest));
+        };
+        self.submit(taken).map_err(|rejected| {
+            *request = Some(rejected.payload);
+            rejected.error
+        })
+    }
+
     /// Tells the device about everything submitted, at most once for all of it.
     fn kick(&mut self);
 

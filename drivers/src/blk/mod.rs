@@ -125,6 +125,13 @@ impl<H: Hal, T: Transport> Active<H, T> {
         made.inspect_err(|_| init::give_up(transport))
     }
 
+    /// Checks a request, and makes its header.
+    #[inline(always)]
+    fn admit(&self, request: &mut Request) -> Result<[u8; wire::HEADER_LEN], Cause> {
+        request.check(&self.config, self.segments_max)?;
+        Ok(wire::header(request.operation(), request.sector()))
+    }
+
     fn with_features(transport: &mut T, options: Options, negotiated: Negotiated) -> Result<Self> {
         let config = Config::read(transport, Features::from_bits_truncate(negotiated.accepted))?;
         let options = QueueOptions {
@@ -302,22 +309,28 @@ fn judge(completion: &Completion<Request>, bytes: u64) -> Result<(), Cause> {
 impl<H: Hal, T: Transport> Driver for Blk<H, T> {
     type Request = Request;
 
-    #[inline(always)]
     fn submit(&mut self, mut request: Request) -> Result<Token, Rejected<Request>> {
-        let Active {
-            config,
-            queue,
-            segments_max,
-            ..
-        } = &mut self.active;
-        if let Err(cause) = request.check(config, *segments_max) {
-            return Err(Rejected {
-                error: queue.error(cause),
+        let active = &mut self.active;
+        match active.admit(&mut request) {
+            Ok(header) => active.queue.submit(&header, request),
+            Err(cause) => Err(Rejected {
+                error: active.queue.error(cause),
                 payload: request,
-            });
+            }),
         }
-        let header = wire::header(request.operation(), request.sector());
-        queue.submit(&header, request)
+    }
+
+    #[inline(always)]
+    fn accept(&mut self, request: &mut Option<Request>) -> Result<Token> {
+        let active = &mut self.active;
+        let admitted = match request {
+            Some(request) => active.admit(request),
+            None => Err(Cause::EmptyRequest),
+        };
+        match admitted {
+            Ok(header) => active.queue.accept(&header, request),
+            Err(cause) => Err(active.queue.error(cause)),
+        }
     }
 
     #[inline]

@@ -46,11 +46,13 @@ impl Data {
         }
     }
 
-    fn buffers_mut(&mut self) -> &mut [Buffer] {
+    /// Bytes of all buffers.
+    #[inline]
+    fn len(&self) -> u64 {
         match self {
-            Self::None => &mut [],
-            Self::One(buffer) => core::slice::from_mut(buffer),
-            Self::Several(buffers) => buffers,
+            Self::None => 0,
+            Self::One(buffer) => buffer.len() as u64,
+            Self::Several(buffers) => buffers.iter().map(|buffer| buffer.len() as u64).sum(),
         }
     }
 }
@@ -70,8 +72,7 @@ impl From<Vec<Buffer>> for Data {
 impl Request {
     #[inline]
     fn new(operation: Operation, sector: u64, data: Data) -> Self {
-        let buffers = data.buffers();
-        let bytes = buffers.iter().map(|buffer| buffer.len() as u64).sum();
+        let bytes = data.len();
         Self {
             operation,
             sector,
@@ -259,12 +260,25 @@ impl Request {
 impl Payload for Request {
     #[inline(always)]
     fn segments<'a>(&'a mut self, chain: &mut Chain<'a>) {
-        for buffer in self.data.buffers_mut() {
-            match self.operation.writes_memory() {
-                true => chain.writable_pieces(buffer, self.segment_max),
-                false => chain.readable_pieces(buffer, self.segment_max),
+        let (to_memory, max) = (self.operation.writes_memory(), self.segment_max);
+        match &mut self.data {
+            Data::None => {}
+            // What most requests are.
+            Data::One(buffer) => name(buffer, to_memory, max, chain),
+            Data::Several(buffers) => {
+                for buffer in buffers {
+                    name(buffer, to_memory, max, chain);
+                }
             }
         }
+    }
+}
+
+#[inline(always)]
+fn name<'a>(buffer: &'a mut Buffer, to_memory: bool, max: usize, chain: &mut Chain<'a>) {
+    match to_memory {
+        true => chain.writable_pieces(buffer, max),
+        false => chain.readable_pieces(buffer, max),
     }
 }
 

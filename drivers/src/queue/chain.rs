@@ -80,9 +80,7 @@ impl<'a> Chain<'a> {
         if buffer.len() <= max {
             return self.readable(buffer);
         }
-        for piece in buffer.chunks(max.max(1)) {
-            self.name(NonNull::from(piece), Access::Readable);
-        }
+        self.readable_chunks(buffer, max);
     }
 
     /// A segment for the device to write.
@@ -97,6 +95,18 @@ impl<'a> Chain<'a> {
         if buffer.len() <= max {
             return self.writable(buffer);
         }
+        self.writable_chunks(buffer, max);
+    }
+
+    #[cold]
+    fn readable_chunks(&mut self, buffer: &'a Buffer, max: usize) {
+        for piece in buffer.chunks(max.max(1)) {
+            self.name(NonNull::from(piece), Access::Readable);
+        }
+    }
+
+    #[cold]
+    fn writable_chunks(&mut self, buffer: &'a mut Buffer, max: usize) {
         for piece in buffer.chunks_mut(max.max(1)) {
             self.name(NonNull::from(piece), Access::Writable);
         }

@@ -361,16 +361,42 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
     ) -> core::result::Result<Token, Rejected<P>> {
         match self.try_submit(header, &mut payload) {
             Ok(id) => {
-                // `try_submit` found the slot.
-                if let Some(slot) = self.slots.get_mut(usize::from(id)) {
-                    slot.payload = Some(payload);
-                }
+                self.put(id, Some(payload));
                 Ok(Token(id))
             }
             Err(cause) => Err(Rejected {
                 error: self.error(cause),
                 payload,
             }),
+        }
+    }
+
+    /// As [`Self::submit`], but takes the payload out of its place only when it is taken.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::submit`]; the payload is where it was. [`Cause::EmptyRequest`] if there is none.
+    #[inline(always)]
+    pub fn accept(&mut self, header: &[u8], payload: &mut Option<P>) -> Result<Token> {
+        let submitted = match payload {
+            Some(payload) => self.try_submit(header, payload),
+            None => Err(Cause::EmptyRequest),
+        };
+        match submitted {
+            Ok(id) => {
+                self.put(id, payload.take());
+                Ok(Token(id))
+            }
+            Err(cause) => Err(self.error(cause)),
+        }
+    }
+
+    /// Puts a payload that was lent into its slot.
+    #[inline(always)]
+    fn put(&mut self, id: u16, payload: Option<P>) {
+        // `try_submit` found the slot, which is empty.
+        if let Some(slot) = self.slots.get_mut(usize::from(id)) {
+            slot.payload = payload;
         }
     }
 
@@ -612,6 +638,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
     }
 
     /// `cause` as an error of this queue.
+    #[cold]
     pub fn error(&self, cause: Cause) -> Error {
         Error::on_queue(self.device, self.index, cause)
     }
