@@ -560,7 +560,11 @@ impl<H: Hal, T: Transport> Driver for Gpu<H, T> {
 
     fn poll(&mut self) -> Result<Option<Finished<Request<H>>>> {
         self.poll_cursor()?;
+        // It ends whatever the device does: each command is sent once, and there are no more of them than the requests that
+        // were submitted have.
         loop {
+            let usable = self.resources.check_kept();
+            usable.map_err(|cause| self.error(cause))?;
             if let Some(index) = self.finished.pop_front() {
                 return Ok(self.give_back(index));
             }
