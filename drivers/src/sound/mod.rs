@@ -98,8 +98,9 @@ const TRANSFER_SEGMENTS: usize = 3;
 
 /// How long a reset is put off for streams that are to be stopped and released: until the device status was read so often
 /// without an answer, for all streams together. A register read leaves the processor and so takes a microsecond at least,
-/// which makes it ten milliseconds or more; a device that works answers before the first few.
-const MAX_STATUS_READS: u32 = 10_000;
+/// which makes it a tenth of a second or more, as for the reset itself. A device that works answers before the first few,
+/// unless its host is busy elsewhere.
+const MAX_STATUS_READS: u32 = 100_000;
 
 /// A virtio sound device.
 pub struct Sound<H: Hal, T: Transport> {
@@ -857,8 +858,8 @@ impl<H: Hal, T: Transport> Driver for Sound<H, T> {
         self.active.queues.control.error(cause)
     }
 
-    /// Ends all streams first, as far as the device lets it. It waits for that some ten milliseconds, or longer where
-    /// register reads are slow; for a device that does not answer no longer than for any other.
+    /// Ends all streams first, as far as the device lets it. It waits for that a tenth of a second, or longer where
+    /// register reads are slow, however many streams there are.
     fn reset(&mut self) -> Result<Vec<(Token, Request)>> {
         let mut requests = self.end_all();
         let proof = self.transport.reset()?;
