@@ -1288,3 +1288,23 @@ fn a_restart_counts_the_scanouts_anew() {
     drop((gpu, screen));
     memory.assert_clean();
 }
+
+#[test]
+fn a_device_that_did_not_come_back_is_not_notified() {
+    let memory = Memory::fresh();
+    let (device, gpu) = open(FakeGpu::new());
+    let mut gpu = gpu.into_inner();
+    gpu.submit(Request::display_info()).expect("room");
+    device.inject(Fault::FeaturesRefused);
+    gpu.restart().expect_err("it refuses");
+    gpu.kick();
+    assert!(gpu.submit(Request::display_info()).is_err());
+    gpu.kick();
+    assert!(gpu.poll().is_err());
+    assert!(gpu.move_cursor(0, 1, 1).is_err());
+    memory.assert_no_violations();
+    device.heal();
+    gpu.restart().expect("an honest device again");
+    drop(gpu);
+    memory.assert_clean();
+}

@@ -1349,3 +1349,24 @@ fn a_restart_reads_the_configuration_anew() {
     assert!(send(&mut net, &frame(1280 + 15, 1)).is_err());
     finish(&memory, net);
 }
+
+#[test]
+fn a_device_that_did_not_come_back_is_not_notified() {
+    let (memory, card, mut net) = start(FakeNic::new(), Options::default());
+    inject(&card, &frame(60, 1));
+    drop(net.receive().expect("a sound queue"));
+    send(&mut net, &frame(60, 1)).expect("room");
+    card.inject(Fault::FeaturesRefused);
+    net.restart().expect_err("it refuses");
+    net.flush();
+    assert!(!net.has_room() || send(&mut net, &frame(60, 1)).is_err());
+    assert!(net.command(Command::VlanAdd(1)).is_err());
+    let _ = net.prepare_to_sleep();
+    memory.assert_no_violations();
+    card.heal();
+    net.restart().expect("an honest device again");
+    send(&mut net, &frame(60, 2)).expect("room");
+    net.flush();
+    assert_eq!(card.with(FakeNic::take_sent), [frame(60, 2)]);
+    finish(&memory, net);
+}

@@ -577,3 +577,24 @@ fn interrupts_come_after_a_restart_as_before() {
         memory.assert_clean();
     }
 }
+
+#[test]
+fn a_device_that_did_not_come_back_is_not_notified() {
+    let memory = Memory::fresh();
+    let (device, mut pmem) = open();
+    pmem.submit(Flush).expect("room");
+    device.inject(Fault::FeaturesRefused);
+    pmem.restart().expect_err("it refuses");
+    pmem.kick();
+    assert!(pmem.submit(Flush).is_err());
+    pmem.kick();
+    assert!(pmem.poll().is_err());
+    memory.assert_no_violations();
+    device.heal();
+    pmem.restart().expect("an honest device again");
+    ask(&mut pmem);
+    pmem.kick();
+    assert_eq!(answers(&mut pmem).len(), 1);
+    drop(pmem);
+    memory.assert_clean();
+}

@@ -1421,3 +1421,36 @@ fn interrupts_come_after_a_restart_as_before() {
         memory.assert_clean();
     }
 }
+
+#[test]
+fn a_device_that_did_not_come_back_is_not_notified() {
+    let memory = Memory::fresh();
+    let (device, card) = blocking(FakeSound::new());
+    let mut card = card.into_inner();
+    for request in [Request::set_params(OUT, params()), Request::prepare(OUT)] {
+        card.submit(request.expect("memory")).expect("room");
+        card.kick();
+        card.poll().expect("no trouble").expect("done");
+    }
+    // In a queue each, and the device was told of neither.
+    let buffer = Buffer::zeroed(256).expect("memory");
+    card.submit(Request::play(OUT, buffer, 256)).expect("room");
+    card.submit(Request::info(Kind::Streams, 2).expect("memory"))
+        .expect("room");
+    device.inject(Fault::FeaturesRefused);
+    card.restart().expect_err("it refuses");
+    card.kick();
+    assert!(
+        card.submit(Request::info(Kind::Streams, 2).expect("memory"))
+            .is_err()
+    );
+    card.kick();
+    assert!(card.poll().is_err());
+    let claim = card.claim(OUT).expect("nobody's");
+    card.end(OUT, claim);
+    memory.assert_no_violations();
+    device.heal();
+    card.restart().expect("an honest device again");
+    drop(card);
+    memory.assert_clean();
+}
