@@ -477,19 +477,19 @@ impl<H: Hal, T: Transport> Sound<H, T> {
         control.kick();
     }
 
-    /// Ends all streams and waits for that, for as long as [`Patience`] lasts. Gives what was over meanwhile.
+    /// Ends all streams and waits for that, for as long as [`AnswerWait`] allows. Gives what was over meanwhile.
     fn end_all(&mut self) -> Vec<(Token, Request)> {
         let mut over = Vec::new();
         for stream in &mut self.streams {
             stream.ending = true;
         }
         self.end_streams();
-        let mut patience = Patience::new();
+        let mut wait = AnswerWait::new();
         while !self.streams.iter().all(Stream::is_idle) {
             match self.poll() {
                 // Nothing is submitted for those who waited, so there are no more of these than were in flight.
                 Ok(Some(finished)) => over.push((finished.token, finished.request)),
-                Ok(None) if patience.lasts(&self.transport) => {}
+                Ok(None) if wait.goes_on(&self.transport) => {}
                 Ok(None) | Err(_) => break,
             }
         }
@@ -502,17 +502,17 @@ impl<H: Hal, T: Transport> Sound<H, T> {
 impl<H: Hal, T: Transport> Sound<H, T> {
     /// Has the device stop and release all streams, in whatever state they are. What it answers doesn't matter, nor what it
     /// does to the queues of transfers: it must be reset afterwards. A device that does not answer is waited for as long
-    /// as [`Patience`] lasts, in all and not for each stream.
+    /// as [`AnswerWait`] allows, in all and not for each stream.
     fn release_left_over(&mut self) -> Result<()> {
         let control = &mut self.active.queues.control;
         let commands = [RequestType::PcmStop, RequestType::PcmRelease];
         let streams = 0..self.active.config.streams;
         let all = streams.flat_map(|stream| commands.map(|command| (command, stream)));
-        let mut patience = Patience::new();
+        let mut wait = AnswerWait::new();
         for (command, stream) in all {
             while !control.has_room(CONTROL_SEGMENTS) {
                 control.kick();
-                if control.poll(&mut [])?.is_none() && !patience.lasts(&self.transport) {
+                if control.poll(&mut [])?.is_none() && !wait.goes_on(&self.transport) {
                     return Ok(());
                 }
             }
@@ -524,7 +524,7 @@ impl<H: Hal, T: Transport> Sound<H, T> {
         }
         control.kick();
         while control.in_flight() > 0 {
-            if control.poll(&mut [])?.is_none() && !patience.lasts(&self.transport) {
+            if control.poll(&mut [])?.is_none() && !wait.goes_on(&self.transport) {
                 break;
             }
         }
@@ -533,11 +533,11 @@ impl<H: Hal, T: Transport> Sound<H, T> {
 }
 
 /// How much longer a device that is about to be reset is waited for.
-struct Patience {
+struct AnswerWait {
     reads_left: u32,
 }
 
-impl Patience {
+impl AnswerWait {
     fn new() -> Self {
         Self {
             reads_left: MAX_STATUS_READS,
@@ -545,7 +545,7 @@ impl Patience {
     }
 
     /// To be asked whenever there was no answer: reads the status, and says whether one may still come.
-    fn lasts<T: Transport>(&mut self, transport: &T) -> bool {
+    fn goes_on<T: Transport>(&mut self, transport: &T) -> bool {
         let Some(left) = self.reads_left.checked_sub(1) else {
             return false;
         };
