@@ -241,6 +241,11 @@ pub enum Cause {
         /// What it returned.
         ret: u32,
     },
+    /// The device does not give back the memory of resources that it was told to end: only a reset ends its access.
+    MemoryKept {
+        /// Of how many resources.
+        resources: usize,
+    },
     /// A command that is not allowed where a stream is in its life.
     WrongState {
         /// The command, by its name in the specification.
@@ -367,6 +372,10 @@ impl fmt::Display for Cause {
                 write!(f, "{command} with fence {sent} came back without one")
             }
             Self::FlushFailed { ret } => write!(f, "flush failed (ret {ret:#x})"),
+            Self::MemoryKept { resources } => write!(
+                f,
+                "device keeps the memory of {resources} resources that it was told to end"
+            ),
             Self::WrongState { command, state } => {
                 write!(f, "no {command} for a stream that is {state}")
             }

@@ -1132,3 +1132,179 @@ fn a_change_of_displays_interrupts() {
     drop(gpu);
     memory.assert_clean();
 }
+
+/// Has the device refuse every command of these types from now on; as good as.
+fn refuse(device: &FakeDevice<FakeGpu>, kinds: &[u32]) {
+    device.with(|gpu| {
+        gpu.lies.clear();
+        for kind in kinds {
+            let refusals = std::iter::repeat_n((*kind, Lie::Error(0x1200)), 200);
+            gpu.lies.extend(refusals);
+        }
+    });
+}
+
+#[test]
+fn a_device_that_gives_no_memory_back_must_be_reset_and_frees_it_then() {
+    for (kinds, lie) in [
+        (&[DETACH, UNREF][..], None),
+        (&[DETACH][..], Some(Lie::NoFence)),
+        (&[UNREF][..], Some(Lie::Length(0))),
+    ] {
+        let memory = Memory::fresh();
+        let (device, mut gpu) = open(FakeGpu::new());
+        let mut screen = screen(Buffering::Single);
+        gpu.present(&mut screen, now).expect("done");
+        let mut kept = 0;
+        let cause = loop {
+            match lie {
+                None => refuse(&device, kinds),
+                Some(lie) => device.with(|gpu| gpu.lies = vec![(kinds[0], lie)]),
+            }
+            screen.resize(Size::new(64 + kept, 48)).expect("memory");
+            // That an old picture is not given back fails the request that asked for it, once for each.
+            let error = gpu.present(&mut screen, now).expect_err("kept");
+            kept += 1;
+            if kept > 4 {
+                break error.cause;
+            }
+            assert!(!matches!(error.cause, Cause::MemoryKept { .. }), "{error}");
+        };
+        assert_eq!(cause, Cause::MemoryKept { resources: 5 });
+        // The face reset the device, so the memory is free: that of the screen remains.
+        assert_eq!(counter(&mut gpu, "resources"), 0);
+        assert!(gpu.present(&mut screen, now).is_err(), "not started again");
+        device.with(|gpu| gpu.lies.clear());
+        gpu.driver().restart().expect("an honest device");
+        screen.restore().expect("over");
+        assert_eq!(gpu.present(&mut screen, now), Ok(true));
+        assert_eq!(device.with(|gpu| gpu.resources()), (1, 1));
+        drop((gpu, screen));
+        memory.assert_clean();
+    }
+}
+
+#[test]
+fn a_device_that_keeps_one_picture_is_used_all_the_same() {
+    let memory = Memory::fresh();
+    let (device, mut gpu) = open(FakeGpu::new());
+    let mut screen = screen(Buffering::Single);
+    gpu.present(&mut screen, now).expect("done");
+    device.with(|gpu| gpu.lies = vec![(UNREF, Lie::Error(0x1200))]);
+    screen.resize(Size::new(64, 48)).expect("memory");
+    gpu.present(&mut screen, now)
+        .expect_err("the old one is kept");
+    for round in 0..20 {
+        screen.resize(Size::new(65 + round, 48)).expect("memory");
+        assert_eq!(gpu.present(&mut screen, now), Ok(true));
+        let mut model = Model::new(Size::new(65 + round, 48));
+        model.fill(Rect::default(), 0);
+        model.assert_shown(&device, 0);
+        assert_eq!(counter(&mut gpu, "resources"), 2);
+    }
+    drop((gpu, screen));
+    memory.assert_clean();
+}
+
+#[test]
+fn pictures_that_never_get_on_a_scanout_do_not_pile_up() {
+    for kinds in [&[SET_SCANOUT], &[TRANSFER], &[ATTACH], &[FLUSH]] {
+        for buffering in [Buffering::Single, Buffering::Double] {
+            let memory = Memory::fresh();
+            let (device, mut gpu) = open(FakeGpu::new());
+            let mut screen = screen(buffering);
+            gpu.present(&mut screen, now).expect("done");
+            for round in 0..40 {
+                refuse(&device, kinds);
+                screen.resize(Size::new(64 + round, 48)).expect("memory");
+                gpu.present(&mut screen, now).expect_err("refused");
+                let lent = counter(&mut gpu, "backed_resources");
+                assert!(lent <= 8, "{lent} after {round} changes of size");
+            }
+            assert!(memory.live().0 < 200, "{:?}", memory.live());
+            device.with(|gpu| gpu.lies.clear());
+            assert_eq!(gpu.present(&mut screen, now), Ok(true));
+            Model::new(Size::new(103, 48)).assert_shown(&device, 0);
+            gpu.close(screen, now).expect("done");
+            assert_eq!(device.with(|gpu| gpu.resources()), (0, 0));
+            drop(gpu);
+            memory.assert_clean();
+        }
+    }
+}
+
+#[test]
+fn interrupts_come_after_a_restart_as_before() {
+    for ring in [
+        RingFeatures::VERSION_1,
+        RingFeatures::VERSION_1 | RingFeatures::EVENT_IDX,
+    ] {
+        let memory = Memory::fresh();
+        let device = FakeDevice::new(FakeGpu::new());
+        device.offer(ring);
+        let gpu = Adapter::new(device.transport(), Options::default()).expect("an honest device");
+        let face = Asynchronous::new(gpu);
+        for _ in 0..3 {
+            for _ in 0..3 {
+                let before = device.interrupts(0);
+                block_on(&face, face.refresh()).expect("done");
+                assert!(device.interrupts(0) > before);
+            }
+            // Those of the pointer interest nobody.
+            let cursor = Cursor::new(Size::new(32, 20), &arrow(), (0, 0)).expect("memory");
+            block_on(&face, face.load(&cursor)).expect("done");
+            for at in 0..40 {
+                face.with(|gpu| gpu.set_cursor(0, &cursor, at, 0))
+                    .expect("room");
+            }
+            assert_eq!(device.interrupts(1), 0);
+            face.stop(face.with(|gpu| gpu.error(Cause::NeedsReset)));
+            face.restart().expect("an honest device");
+        }
+        drop(face);
+        memory.assert_clean();
+    }
+}
+
+#[test]
+fn a_restart_counts_the_scanouts_anew() {
+    let memory = Memory::fresh();
+    let (device, mut gpu) = open(FakeGpu::new());
+    assert_eq!(gpu.driver().scanouts(), 1);
+    device.with(|gpu| {
+        gpu.scanouts = 3;
+        gpu.edid = QEMU_EDID.to_vec();
+    });
+    gpu.driver().restart().expect("an honest device");
+    assert_eq!(gpu.driver().scanouts(), 3);
+    gpu.perform(Request::edid(2), now).expect("a monitor");
+    assert!(gpu.driver().edid(2).is_some());
+    device.with(|gpu| gpu.scanouts = 1);
+    gpu.driver().restart().expect("an honest device");
+    assert!(gpu.perform(Request::edid(2), now).is_err());
+    assert!(gpu.driver().edid(2).is_none());
+    let mut screen = Screen::new(2, SMALL, Buffering::Single).expect("memory");
+    assert!(gpu.present(&mut screen, now).is_err());
+    drop((gpu, screen));
+    memory.assert_clean();
+}
+
+#[test]
+fn a_device_that_did_not_come_back_is_not_notified() {
+    let memory = Memory::fresh();
+    let (device, gpu) = open(FakeGpu::new());
+    let mut gpu = gpu.into_inner();
+    gpu.submit(Request::display_info()).expect("room");
+    device.inject(Fault::FeaturesRefused);
+    gpu.restart().expect_err("it refuses");
+    gpu.kick();
+    assert!(gpu.submit(Request::display_info()).is_err());
+    gpu.kick();
+    assert!(gpu.poll().is_err());
+    assert!(gpu.move_cursor(0, 1, 1).is_err());
+    memory.assert_no_violations();
+    device.heal();
+    gpu.restart().expect("an honest device again");
+    drop(gpu);
+    memory.assert_clean();
+}

@@ -1,11 +1,14 @@
 //! The network driver against a card in plain memory, honest and not.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use vringlet::fake::{FakeDevice, FakeHal, FakeNic, FakeTransport, Fault, Memory, Pace, Random};
+use vringlet::fake::{
+    DeviceModel, FakeDevice, FakeHal, FakeNic, FakeTransport, Fault, Memory, Pace, Queues, Random,
+};
 use vringlet::features::RingFeatures;
 use vringlet::net::{Command, Event, Features, Link, MacAddress, Net, Options, ReceiveMode};
 use vringlet::transport::InterruptCauses;
@@ -1052,5 +1055,318 @@ fn an_answer_wakes_who_awaits_it() {
         assert_eq!(alarm.0.load(Ordering::SeqCst), round);
         assert_eq!(reply.as_mut().poll(&mut context), Poll::Ready(Ok(())));
     }
+    finish(&memory, net);
+}
+
+/// A card that writes what it is told to the receive buffers, one entry to each, header and all.
+struct Scripted {
+    features: Features,
+    buffers: VecDeque<Vec<u8>>,
+}
+
+impl DeviceModel for Scripted {
+    fn id(&self) -> DeviceId {
+        DeviceId::NET
+    }
+    fn features(&self) -> u64 {
+        self.features.bits()
+    }
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![256, 256]
+    }
+    fn config(&self) -> Vec<u8> {
+        vec![0; 24]
+    }
+    fn process(&mut self, queue: u16, queues: &mut Queues<'_>) {
+        while queue == RECEIVE
+            && !self.buffers.is_empty()
+            && let Some(request) = queues.pop(queue)
+        {
+            let bytes = self.buffers.pop_front().unwrap_or_default();
+            let written = request.write(0, &bytes);
+            queues.push(queue, request, written as u32);
+        }
+    }
+}
+
+/// A buffer as the device writes it: a header that speaks of `num_buffers`, and `len` bytes.
+fn buffer(num_buffers: u16, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; 12 + len];
+    bytes[10..12].copy_from_slice(&num_buffers.to_le_bytes());
+    bytes
+}
+
+fn scripted(
+    features: Features,
+    receive_buffer_len: usize,
+    buffers: impl IntoIterator<Item = Vec<u8>>,
+) -> (
+    Memory,
+    FakeDevice<Scripted>,
+    Net<FakeHal, FakeTransport<Scripted>>,
+) {
+    let memory = Memory::fresh();
+    let buffers = buffers.into_iter().collect();
+    let card = FakeDevice::new(Scripted { features, buffers });
+    let options = Options {
+        receive_buffer_len,
+        ..Options::default()
+    };
+    let net = Net::new(card.transport(), options).expect("a device that seems fine");
+    (memory, card, net)
+}
+
+#[test]
+fn bad_frames_without_end_keep_nobody_in_receive() {
+    const FLOOD: usize = 10_000;
+    let runts = std::iter::repeat_n(buffer(1, 8), FLOOD);
+    // Three buffers for each, of which the first is not filled.
+    let merges = std::iter::repeat_n([buffer(3, 8), buffer(0, 8), buffer(0, 8)], FLOOD);
+    let floods: [(Features, Vec<Vec<u8>>); 2] = [
+        (Features::empty(), runts.collect()),
+        (Features::MRG_RXBUF, merges.flatten().collect()),
+    ];
+    for (features, flood) in floods {
+        let total = flood.len();
+        let flood = flood.into_iter().chain([buffer(1, 60)]);
+        let (memory, card, mut net) = scripted(features, 2048, flood);
+        let buffers = u64::from(net.receive_buffers().0);
+        let taken = |net: &Net<_, _>| net.report().queues[0].stats.completed;
+        let mut calls = 0;
+        loop {
+            let before = taken(&net);
+            let came = net
+                .receive()
+                .expect("a sound queue")
+                .map(|frame| frame.len());
+            calls += 1;
+            // The last frame may take a few buffers more than the budget, never as many again.
+            assert!(taken(&net) - before < buffers + 3, "one call took too many");
+            if let Some(len) = came {
+                assert_eq!(len, 60, "the good frame at the end");
+                break;
+            }
+            // Who comes back only when told to does.
+            assert!(!net.prepare_to_sleep(), "after {calls} calls");
+        }
+        assert!(calls >= total / 259, "{calls} calls");
+        assert_eq!(net.receive_stats().dropped(), FLOOD as u64);
+        assert_eq!(card.with(|model| model.buffers.len()), 0);
+        assert!(net.receive().expect("a sound queue").is_none());
+        assert!(net.prepare_to_sleep());
+        drop(net);
+        memory.assert_clean();
+    }
+}
+
+#[test]
+fn more_buffers_than_there_are_belong_to_no_frame() {
+    for lie in [257, 300, 0x8000, u16::MAX] {
+        // The frames behind the lie came before the driver looks at it.
+        let script = [buffer(lie, 2036), buffer(1, 60), buffer(1, 61)];
+        let (memory, card, mut net) = scripted(Features::MRG_RXBUF, 2048, script);
+        card.pump();
+        let mut lengths = Vec::new();
+        while let Some(frame) = net.receive().expect("a sound queue") {
+            lengths.push(frame.len());
+        }
+        assert_eq!(lengths, [60, 61], "num_buffers {lie}");
+        assert_eq!(net.receive_stats().bad_merge, 1);
+        drop(net);
+        memory.assert_clean();
+    }
+}
+
+#[test]
+fn a_merged_frame_is_given_up_where_it_gets_too_long() {
+    // 13 buffers of 128 bytes are more than 1518; the one behind is not filled, which is looked at no more.
+    let mut script = vec![buffer(16, 116)];
+    script.extend(std::iter::repeat_n(vec![0; 128], 12));
+    script.extend([vec![0; 5], vec![0; 128], vec![0; 128], buffer(1, 60)]);
+    let (memory, card, mut net) = scripted(Features::MRG_RXBUF, 128, script);
+    card.pump();
+    let len = net
+        .receive()
+        .expect("a sound queue")
+        .map(|frame| frame.len());
+    assert_eq!(len, Some(60), "the frame behind");
+    let stats = net.receive_stats();
+    assert_eq!((stats.too_long, stats.bad_merge), (1, 0));
+    drop(net);
+    memory.assert_clean();
+}
+
+#[test]
+fn a_transmit_queue_found_broken_on_the_way_to_sleep_keeps_awake() {
+    let options = Options {
+        transmit_queue_size: 2,
+        ..Options::default()
+    };
+    let (memory, card, mut net) = start(FakeNic::new(), options);
+    card.set_pace(Pace::Manual);
+    for _ in 0..2 {
+        send(&mut net, &frame(60, 1)).expect("room");
+    }
+    net.flush();
+    assert!(!net.has_room(), "somebody waits for room from now on");
+    card.inject(Fault::UsedId(99));
+    card.complete(TRANSMIT, 1);
+    assert!(!net.prepare_to_sleep(), "no interrupt will come for this");
+    let Some(Event::Failed(failed)) = net.take_event() else {
+        panic!("a failure");
+    };
+    assert_eq!(failed.queue, Some(TRANSMIT));
+    assert_eq!(failed.cause, Cause::BadUsedId { id: 99 });
+    assert!(net.prepare_to_sleep(), "it was told once");
+    finish(&memory, net);
+}
+
+#[test]
+fn there_are_as_many_buffers_as_the_queues_really_have_room_for() {
+    let nic = card(|nic| nic.queue_sizes = [200, 200, 64]);
+    let (memory, card, mut net) = start(nic, Options::default());
+    card.set_pace(Pace::Manual);
+    let sizes = net.report().queues;
+    assert_eq!((sizes[0].size, sizes[1].size), (128, 128));
+    assert_eq!(net.receive_buffers().0, 128);
+    assert_eq!(sizes[0].in_flight, 128);
+    let mut sent = 0;
+    while net.has_room() {
+        send(&mut net, &frame(60, sent)).expect("room, as was said");
+        sent += 1;
+    }
+    assert_eq!(sent, 128);
+    assert_eq!(net.transmit_stats().dropped(), 0);
+    assert_eq!(send(&mut net, &frame(60, 1)), Err(Cause::QueueFull));
+    net.flush();
+    card.pump();
+    assert!(net.has_room());
+    finish(&memory, net);
+
+    // Merged frames get as long as they may in the buffers that there really are.
+    let nic = self::card(|nic| {
+        nic.queue_sizes = [200, 200, 64];
+        nic.mtu = 65535;
+    });
+    let options = Options {
+        receive_buffer_len: 12,
+        ..Options::default()
+    };
+    let (memory, card, mut net) = start(nic, options);
+    let longest = frame(65535 + 18, 1);
+    inject(&card, &longest);
+    assert_eq!(receive_all(&mut net), [longest]);
+    finish(&memory, net);
+}
+
+#[test]
+fn of_several_addresses_the_one_answered_last_is_the_cards() {
+    let (memory, card, mut net) = start(FakeNic::new(), Options::default());
+    card.set_pace(Pace::Manual);
+    let addresses = [1, 2, 3].map(|last| MacAddress([2, 0, 0, 0, 0, last]));
+    for address in addresses {
+        drop(net.command(Command::MacAddress(address)).expect("room"));
+    }
+    card.pump();
+    net.process(InterruptCauses::QUEUE).expect("no trouble");
+    assert_eq!(net.mac(), addresses[2]);
+    assert_eq!(card.with(|nic| nic.mac), addresses[2].0);
+    finish(&memory, net);
+}
+
+#[test]
+fn a_restart_wakes_who_sleeps_and_interrupts_come_as_before() {
+    for ring in [
+        RingFeatures::VERSION_1,
+        RingFeatures::VERSION_1 | RingFeatures::EVENT_IDX,
+    ] {
+        let memory = Memory::fresh();
+        let card = FakeDevice::new(FakeNic::new());
+        card.offer(ring);
+        let options = Options {
+            transmit_queue_size: 4,
+            ..Options::default()
+        };
+        let mut net: Driver = Net::new(card.transport(), options).expect("a device");
+        let alarm = Arc::new(Alarm::default());
+        let woken = || alarm.0.load(Ordering::SeqCst);
+        assert!(!ready(&mut net, &alarm));
+        net.restart().expect("an honest device");
+        assert_eq!(
+            woken(),
+            1,
+            "the new session asks for no interrupt by itself"
+        );
+
+        let before = [RECEIVE, TRANSMIT].map(|queue| card.interrupts(queue));
+        inject(&card, &frame(60, 1));
+        send(&mut net, &frame(60, 1)).expect("room");
+        net.flush();
+        let now = [RECEIVE, TRANSMIT].map(|queue| card.interrupts(queue));
+        assert_eq!(now, before, "nobody sleeps");
+        assert!(ready(&mut net, &alarm), "a frame is there");
+        assert_eq!(receive_all(&mut net).len(), 1);
+
+        for round in 1..=3 {
+            assert!(!ready(&mut net, &alarm));
+            inject(&card, &frame(60, round));
+            assert_eq!(card.interrupts(RECEIVE), before[0] + round);
+            net.process(InterruptCauses::QUEUE).expect("no trouble");
+            assert_eq!(woken() as u64, 1 + round);
+            assert_eq!(receive_all(&mut net).len(), 1);
+        }
+        // And for room, of which somebody must be told.
+        card.set_pace(Pace::Manual);
+        while net.has_room() {
+            send(&mut net, &frame(60, 1)).expect("room");
+        }
+        assert!(!ready(&mut net, &alarm));
+        card.pump();
+        assert_eq!(card.interrupts(TRANSMIT), before[1] + 1);
+        finish(&memory, net);
+    }
+}
+
+#[test]
+fn a_restart_reads_the_configuration_anew() {
+    let (memory, card, mut net) = start(FakeNic::new(), Options::default());
+    card.with(|nic| {
+        nic.mtu = 1280;
+        nic.mac = [2, 0, 0, 0, 0, 9];
+        nic.link = false;
+    });
+    net.restart().expect("an honest device");
+    assert_eq!(
+        (net.mtu(), net.mac()),
+        (1280, MacAddress([2, 0, 0, 0, 0, 9]))
+    );
+    assert!(!net.link().up);
+    assert_eq!(net.take_event(), Some(Event::LinkChanged));
+    assert_eq!(send(&mut net, &frame(60, 1)), Err(Cause::LinkDown));
+    card.change_config(|nic| nic.link = true);
+    net.process(InterruptCauses::CONFIG).expect("no trouble");
+    assert_eq!(send(&mut net, &frame(1280 + 14, 1)), Ok(()));
+    assert!(send(&mut net, &frame(1280 + 15, 1)).is_err());
+    finish(&memory, net);
+}
+
+#[test]
+fn a_device_that_did_not_come_back_is_not_notified() {
+    let (memory, card, mut net) = start(FakeNic::new(), Options::default());
+    inject(&card, &frame(60, 1));
+    drop(net.receive().expect("a sound queue"));
+    send(&mut net, &frame(60, 1)).expect("room");
+    card.inject(Fault::FeaturesRefused);
+    net.restart().expect_err("it refuses");
+    net.flush();
+    assert!(!net.has_room() || send(&mut net, &frame(60, 1)).is_err());
+    assert!(net.command(Command::VlanAdd(1)).is_err());
+    let _ = net.prepare_to_sleep();
+    memory.assert_no_violations();
+    card.heal();
+    net.restart().expect("an honest device again");
+    send(&mut net, &frame(60, 2)).expect("room");
+    net.flush();
+    assert_eq!(card.with(FakeNic::take_sent), [frame(60, 2)]);
     finish(&memory, net);
 }

@@ -1,7 +1,7 @@
 //! The pmem device: its region, and flushes shared by their callers, against a fake that is as choosy as QEMU's.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use vringlet::asynchronous::Asynchronous;
@@ -546,4 +546,55 @@ fn a_device_that_lies_at_random_gives_errors_and_nothing_else() {
         memory.take_violations();
         memory.assert_clean();
     }
+}
+
+#[test]
+fn interrupts_come_after_a_restart_as_before() {
+    for ring in [
+        RingFeatures::VERSION_1,
+        RingFeatures::VERSION_1 | RingFeatures::EVENT_IDX,
+    ] {
+        let memory = Memory::fresh();
+        let device = FakeDevice::new(FakePmem::new(4096));
+        device.offer(ring);
+        let pmem: Fake = Pmem::new(device.transport(), Options::default()).expect("a device");
+        let face = Asynchronous::new(pmem);
+        let context = &mut Context::from_waker(Waker::noop());
+        for _ in 0..3 {
+            for _ in 0..3 {
+                let before = device.interrupts(0);
+                let mut flush = pin!(face.flush());
+                assert!(flush.as_mut().poll(context).is_pending());
+                face.kick();
+                assert_eq!(device.interrupts(0), before + 1);
+                face.process().expect("an honest device");
+                assert_eq!(flush.as_mut().poll(context), Poll::Ready(Ok(())));
+            }
+            face.stop(face.with(|pmem| pmem.error(Cause::NeedsReset)));
+            face.restart().expect("an honest device");
+        }
+        drop(face);
+        memory.assert_clean();
+    }
+}
+
+#[test]
+fn a_device_that_did_not_come_back_is_not_notified() {
+    let memory = Memory::fresh();
+    let (device, mut pmem) = open();
+    pmem.submit(Flush).expect("room");
+    device.inject(Fault::FeaturesRefused);
+    pmem.restart().expect_err("it refuses");
+    pmem.kick();
+    assert!(pmem.submit(Flush).is_err());
+    pmem.kick();
+    assert!(pmem.poll().is_err());
+    memory.assert_no_violations();
+    device.heal();
+    pmem.restart().expect("an honest device again");
+    ask(&mut pmem);
+    pmem.kick();
+    assert_eq!(answers(&mut pmem).len(), 1);
+    drop(pmem);
+    memory.assert_clean();
 }

@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Waker};
 use vringlet::asynchronous::Asynchronous;
 use vringlet::blocking::Blocking;
 use vringlet::fake::{
-    FakeControl, FakeDevice, FakeHal, FakeSound, FakeState, FakeStream, FakeTransport, Fault,
-    Memory, Pace,
+    DeviceModel, FakeControl, FakeDevice, FakeHal, FakeSound, FakeState, FakeStream, FakeTransport,
+    Fault, Memory, Pace, Queues,
 };
 use vringlet::features::RingFeatures;
 use vringlet::sound::{
@@ -16,7 +16,7 @@ use vringlet::sound::{
     Params, Playback, Rate, Request, Role, Sound, State, ValueType, copy,
 };
 use vringlet::transport::Status;
-use vringlet::{Buffer, Cause, Driver};
+use vringlet::{Buffer, Cause, DeviceId, Driver};
 
 type Card = Sound<FakeHal, FakeTransport<FakeSound>>;
 type Face = Asynchronous<Card>;
@@ -633,7 +633,7 @@ fn a_silent_device_is_reset_all_the_same() {
 }
 
 #[test]
-fn what_an_earlier_driver_left_behind_is_laid_to_rest() {
+fn streams_that_an_earlier_driver_left_over_are_released_first() {
     let memory = Memory::fresh();
     let mut model = paced(OUT, 0);
     model.remembers = true;
@@ -1163,6 +1163,294 @@ fn kicks_are_shared_by_what_is_submitted_together() {
     assert_eq!(device.notifications(2), 0);
     card.kick();
     assert_eq!(device.notifications(2), 1);
+    drop(card);
+    memory.assert_clean();
+}
+
+/// A card whose device returned a transfer that it was not given, so that it seems to remember an earlier driver, and
+/// then falls silent. All `streams` of it are running if `running`.
+fn silenced(streams: usize, running: bool) -> (FakeDevice<FakeSound>, Card) {
+    let mut model = FakeSound::new();
+    model.streams = (0..streams).map(|_| FakeStream::new(0)).collect();
+    let (device, mut card) = blocking(model);
+    for stream in 0..if running { streams as u32 } else { 1 } {
+        let one = Params::new(CD, 64, 1).expect("plain parameters");
+        card.prepare(stream, one, now).expect("a stream");
+        card.start(stream, now).expect("a stream");
+    }
+    let mut card = card.into_inner();
+    device.inject(Fault::UsedId(99));
+    let buffer = Buffer::zeroed(256).expect("memory");
+    card.submit(Request::play(OUT, buffer, 256)).expect("room");
+    card.kick();
+    assert!(matches!(
+        card.poll().map_err(|error| error.cause),
+        Err(Cause::BadUsedId { id: 99 })
+    ));
+    device.heal();
+    device.inject(Fault::Silent);
+    (device, card)
+}
+
+#[test]
+fn a_silent_device_is_waited_for_once_however_many_streams_it_has() {
+    let memory = Memory::fresh();
+    for (streams, running) in [(1, true), (30, true), (256, false)] {
+        let (device, mut card) = silenced(streams, running);
+        let before = device.status_reads();
+        card.restart()
+            .expect("a device that is silent and can be reset");
+        // Of this session nothing can be awaited, since a queue is broken; once for all streams of an earlier one, and a
+        // few reads for resets.
+        let reads = device.status_reads() - before;
+        assert!((100_000..100_100).contains(&reads), "{reads}, {streams}");
+        let before = device.status_reads();
+        drop(card);
+        let reads = device.status_reads() - before;
+        assert!(reads < 100, "{reads}: there is nothing to wait for");
+    }
+    let _ = memory.take_violations();
+    memory.assert_clean();
+}
+
+#[test]
+fn a_device_that_gave_up_is_not_waited_for() {
+    let memory = Memory::fresh();
+    let (device, mut card) = blocking(FakeSound::new());
+    card.prepare(OUT, params(), now).expect("a stream");
+    card.start(OUT, now).expect("a stream");
+    device.inject(Fault::Silent);
+    device.inject(Fault::NeedsReset);
+    let before = device.status_reads();
+    card.driver().reset().expect("a reset");
+    let reads = device.status_reads() - before;
+    assert!(reads < 100, "{reads}");
+    drop(card);
+    memory.assert_clean();
+}
+
+#[test]
+fn all_streams_left_over_are_released_however_many_there_are() {
+    for ring in [
+        RingFeatures::VERSION_1,
+        RingFeatures::VERSION_1 | RingFeatures::INDIRECT_DESC,
+    ] {
+        let memory = Memory::fresh();
+        let mut model = FakeSound::new();
+        model.streams = (0..200).map(|_| FakeStream::new(0)).collect();
+        model.queue_size = 8;
+        let device = FakeDevice::new(model);
+        device.offer(ring);
+        let mut card: Card = Sound::new(device.transport(), Options::default()).expect("a device");
+        // As if an earlier driver had them.
+        device.with(|model| {
+            model.remembers = true;
+            for stream in &mut model.streams {
+                stream.state = FakeState::Running;
+            }
+        });
+        device.inject(Fault::UsedIndexAhead(1));
+        assert!(matches!(
+            spoil(&device, &mut card),
+            Cause::BadUsedIndex { .. }
+        ));
+        card.restart().expect("an honest device");
+        let left = device.with(|model| {
+            let runs = |stream: &&FakeStream| stream.state != FakeState::Set;
+            model.streams.iter().filter(runs).count()
+        });
+        assert_eq!(left, 0);
+        let _ = memory.take_violations();
+        drop(card);
+        memory.assert_clean();
+    }
+}
+
+/// Has the device break the rules of the transmit queue.
+fn spoil(device: &FakeDevice<FakeSound>, card: &mut Card) -> Cause {
+    device.with(|model| model.streams[0].state = FakeState::Unset);
+    for request in [
+        Request::info(Kind::Streams, 200),
+        Request::set_params(0, Params::new(CD, 64, 1).expect("plain parameters")),
+        Request::prepare(0),
+        Request::start(0),
+    ] {
+        device.heal();
+        card.submit(request.expect("memory")).expect("room");
+        card.kick();
+        assert!(
+            card.poll()
+                .expect("no trouble")
+                .expect("done")
+                .result
+                .is_ok()
+        );
+    }
+    device.inject(Fault::UsedIndexAhead(1));
+    let buffer = Buffer::zeroed(256).expect("memory");
+    card.submit(Request::play(0, buffer, 256)).expect("room");
+    card.kick();
+    card.poll().expect_err("it lies").cause
+}
+
+#[test]
+fn events_without_end_keep_nobody_in_poll() {
+    /// Has one jack, and answers every buffer for events with an event, at once.
+    struct Chatter {
+        events: u64,
+    }
+    impl DeviceModel for Chatter {
+        fn id(&self) -> DeviceId {
+            DeviceId::SOUND
+        }
+        fn features(&self) -> u64 {
+            0
+        }
+        fn queue_sizes(&self) -> Vec<u16> {
+            vec![64; 4]
+        }
+        fn config(&self) -> Vec<u8> {
+            let mut config = vec![0; 16];
+            config[0] = 1;
+            config
+        }
+        fn process(&mut self, queue: u16, queues: &mut Queues<'_>) {
+            let answer = match queue {
+                0 => [&0x8000u32.to_le_bytes()[..], &[0; 24]].concat(),
+                EVENT_QUEUE => [0x1000u32, 0]
+                    .iter()
+                    .flat_map(|it| it.to_le_bytes())
+                    .collect(),
+                _ => return,
+            };
+            while self.events < 10_000
+                && let Some(request) = queues.pop(queue)
+            {
+                self.events += u64::from(queue == EVENT_QUEUE);
+                request.write(0, &answer);
+                queues.push(queue, request, answer.len() as u32);
+            }
+        }
+    }
+    let memory = Memory::fresh();
+    let device = FakeDevice::new(Chatter { events: 0 });
+    let mut card =
+        Sound::<FakeHal, _>::new(device.transport(), Options::default()).expect("a device");
+    // It may tell of events when it was asked for all that it has.
+    let request = Request::info(Kind::Jacks, 1).expect("memory");
+    card.submit(request).expect("room");
+    card.kick();
+    card.poll().expect("no rule is broken").expect("done");
+    device.pump();
+    let events = |card: &Sound<FakeHal, _>| card.report().queues[1].stats.completed;
+    let mut last = 0;
+    for _ in 0..50 {
+        assert!(card.poll().expect("no rule is broken").is_none());
+        let now = events(&card);
+        assert!(now - last <= 64, "{} at one call", now - last);
+        last = now;
+    }
+    assert_eq!(last, 50 * 64, "and no event is lost");
+    drop(card);
+    memory.assert_clean();
+}
+
+#[test]
+fn frames_are_with_the_device_before_it_is_told_to_start() {
+    let memory = Memory::fresh();
+    let (device, card) = blocking(paced(OUT, 0));
+    let mut card = card.into_inner();
+    for request in [
+        Request::set_params(OUT, params()),
+        Request::prepare(OUT),
+        Request::set_params(IN, params()),
+        Request::prepare(IN),
+    ] {
+        card.submit(request.expect("memory")).expect("room");
+        card.kick();
+        card.poll().expect("no trouble").expect("done");
+    }
+    // Whatever was submitted first: one kick for all of it.
+    for (id, record) in [(OUT, false), (IN, true)] {
+        let start = Request::start(id).expect("memory");
+        card.submit(start).expect("room");
+        for _ in 0..4 {
+            let buffer = Buffer::zeroed(256).expect("memory");
+            let request = match record {
+                true => Request::record(id, buffer),
+                false => Request::play(id, buffer, 256),
+            };
+            card.submit(request).expect("room");
+        }
+    }
+    card.kick();
+    assert_eq!(device.with(|model| model.started_with.clone()), [4, 4]);
+    drop(card);
+    memory.assert_clean();
+}
+
+#[test]
+fn interrupts_come_after_a_restart_as_before() {
+    for ring in [
+        RingFeatures::VERSION_1,
+        RingFeatures::VERSION_1 | RingFeatures::EVENT_IDX,
+    ] {
+        let memory = Memory::fresh();
+        let device = FakeDevice::new(FakeSound::new());
+        device.offer(ring);
+        let card = Sound::new(device.transport(), Options::default()).expect("an honest device");
+        let face: Face = Asynchronous::new(card);
+        for _ in 0..3 {
+            let before = device.interrupts(0);
+            run(&face, face.query()).expect("streams");
+            // One kind of items, one command, one interrupt.
+            assert_eq!(device.interrupts(0), before + 1);
+            let before = device.interrupts(2);
+            run(&face, async {
+                let mut playback = face.play(OUT, params()).await?;
+                playback.write_all(&pattern(1024)).await?;
+                playback.flush().await?;
+                playback.close().await
+            })
+            .expect("a stream");
+            assert!(device.interrupts(2) > before, "frames interrupt");
+            face.stop(face.with(|card| card.error(Cause::NeedsReset)));
+            face.restart().expect("an honest device");
+        }
+        drop(face);
+        memory.assert_clean();
+    }
+}
+
+#[test]
+fn a_device_that_did_not_come_back_is_not_notified() {
+    let memory = Memory::fresh();
+    let (device, card) = blocking(FakeSound::new());
+    let mut card = card.into_inner();
+    for request in [Request::set_params(OUT, params()), Request::prepare(OUT)] {
+        card.submit(request.expect("memory")).expect("room");
+        card.kick();
+        card.poll().expect("no trouble").expect("done");
+    }
+    // In a queue each, and the device was told of neither.
+    let buffer = Buffer::zeroed(256).expect("memory");
+    card.submit(Request::play(OUT, buffer, 256)).expect("room");
+    card.submit(Request::info(Kind::Streams, 2).expect("memory"))
+        .expect("room");
+    device.inject(Fault::FeaturesRefused);
+    card.restart().expect_err("it refuses");
+    card.kick();
+    assert!(
+        card.submit(Request::info(Kind::Streams, 2).expect("memory"))
+            .is_err()
+    );
+    card.kick();
+    assert!(card.poll().is_err());
+    let claim = card.claim(OUT).expect("nobody's");
+    card.end(OUT, claim);
+    memory.assert_no_violations();
+    device.heal();
+    card.restart().expect("an honest device again");
     drop(card);
     memory.assert_clean();
 }

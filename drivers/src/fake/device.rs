@@ -105,6 +105,8 @@ pub(super) struct Common {
     memory: Memory,
     ring_features: u64,
     status: u8,
+    /// How often the driver read it.
+    status_reads: u64,
     driver_features: u64,
     pub(super) generation: u32,
     causes: u8,
@@ -152,6 +154,7 @@ impl<M: DeviceModel> FakeDevice<M> {
             memory: Memory::current(),
             ring_features: ring.bits(),
             status: 0,
+            status_reads: 0,
             driver_features: 0,
             generation: 0,
             causes: 0,
@@ -309,6 +312,11 @@ impl<M: DeviceModel> FakeDevice<M> {
         self.with_core(|core| Status::from_bits_retain(core.common.status))
     }
 
+    /// How often the driver read the device status: what it does while it waits for the device.
+    pub fn status_reads(&self) -> u64 {
+        self.with_core(|core| core.common.status_reads)
+    }
+
     /// Locks the device, then delivers the interrupts that came of it.
     pub(super) fn with_core<T>(&self, f: impl FnOnce(&mut Core<M>) -> T) -> T {
         let mut core = lock(&self.core);
@@ -330,7 +338,8 @@ impl<M: DeviceModel> Core<M> {
         self.model.features() | self.common.ring_features
     }
 
-    pub(super) fn status(&self) -> u8 {
+    pub(super) fn status(&mut self) -> u8 {
+        self.common.status_reads += 1;
         self.common.status
     }
 

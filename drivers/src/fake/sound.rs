@@ -173,6 +173,8 @@ pub struct FakeSound {
     pub lengths: Vec<(u32, u32)>,
     /// Types and streams of all requests that concern streams.
     pub log: Vec<(u32, u32)>,
+    /// How many periods of its stream the device had at each START.
+    pub started_with: Vec<usize>,
     /// The last association and sequence of a jack.
     pub remapped: Option<(u32, u32, u32)>,
     /// Streams that were not released when the device was reset.
@@ -209,6 +211,7 @@ impl FakeSound {
             answers: Vec::new(),
             lengths: Vec::new(),
             log: Vec::new(),
+            started_with: Vec::new(),
             remapped: None,
             unreleased: 0,
             remembers: false,
@@ -326,6 +329,7 @@ impl FakeSound {
         stream.state = next;
         match kind {
             PREPARE => stream.over = false,
+            START => self.started_with.push(stream.waiting.len()),
             STOP => stream.over = false,
             RELEASE => stream.release(queues),
             _ => {}

@@ -75,7 +75,10 @@ impl<H: Hal + 'static> Cursor<H> {
     /// The request that takes the picture and its memory back. It fails while a scanout has this cursor.
     pub fn unload(self) -> Request<H> {
         let resource = self.resource;
-        Request::new(alloc::vec![Command::Retire { resource }])
+        Request::new(alloc::vec![Command::Retire {
+            resource,
+            if_unused: false,
+        }])
     }
 
     /// Its name.
@@ -169,7 +172,7 @@ impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
         Ok(())
     }
 
-    /// Takes back what the device is done with on the cursor queue.
+    /// Takes back what the device is done with on the cursor queue: no more than it had when this began.
     pub(super) fn poll_cursor(&mut self) -> Result<()> {
         let mut header = [0; size_of::<CtrlHdr>()];
         while let Some(completion) = self.active.cursor.poll(&mut header)? {

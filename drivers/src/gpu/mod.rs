@@ -560,7 +560,11 @@ impl<H: Hal + 'static, T: Transport> Driver for Gpu<H, T> {
 
     fn complete(&mut self) -> Result<Option<Token>> {
         self.poll_cursor()?;
+        // It ends whatever the device does: each command is sent once, and there are no more of them than the requests that
+        // were submitted have.
         loop {
+            let usable = self.resources.check_kept();
+            usable.map_err(|cause| self.error(cause))?;
             if let Some(index) = self.finished.pop_front() {
                 return Ok(Some(Token::new(index as u16)));
             }

@@ -113,6 +113,8 @@ pub(super) enum Command<H: Hal + 'static> {
     /// Takes the backing memory back and ends the resource. Done if there is no such resource.
     Retire {
         resource: ResourceId,
+        /// Also done, and nothing happens, if a scanout has it.
+        if_unused: bool,
     },
 }
 

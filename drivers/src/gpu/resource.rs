@@ -17,11 +17,18 @@ use crate::device::DeviceName;
 use crate::dma::Lease;
 use crate::error::Cause;
 
+/// Of how many resources a device may keep the memory, or the name, though it was told to end them. One is a mishap that
+/// costs a picture's memory; a device that makes a habit of it is reset, which ends its access and frees the memory. With
+/// every change of a screen's size the driver would lend it more otherwise.
+const MAX_KEPT: usize = 4;
+
 /// All pictures, and where they are used.
 #[derive(Debug)]
 pub(super) struct Resources<H: Hal + 'static> {
     device: DeviceName,
     table: BTreeMap<ResourceId, Resource<H>>,
+    /// How many of them the device keeps though it was told to end them.
+    kept: usize,
     scanouts: Vec<Scanout>,
 }
 
@@ -36,6 +43,8 @@ struct Resource<H: Hal + 'static> {
     filled: bool,
     /// The device said that there is no such resource.
     refused: bool,
+    /// The device did not end it when it was told to, or gave no answer that can be understood.
+    kept: bool,
     /// The device would not detach the backing; ending the resource does the same.
     detach_refused: bool,
 }
@@ -83,6 +92,7 @@ impl<H: Hal + 'static> Resources<H> {
         Self {
             device,
             table: BTreeMap::new(),
+            kept: 0,
             scanouts: vec![Scanout::default(); scanouts as usize],
         }
     }
@@ -96,6 +106,14 @@ impl<H: Hal + 'static> Resources<H> {
     pub(super) fn count_backed(&self) -> usize {
         let backed = |resource: &&Resource<H>| resource.lease.is_some();
         self.table.values().filter(backed).count()
+    }
+
+    /// Whether the device may go on: not if it keeps more than [`MAX_KEPT`] resources that it was told to end.
+    pub(super) fn check_kept(&self) -> Result<(), Cause> {
+        match self.kept {
+            ..=MAX_KEPT => Ok(()),
+            resources => Err(Cause::MemoryKept { resources }),
+        }
     }
 
     /// Checks a command against what there is, and says how to go on with it. `in_flight` commands before it in the same
@@ -145,10 +163,17 @@ impl<H: Hal + 'static> Resources<H> {
                 self.get(*resource)?.check(*rect)?;
                 send(CommandType::ResourceFlush)
             }
-            Command::Retire { resource: id } => {
+            Command::Retire {
+                resource: id,
+                if_unused,
+            } => {
                 let Some(resource) = self.table.get(id) else {
                     return Ok(Step::Skip);
                 };
+                // What the device keeps it was told once: the request that found it so failed, and others need not.
+                if resource.kept || *if_unused && self.is_used(*id) {
+                    return Ok(Step::Skip);
+                }
                 if in_flight > 0 || resource.in_flight > 0 {
                     return Ok(Step::Wait);
                 }
@@ -200,6 +225,7 @@ impl<H: Hal + 'static> Resources<H> {
                 in_flight: 0,
                 filled: false,
                 refused: false,
+                kept: false,
                 detach_refused: false,
             };
             self.table.insert(id, resource);
@@ -234,6 +260,11 @@ impl<H: Hal + 'static> Resources<H> {
             (CommandType::ResourceUnref, Ending::Done) => {
                 self.table.remove(&id);
                 return;
+            }
+            (CommandType::ResourceUnref, Ending::Refused | Ending::Unclear)
+            | (CommandType::ResourceDetachBacking, Ending::Unclear) => {
+                self.kept += usize::from(!resource.kept);
+                resource.kept = true;
             }
             _ => {}
         }
@@ -272,6 +303,7 @@ impl<H: Hal + 'static> Resources<H> {
     /// The device was reset: it has no pictures, and reads no memory. It has this many scanouts now.
     pub(super) fn clear(&mut self, scanouts: usize) {
         self.table.clear();
+        self.kept = 0;
         self.scanouts.clear();
         self.scanouts.resize(scanouts, Scanout::default());
     }

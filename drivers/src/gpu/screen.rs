@@ -76,6 +76,9 @@ impl<H: Hal + 'static> Surface<H> {
     }
 }
 
+/// More pictures than this that are not needed any more are ended before another one is sent.
+const MAX_OLD: usize = 4;
+
 /// The surfaces of a screen: what is drawn on first, and the other if there is one.
 type Surfaces<H> = (Surface<H>, Option<Surface<H>>);
 
@@ -156,7 +159,19 @@ impl<H: Hal + 'static> Screen<H> {
             return Ok(None);
         }
         let resource = surface.resource;
+        let old = mem::take(&mut self.old);
+        let retire = |if_unused| {
+            old.iter().map(move |resource| Command::Retire {
+                resource: *resource,
+                if_unused,
+            })
+        };
+        // They go behind the picture that takes their place. But if that failed again and again, those that no scanout
+        // shows go first, so that there are never more and more of them on a device which refuses what follows.
         let mut commands = Vec::new();
+        if old.len() > MAX_OLD {
+            commands.extend(retire(true));
+        }
         if !surface.made {
             commands.push(Command::Create {
                 resource,
@@ -182,10 +197,7 @@ impl<H: Hal + 'static> Screen<H> {
             });
         }
         commands.extend(rects.map(|rect| Command::Flush { resource, rect }));
-        let old = mem::take(&mut self.old);
-        commands.extend(old.iter().map(|resource| Command::Retire {
-            resource: *resource,
-        }));
+        commands.extend(retire(false));
 
         if let Some(front) = &mut self.front {
             front.behind.add_all(&drawn);
@@ -291,7 +303,11 @@ impl<H: Hal + 'static> Screen<H> {
         let sent = self.sent.into_iter().flat_map(|sent| sent.old);
         let all = surfaces.map(|surface| surface.resource);
         let all = all.chain(self.old).chain(sent);
-        commands.extend(all.map(|resource| Command::Retire { resource }));
+        let if_unused = false;
+        commands.extend(all.map(|resource| Command::Retire {
+            resource,
+            if_unused,
+        }));
         Request::new(commands)
     }
 }

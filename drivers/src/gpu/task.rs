@@ -229,7 +229,7 @@ impl<H: Hal + 'static> Sent<H> {
                     padding,
                 })
             }
-            Command::Retire { resource } => {
+            Command::Retire { resource, .. } => {
                 self.subject.resource = Some(*resource);
                 let resource_id = U32::new(resource.get());
                 match self.subject.command {

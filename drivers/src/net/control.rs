@@ -259,7 +259,9 @@ impl<H: Hal, N: Notifier> Control<H, N> {
     }
 
     /// Hands the answers that are there to those who wait for them. Gives the device's own address, if one of them says
-    /// that it is another now.
+    /// that it is another now: of several, the one answered last.
+    ///
+    /// There are no more answers than commands were in flight when this began, so it ends whatever the device does.
     pub(super) fn collect(&mut self) -> Option<MacAddress> {
         let mut address = None;
         if self.queue.in_flight() == 0 {

@@ -179,6 +179,13 @@ const TRANSMIT_QUEUE: u16 = 1;
 const CONTROL_QUEUE: u16 = 2;
 const CONTROL_QUEUE_SIZE: u16 = 64;
 
+/// The size that a queue gets for which `wanted` is asked: the device's maximum may be smaller and no power of two, and
+/// then the queue gets the next smaller one that is. There are as many buffers as that, and no more.
+fn queue_size<T: Transport>(transport: &mut T, index: u16, wanted: u16) -> u16 {
+    let max = transport.queue_max_size(index).max(1);
+    wanted.min(1 << max.ilog2())
+}
+
 impl<H: Hal, N: Notifier> Active<H, N> {
     fn new<T: Transport<Notifier = N>>(transport: &mut T, options: &Options) -> Result<Self> {
         // A feature that needs another one is not accepted without it (spec 5.1.3.1).
@@ -222,10 +229,9 @@ impl<H: Hal, N: Notifier> Queues<H, N> {
         mtu: u16,
         negotiated: Negotiated,
     ) -> Result<Self> {
-        let max = transport.queue_max_size(RECEIVE_QUEUE).max(1);
         let mergeable = negotiated.has(Features::MRG_RXBUF.bits());
         let max_frame = usize::from(mtu) + ETHERNET_HEADER_LEN + VLAN_TAG_LEN;
-        let queue_size = options.receive_queue_size.min(max);
+        let queue_size = queue_size(transport, RECEIVE_QUEUE, options.receive_queue_size);
         let (buffers, buffer_len) = options.receive_buffers(queue_size, max_frame, mergeable);
         let receive = ReceiveOptions {
             queue_size: options.receive_queue_size,
@@ -346,6 +352,11 @@ impl<H: Hal, T: Transport> Net<H, T> {
     }
 
     /// The next frame that came in. Its buffer goes back to the device when it is dropped.
+    ///
+    /// A call takes back no more buffers than there are ([`Self::receive_buffers`]), however many bad frames the device
+    /// supplies meanwhile: those were dropped and counted, and `None` does not mean that the queue is empty then.
+    /// [`Self::prepare_to_sleep`] and [`Self::poll_ready`] say whether there is more, so let others have their turn and
+    /// call again.
     ///
     /// # Errors
     ///
@@ -522,9 +533,6 @@ impl<H: Hal, T: Transport> Net<H, T> {
     pub fn prepare_to_sleep(&mut self) -> bool {
         self.flush();
         self.collect_answers();
-        self.note_failures();
-        let event =
-            self.link_changed || self.announce || self.failure.is_some() && !self.failure_told;
         let Queues {
             receiver,
             transmitter,
@@ -532,11 +540,13 @@ impl<H: Hal, T: Transport> Net<H, T> {
         } = &mut self.active.queues;
         // Interrupts are asked for first, and what came before is looked for afterwards: the other way round, what comes
         // in between would be noticed by nobody.
-        let awake = event
-            || transmitter.room_came()
+        let work = transmitter.room_came()
             || receiver.enable_interrupts()
             || transmitter.enable_interrupts_if_wanted();
-        !awake
+        // Last, since looking for room may have found the transmit queue broken, for which no interrupt comes.
+        self.note_failures();
+        let failed = self.failure.is_some() && !self.failure_told;
+        !(work || failed || self.link_changed || self.announce)
     }
 
     /// Ready when [`Self::prepare_to_sleep`] finds something to do. Else [`Self::process`] wakes the task, for which there

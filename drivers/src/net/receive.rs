@@ -96,8 +96,8 @@ impl<H: Hal, N: Notifier> Receiver<H, N> {
     ) -> Result<Self> {
         let no_memory = Error::on_queue(transport.name(), index, Cause::NoMemory);
         // Whatever can fail on our side fails before the device knows the queue.
-        let max = transport.queue_max_size(index).max(1);
-        let count = usize::from(options.buffers.min(options.queue_size).min(max));
+        let size = super::queue_size(transport, index, options.queue_size);
+        let count = usize::from(options.buffers.min(size));
         let mut spare = Vec::new();
         spare.try_reserve_exact(count).map_err(|_| no_memory)?;
         for _ in 0..count {
@@ -175,7 +175,8 @@ impl<H: Hal, N: Notifier> Receiver<H, N> {
         false
     }
 
-    /// The next frame.
+    /// The next frame, if one is found among as many buffers as there are. Dropped frames are given back while others are
+    /// looked at, so a device that answers at once could otherwise keep the caller here for ever.
     #[inline]
     pub(super) fn receive(&mut self) -> Result<Option<RxFrame<'_, H, N>>> {
         if self.interrupts {
@@ -186,7 +187,11 @@ impl<H: Hal, N: Notifier> Receiver<H, N> {
                 self.stats.no_buffer += 1;
             }
         }
-        while let Some(completion) = self.queue.poll(&mut [])? {
+        // Counted in buffers, since a merged frame takes several.
+        let budget_end = self.queue.stats().completed + u64::from(self.buffers);
+        while self.queue.stats().completed < budget_end
+            && let Some(completion) = self.queue.poll(&mut [])?
+        {
             let frame = match self.accept(completion.payload, completion.written)? {
                 Ok(frame) => frame,
                 Err(dropped) => {

@@ -75,7 +75,7 @@ impl<H: Hal, N: Notifier> Transmitter<H, N> {
         negotiated: Negotiated,
     ) -> Result<Self> {
         let no_memory = Error::on_queue(transport.name(), index, Cause::NoMemory);
-        let count = usize::from(queue_size.min(transport.queue_max_size(index).max(1)));
+        let count = super::queue_size(transport, index, queue_size).into();
         let mut pool = Vec::new();
         pool.try_reserve_exact(count).map_err(|_| no_memory)?;
         for _ in 0..count {
@@ -162,7 +162,8 @@ impl<H: Hal, N: Notifier> Transmitter<H, N> {
         self.has_room()
     }
 
-    /// Takes back the buffers that the device is done with.
+    /// Takes back the buffers that the device is done with: no more than it had when this began, since none is given to
+    /// it meanwhile.
     fn reclaim(&mut self) {
         loop {
             match self.queue.poll(&mut []) {
@@ -227,6 +228,11 @@ pub struct TxFrame<'a, H: Hal, N: Notifier> {
 
 impl<H: Hal, N: Notifier> TxFrame<'_, H, N> {
     /// Hands the frame to the device, which learns of it with the next [`super::Net::flush`].
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::QueueBroken`]: the device broke the rules of the queue, and must be restarted ([`super::Net::restart`]).
+    /// The frame is counted as not sent.
     #[inline]
     pub fn send(mut self) -> Result<()> {
         match self.frame.take() {

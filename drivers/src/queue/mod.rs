@@ -468,7 +468,9 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
     /// would have it rung then): only for buffers that the device looks for by itself, when it has something to put there,
     /// as a sound device does with its events.
     pub fn publish(&mut self) {
-        self.ring.publish();
+        if self.live {
+            self.ring.publish();
+        }
     }
 
     /// Takes the next completion, if there is one, and copies its footer to `footer` (as much as fits): [`Self::complete`]

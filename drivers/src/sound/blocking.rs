@@ -37,7 +37,7 @@ impl<H: Hal, T: Transport> Blocking<Sound<H, T>> {
     ///
     /// # Errors
     ///
-    /// As the requests. So for the other methods.
+    /// As [`Self::start`], or the stream doesn't offer the parameters.
     pub fn prepare(
         &mut self,
         stream: u32,
@@ -49,16 +49,28 @@ impl<H: Hal, T: Transport> Blocking<Sound<H, T>> {
     }
 
     /// Has a stream run.
+    ///
+    /// # Errors
+    ///
+    /// There is no such stream, it is in no state for this, memory is short, the device refuses, or [`Cause::Timeout`].
     pub fn start(&mut self, stream: u32, wait: impl FnMut() -> bool) -> Result<()> {
         self.request(Request::start(stream), wait)
     }
 
     /// Has a stream stand still.
+    ///
+    /// # Errors
+    ///
+    /// There is no such stream, it is in no state for this, memory is short, the device refuses, or [`Cause::Timeout`].
     pub fn stop(&mut self, stream: u32, wait: impl FnMut() -> bool) -> Result<()> {
         self.request(Request::stop(stream), wait)
     }
 
     /// Ends a stream.
+    ///
+    /// # Errors
+    ///
+    /// There is no such stream, it is in no state for this, memory is short, the device refuses, or [`Cause::Timeout`].
     pub fn release(&mut self, stream: u32, wait: impl FnMut() -> bool) -> Result<()> {
         self.request(Request::release(stream), wait)
     }

@@ -80,7 +80,7 @@ pub(super) struct Events {
 }
 
 /// Events kept for whom they concern; what comes then pushes out the oldest.
-const MOST_WAITING: usize = 64;
+const MAX_WAITING: usize = 64;
 
 impl Events {
     /// Takes an event from the device; `None` if it is none.
@@ -90,7 +90,7 @@ impl Events {
             self.bad += 1;
             return;
         };
-        if self.waiting.len() >= MOST_WAITING {
+        if self.waiting.len() >= MAX_WAITING {
             self.waiting.pop_front();
             self.lost += 1;
         }

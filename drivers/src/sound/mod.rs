@@ -96,8 +96,11 @@ const CONTROL_SEGMENTS: usize = 3;
 /// Segments of a transfer: header, frames, status.
 const TRANSFER_SEGMENTS: usize = 3;
 
-/// How often the device is looked at for the end of its streams, before it is reset without.
-const MOST_LOOKS: u32 = 1_000_000;
+/// How long a reset is put off for streams that are to be stopped and released: until the device status was read so often
+/// without an answer, for all streams together. A register read leaves the processor and so takes a microsecond at least,
+/// which makes it a tenth of a second or more, as for the reset itself. A device that works answers before the first few,
+/// unless its host is busy elsewhere.
+const MAX_STATUS_READS: u32 = 100_000;
 
 /// A virtio sound device.
 pub struct Sound<H: Hal, T: Transport> {
@@ -474,21 +477,20 @@ impl<H: Hal, T: Transport> Sound<H, T> {
         control.kick();
     }
 
-    /// Ends all streams, and waits for it, though not for ever. Gives what was over meanwhile.
+    /// Ends all streams and waits for that, for as long as [`AnswerWait`] allows. Gives what was over meanwhile.
     fn end_all(&mut self) -> Vec<(Token, Request)> {
         let mut over = Vec::new();
         for stream in &mut self.streams {
             stream.ending = true;
         }
         self.end_streams();
-        for _ in 0..MOST_LOOKS {
-            if self.streams.iter().all(Stream::is_at_rest) {
-                break;
-            }
+        let mut wait = AnswerWait::new();
+        while !self.streams.iter().all(Stream::is_idle) {
             match self.poll() {
+                // Nothing is submitted for those who waited, so there are no more of these than were in flight.
                 Ok(Some(finished)) => over.push((finished.token, finished.request)),
-                Ok(None) => core::hint::spin_loop(),
-                Err(_) => break,
+                Ok(None) if wait.goes_on(&self.transport) => {}
+                Ok(None) | Err(_) => break,
             }
         }
         while let Some(token) = self.finished.pop_front() {
@@ -500,27 +502,59 @@ impl<H: Hal, T: Transport> Sound<H, T> {
 
 /// After a session that ended without a RELEASE.
 impl<H: Hal, T: Transport> Sound<H, T> {
-    /// Has the device stop and release all streams, whatever it thinks of them. What it answers doesn't matter, nor what it
-    /// does to the queues of transfers: it must be reset afterwards.
-    fn lay_to_rest(&mut self) -> Result<()> {
+    /// Has the device stop and release all streams, in whatever state they are. What it answers doesn't matter, nor what it
+    /// does to the queues of transfers: it must be reset afterwards. A device that does not answer is waited for as long
+    /// as [`AnswerWait`] allows, in all and not for each stream.
+    fn release_left_over(&mut self) -> Result<()> {
         let control = &mut self.active.queues.control;
-        for stream in 0..self.active.config.streams {
-            for command in [RequestType::PcmStop, RequestType::PcmRelease] {
-                let message = Control::internal(command, stream);
-                let message = message.map_err(|cause| control.error(cause))?;
-                let header = Header::item(command, stream);
-                let submitted = control.submit(header.bytes(), message);
-                submitted.map_err(|rejected| rejected.error)?;
+        let commands = [RequestType::PcmStop, RequestType::PcmRelease];
+        let streams = 0..self.active.config.streams;
+        let all = streams.flat_map(|stream| commands.map(|command| (command, stream)));
+        let mut wait = AnswerWait::new();
+        for (command, stream) in all {
+            while !control.has_room(CONTROL_SEGMENTS) {
                 control.kick();
-                for _ in 0..MOST_LOOKS {
-                    if control.poll(&mut [])?.is_some() {
-                        break;
-                    }
-                    core::hint::spin_loop();
+                if control.poll(&mut [])?.is_none() && !wait.goes_on(&self.transport) {
+                    return Ok(());
                 }
+            }
+            let message = Control::internal(command, stream);
+            let message = message.map_err(|cause| control.error(cause))?;
+            let header = Header::item(command, stream);
+            let submitted = control.submit(header.bytes(), message);
+            submitted.map_err(|rejected| rejected.error)?;
+        }
+        control.kick();
+        while control.in_flight() > 0 {
+            if control.poll(&mut [])?.is_none() && !wait.goes_on(&self.transport) {
+                break;
             }
         }
         Ok(())
+    }
+}
+
+/// How much longer a device that is about to be reset is waited for.
+struct AnswerWait {
+    reads_left: u32,
+}
+
+impl AnswerWait {
+    fn new() -> Self {
+        Self {
+            reads_left: MAX_STATUS_READS,
+        }
+    }
+
+    /// To be asked whenever there was no answer: reads the status, and says whether one may still come.
+    fn goes_on<T: Transport>(&mut self, transport: &T) -> bool {
+        let Some(left) = self.reads_left.checked_sub(1) else {
+            return false;
+        };
+        self.reads_left = left;
+        core::hint::spin_loop();
+        let status = transport.status();
+        status.contains(Status::DRIVER_OK) && !status.contains(Status::DEVICE_NEEDS_RESET)
     }
 }
 
@@ -539,7 +573,8 @@ impl<H: Hal, T: Transport> Sound<H, T> {
         }
     }
 
-    /// Takes what the device told on its own, and gives it the room to tell more.
+    /// Takes what the device told on its own, and gives it the room to tell more. At most as many events as the queue
+    /// holds: a device that has others at once is not listened to for ever.
     fn poll_events(&mut self) -> Result<()> {
         let queue = &mut self.active.queues.event;
         let mut any = false;
@@ -586,6 +621,9 @@ impl<H: Hal, T: Transport> Sound<H, T> {
 
     /// Finds the control messages that are over, and all transfers that were over before them: a device completes a
     /// RELEASE after the stream's last transfer, and so does this driver.
+    ///
+    /// It ends whatever the device does: what was in flight can come back only once, and all that is submitted meanwhile
+    /// is a STOP and a RELEASE for each stream that is being ended.
     fn complete_control(&mut self) -> Result<()> {
         while let Some(token) = self.active.queues.control.complete()? {
             while let Some(transfer) = self.complete_transfer()? {
@@ -797,7 +835,7 @@ impl<H: Hal, T: Transport> Driver for Sound<H, T> {
 
     fn kick(&mut self) {
         let queues = &mut self.active.queues;
-        // Frames before what starts them.
+        // Frames before what starts them: a device that is told to start first finds none, and plays a gap.
         queues.tx.kick();
         queues.rx.kick();
         queues.control.kick();
@@ -850,7 +888,8 @@ impl<H: Hal, T: Transport> Driver for Sound<H, T> {
         self.active.queues.control.error(cause)
     }
 
-    /// Ends all streams first, as far as the device lets it.
+    /// Ends all streams first, as far as the device lets it. It waits for that a tenth of a second, or longer where
+    /// register reads are slow, however many streams there are.
     fn reset(&mut self) -> Result<Vec<(Token, Request)>> {
         let mut requests = self.end_all();
         let proof = self.transport.reset()?;
@@ -859,17 +898,17 @@ impl<H: Hal, T: Transport> Driver for Sound<H, T> {
         Ok(requests)
     }
 
-    /// If the device returned transfers that it was not given, those of an earlier session are ended first: whoever had it
-    /// then did not release its streams, and a reset does not make every device forget them.
+    /// If the device returned transfers that it was not given, the streams of an earlier session are released first:
+    /// whoever had it then did not, and a reset does not make every device forget them.
     fn restart(&mut self) -> Result<()> {
         let queues = &self.active.queues;
-        let haunted = queues.tx.failure().or(queues.rx.failure()).is_some();
+        let left_over = queues.tx.failure().or(queues.rx.failure()).is_some();
         drop(self.reset()?);
         self.active = Active::new(&mut self.transport, self.options)?;
-        if haunted {
-            let lain = self.lay_to_rest();
+        if left_over {
+            let released = self.release_left_over();
             drop(self.active.queues.release(&self.transport.reset()?));
-            lain?;
+            released?;
             self.active = Active::new(&mut self.transport, self.options)?;
         }
         self.forget();

@@ -294,7 +294,7 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// Memory is short. So for all constructors that can fail.
+    /// [`Cause::NoMemory`].
     pub fn info(kind: Kind, count: u32) -> Result<Self, Cause> {
         let len = (count as usize).checked_mul(kind.item_len());
         let len = len.ok_or(Cause::NoMemory)?;
@@ -302,6 +302,10 @@ impl Request {
     }
 
     /// Gives a jack another association and sequence.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::NoMemory`].
     pub fn remap_jack(jack: u32, association: u32, sequence: u32) -> Result<Self, Cause> {
         let message = Message::JackRemap {
             jack,
@@ -312,26 +316,46 @@ impl Request {
     }
 
     /// Says what a stream shall carry.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::NoMemory`].
     pub fn set_params(stream: u32, params: Params) -> Result<Self, Cause> {
         Self::control(Message::SetParams { stream, params }, None, 0)
     }
 
     /// Has the device get ready for a stream, which can be filled then.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::NoMemory`].
     pub fn prepare(stream: u32) -> Result<Self, Cause> {
         Self::control(Message::Stream(RequestType::PcmPrepare, stream), None, 0)
     }
 
     /// Has a stream run.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::NoMemory`].
     pub fn start(stream: u32) -> Result<Self, Cause> {
         Self::control(Message::Stream(RequestType::PcmStart, stream), None, 0)
     }
 
     /// Has a stream stand still.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::NoMemory`].
     pub fn stop(stream: u32) -> Result<Self, Cause> {
         Self::control(Message::Stream(RequestType::PcmStop, stream), None, 0)
     }
 
     /// Ends a stream. The device gives back first what it has of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::NoMemory`].
     pub fn release(stream: u32) -> Result<Self, Cause> {
         Self::control(Message::Stream(RequestType::PcmRelease, stream), None, 0)
     }
@@ -360,6 +384,11 @@ impl Request {
     }
 
     /// Asks what the values of an enumerated control element are called; [`Self::names`] has it when done.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Unsupported`]: it isn't enumerated; [`Cause::BadResponse`]: it has more items than can be; or
+    /// [`Cause::NoMemory`].
     pub fn enum_items(control: u32, info: &ControlInfo) -> Result<Self, Cause> {
         let ValueType::Enumerated { items } = info.value_type else {
             return Err(Cause::Unsupported);
@@ -379,6 +408,10 @@ impl Request {
 
     /// Asks for the values of a control element; [`Self::answer`] has them when done, as the specification writes them
     /// (`union virtio_snd_ctl_value`).
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::NoMemory`].
     pub fn read_control(control: u32) -> Result<Self, Cause> {
         let message = Message::Element(RequestType::CtlRead, control);
         Self::control(message, None, CTL_VALUE_LEN)
@@ -388,7 +421,7 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// The values don't have the length that [`ControlInfo::value_len`] says.
+    /// The values don't have the length that [`ControlInfo::value_len`] says, or [`Cause::NoMemory`].
     pub fn write_control(control: u32, info: &ControlInfo, values: &[u8]) -> Result<Self, Cause> {
         if values.len() != info.value_len() {
             return Err(Cause::InvalidParameter("length of a control's values"));
@@ -403,6 +436,10 @@ impl Request {
 
     /// Asks for a control element's metadata, of at most `len` bytes; [`Self::answer`] has it when done: type, length and
     /// value.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::NoMemory`].
     pub fn read_tlv(control: u32, len: usize) -> Result<Self, Cause> {
         let message = Message::Element(RequestType::CtlTlvRead, control);
         Self::control(message, None, len.min(MAX_TLV_LEN) + TLV_HDR_LEN)
@@ -412,7 +449,7 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// The value is longer than 64 KiB.
+    /// The value is longer than 64 KiB, or [`Cause::NoMemory`].
     pub fn write_tlv(control: u32, kind: u32, value: &[u32]) -> Result<Self, Cause> {
         Self::tlv(RequestType::CtlTlvWrite, control, kind, value)
     }

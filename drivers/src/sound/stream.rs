@@ -154,14 +154,14 @@ impl Stream {
     }
 
     /// Whether the device has nothing of it, or will never give it back.
-    pub(super) fn is_at_rest(&self) -> bool {
-        let rests = matches!(self.state, State::Unset | State::Set | State::Lost);
-        rests && self.pending.is_none()
+    pub(super) fn is_idle(&self) -> bool {
+        let idle = matches!(self.state, State::Unset | State::Set | State::Lost);
+        idle && self.pending.is_none()
     }
 
     /// Periods for which it needs room in its queue.
     pub(super) fn periods_held(&self) -> u32 {
-        match self.is_at_rest() && self.state != State::Lost {
+        match self.is_idle() && self.state != State::Lost {
             true => 0,
             false => self.params.map_or(0, |params| params.periods()),
         }
@@ -232,7 +232,7 @@ impl Stream {
 
     /// Makes it somebody's, if it is nobody's.
     pub(super) fn claim(&mut self, claim: u64) -> Result<(), Cause> {
-        if self.claim.is_some() || !self.is_at_rest() || self.in_flight > 0 {
+        if self.claim.is_some() || !self.is_idle() || self.in_flight > 0 {
             return Err(Cause::Busy);
         }
         if self.state == State::Lost {
@@ -249,9 +249,9 @@ impl Stream {
         self.claim == Some(claim)
     }
 
-    /// Makes it nobody's, if it is at rest.
+    /// Makes it nobody's, if the device has nothing of it.
     pub(super) fn settle(&mut self) {
-        if self.ending && self.is_at_rest() {
+        if self.ending && self.is_idle() {
             self.ending = false;
             self.claim = None;
         }
