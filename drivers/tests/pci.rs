@@ -83,6 +83,11 @@ fn open_spoilt(layout: PciLayout, spoil: impl FnOnce(&EchoPci)) -> Result<EchoTr
     result.map_err(|error| error.cause)
 }
 
+fn message(address: u64, data: u32) -> Message {
+    // SAFETY: the fake device writes no messages, it only says which it would.
+    unsafe { Message::new(address, data) }
+}
+
 #[test]
 fn a_modern_function_works() {
     works(PciLayout::default());
@@ -209,10 +214,7 @@ fn vectors_go_to_configuration_and_queues() {
             .push((interrupt, message));
     });
     let mut transport = open(&pci).expect("a whole function");
-    let messages = [10, 11].map(|data| Message {
-        address: 0xfee0_0000,
-        data,
-    });
+    let messages = [10, 11].map(|data| message(0xfee0_0000, data));
     transport
         .enable_msix(&mut pci.clone(), &messages)
         .expect("four vectors");
@@ -224,10 +226,7 @@ fn vectors_go_to_configuration_and_queues() {
 
     // After the reset, everything is set again; with one message it serves all.
     sent.lock().expect("no panic before").clear();
-    let moved = Message {
-        address: 0xfee0_1000,
-        data: 77,
-    };
+    let moved = message(0xfee0_1000, 77);
     transport.set_message(1, moved).expect("a vector in use");
     assert!(
         transport.set_message(2, moved).is_err(),
@@ -245,10 +244,7 @@ fn vectors_go_to_configuration_and_queues() {
 fn a_configuration_change_comes_by_its_vector() {
     let (device, pci) = function(PciLayout::default());
     let mut transport = open(&pci).expect("a whole function");
-    let message = Message {
-        address: 0xfee0_0000,
-        data: 5,
-    };
+    let message = message(0xfee0_0000, 5);
     transport
         .enable_msix(&mut pci.clone(), &[message])
         .expect("four vectors");
@@ -268,10 +264,7 @@ fn a_configuration_change_comes_by_its_vector() {
 fn more_messages_than_vectors_are_refused_and_fewer_still_work() {
     let (_device, pci) = function(PciLayout::default());
     let mut transport = open(&pci).expect("a whole function");
-    let message = Message {
-        address: 0xfee0_0000,
-        data: 1,
-    };
+    let message = message(0xfee0_0000, 1);
     let error = transport
         .enable_msix(&mut pci.clone(), &[message; 5])
         .unwrap_err();
@@ -287,10 +280,7 @@ fn a_refused_vector_fails_the_queue_by_name() {
     let memory = Memory::fresh();
     let (device, pci) = function(PciLayout::default());
     let mut transport = open(&pci).expect("a whole function");
-    let message = Message {
-        address: 0xfee0_0000,
-        data: 1,
-    };
+    let message = message(0xfee0_0000, 1);
     transport
         .enable_msix(&mut pci.clone(), &[message; 2])
         .expect("four vectors");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use common::{Data, Echo, EchoQueue, start};
 use vringlet::fake::{FakeDevice, FakeTransport, Fault, Memory, Order, Pace, Random};
 use vringlet::features::RingFeatures;
+use vringlet::queue::{Chain, Payload};
 use vringlet::{Buffer, Cause, QueueOptions, Token, Transport};
 
 const BOTH: [bool; 2] = [false, true];
@@ -764,4 +765,46 @@ fn no_kick_is_lost_between_two_cpus() {
         drop(queue);
         memory.assert_clean();
     }
+}
+
+/// A payload whose author made a mistake.
+struct Panics {
+    buffer: Buffer,
+    panics: bool,
+}
+
+impl Payload for Panics {
+    fn segments<'a>(&'a mut self, chain: &mut Chain<'a>) {
+        chain.writable(&mut self.buffer);
+        assert!(!self.panics, "a mistake");
+    }
+}
+
+#[test]
+fn a_panic_while_segments_are_named_leaves_no_loan() {
+    let memory = Memory::fresh();
+    let device = FakeDevice::new(Echo::new(8));
+    let mut transport = device.transport();
+    let with_header = QueueOptions {
+        header_len: 8,
+        ..QueueOptions::default()
+    };
+    let mut queue: EchoQueue<Panics> = start(&mut transport, with_header, 0);
+    let request = |panics| Panics {
+        buffer: Buffer::from(vec![0; 16]),
+        panics,
+    };
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ = queue.submit(&[1; 8], request(true));
+    }));
+    assert!(caught.is_err());
+    assert_eq!(memory.live().1, 0, "nothing is lent");
+    queue.submit(&[1; 8], request(false)).ok().expect("room");
+    assert_eq!(memory.live().1, 1, "one buffer is");
+    queue.kick();
+    let completion = queue.poll(&mut []).expect("an honest device").expect("one");
+    assert_eq!(completion.payload.buffer[..8], [1; 8]);
+    queue.release(&transport.reset().expect("an honest device"));
+    drop(queue);
+    memory.assert_clean();
 }

@@ -4,10 +4,55 @@ mod common;
 
 use common::{Data, Echo};
 use virtio_drivers::device::blk::VirtIOBlk;
-use vringlet::fake::{FakeBlk, FakeDevice, FakeHal, Fault, Memory};
+use vringlet::fake::{FakeBlk, FakeDevice, FakeHal, Fault, Memory, Pace};
 use vringlet::init::{driver_ok, negotiate};
-use vringlet::transport::compat::{FromStock, IntoStock};
+use vringlet::transport::compat::{FromStock, IntoStock, Leaky};
 use vringlet::{Cause, DeviceId, Location, Queue, QueueOptions, Transport};
+
+fn into_stock<T: Transport>(transport: T) -> IntoStock<T> {
+    // SAFETY: these tests give it to drivers of virtio-drivers, or to nobody who sets a queue up.
+    unsafe { IntoStock::new(transport) }.expect("a type that it knows")
+}
+
+fn from_stock<T: Transport>(stock: IntoStock<T>, location: Location) -> FromStock<IntoStock<T>> {
+    // SAFETY: what is underneath is a transport of ours, and the only one of its device.
+    unsafe { FromStock::new(stock, location) }
+}
+
+#[test]
+fn a_proof_of_another_device_of_the_same_name_frees_nothing() {
+    let memory = Memory::fresh();
+    let (one, other) = (FakeDevice::new(Echo::new(8)), FakeDevice::new(Echo::new(8)));
+    one.set_pace(Pace::Manual);
+    let location = Location::Other(0);
+    let mut transport = from_stock(into_stock(one.transport()), location);
+    let mut namesake = from_stock(into_stock(other.transport()), location);
+    let negotiated = negotiate(&mut transport, 0, 0, 0).expect("an honest device");
+    let mut queue: Queue<FakeHal, _, Data> =
+        Queue::new(&mut transport, 0, QueueOptions::default(), negotiated).expect("a queue");
+    driver_ok(&mut transport).expect("an honest device");
+    queue.submit(&[], Data::new(b"abc", 8)).expect("room");
+    queue.kick();
+    let proof = namesake.reset().expect("an honest device");
+    assert!(queue.release(&proof).is_empty(), "it is not about this one");
+    one.pump();
+    assert!(queue.poll(&mut []).expect("an honest device").is_some());
+    queue.release(&transport.reset().expect("an honest device"));
+    drop(queue);
+    memory.assert_clean();
+}
+
+#[test]
+fn memory_of_its_driver_is_leaked_if_the_device_does_not_stop() {
+    let memory = Memory::fresh();
+    let device = FakeDevice::new(FakeBlk::new(64));
+    let blk = VirtIOBlk::<Leaky<FakeHal>, _>::new(into_stock(device.transport()));
+    let blk = blk.expect("an honest device");
+    let (allocated, _) = memory.live();
+    device.inject(Fault::ResetNeverEnds);
+    drop(blk);
+    assert_eq!(memory.live().0, allocated, "the device still has it");
+}
 
 #[test]
 fn its_block_driver_runs_on_our_transport() {
@@ -15,8 +60,8 @@ fn its_block_driver_runs_on_our_transport() {
     let mut disk = FakeBlk::new(64);
     disk.disk[512..1024].fill(7);
     let device = FakeDevice::new(disk);
-    let transport = IntoStock::new(device.transport()).expect("a type that it knows");
-    let mut blk = VirtIOBlk::<FakeHal, _>::new(transport).expect("an honest device");
+    let transport = into_stock(device.transport());
+    let mut blk = VirtIOBlk::<Leaky<FakeHal>, _>::new(transport).expect("an honest device");
     assert_eq!(blk.capacity(), 64);
     let mut sector = [0; 512];
     blk.read_blocks(1, &mut sector).expect("a sector");
@@ -38,7 +83,7 @@ fn its_driver_on_a_device_that_refuses_features_learns_why() {
     let memory = Memory::fresh();
     let device = FakeDevice::new(FakeBlk::new(8));
     device.inject(Fault::FeaturesRefused);
-    let mut transport = IntoStock::new(device.transport()).expect("a type that it knows");
+    let mut transport = into_stock(device.transport());
     use virtio_drivers::transport::Transport as _;
     use vringlet::features::RingFeatures;
     transport.begin_init(RingFeatures::VERSION_1);
@@ -53,9 +98,9 @@ fn its_driver_on_a_device_that_refuses_features_learns_why() {
 fn our_queue_runs_on_its_transport() {
     let memory = Memory::fresh();
     let device = FakeDevice::new(Echo::new(16));
-    let stock = IntoStock::new(device.transport()).expect("a type that it knows");
+    let stock = into_stock(device.transport());
     let location = Location::Mmio(0xfeb0_0000);
-    let mut transport = FromStock::new(stock, location);
+    let mut transport = from_stock(stock, location);
     assert_eq!(transport.name().id, DeviceId(4));
     let negotiated = negotiate(&mut transport, 0, 0, 0).expect("an honest device");
     let mut queue: Queue<FakeHal, _, Data> =

@@ -4,13 +4,16 @@ use super::device::{DeviceModel, FakeDevice};
 use super::fault::Fault;
 use crate::device::DeviceName;
 use crate::error::{Cause, Error, Result};
-use crate::transport::{InterruptCauses, Notifier, QueueAddresses, Quiesced, Status, Transport};
+use crate::transport::{
+    Instance, InterruptCauses, Notifier, QueueMemory, Quiesced, Status, Transport,
+};
 
 /// Reaches a [`FakeDevice`] directly.
 #[derive(Debug)]
 pub struct FakeTransport<M> {
     device: FakeDevice<M>,
     name: DeviceName,
+    instance: Instance,
 }
 
 /// The bell of one queue of a [`FakeDevice`].
@@ -23,7 +26,11 @@ pub struct FakeNotifier<M> {
 impl<M: DeviceModel> FakeTransport<M> {
     pub(super) fn new(device: FakeDevice<M>) -> Self {
         let name = device.name();
-        Self { device, name }
+        Self {
+            device,
+            name,
+            instance: Instance::new(),
+        }
     }
 
     /// The device at the other end.
@@ -40,17 +47,23 @@ impl<M: DeviceModel> FakeTransport<M> {
     }
 }
 
-impl<M: DeviceModel> Transport for FakeTransport<M> {
+#[expect(unsafe_code, reason = "keeps the promises of `Transport`")]
+// SAFETY: the instance is its own; the device is done when its status reads 0; a device learns of its own queues only.
+unsafe impl<M: DeviceModel> Transport for FakeTransport<M> {
     type Notifier = FakeNotifier<M>;
 
     fn name(&self) -> DeviceName {
         self.name
     }
 
+    fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
     fn reset(&mut self) -> Result<Quiesced> {
         self.device.with_core(|core| core.set_status(0));
         match self.status().bits() {
-            0 => Ok(Quiesced::now(self.name)),
+            0 => Ok(self.instance.quiesced()),
             status => Err(self.error(Cause::ResetTimeout { status })),
         }
     }
@@ -77,7 +90,7 @@ impl<M: DeviceModel> Transport for FakeTransport<M> {
         self.device.with_core(|core| core.queue_max_size(index))
     }
 
-    fn enable_queue(&mut self, index: u16, queue: &QueueAddresses) -> Result<FakeNotifier<M>> {
+    fn enable_queue(&mut self, index: u16, queue: &QueueMemory<'_>) -> Result<FakeNotifier<M>> {
         if self.queue_max_size(index) == 0 {
             return Err(Error::on_queue(self.name, index, Cause::NoSuchQueue));
         }
@@ -85,7 +98,7 @@ impl<M: DeviceModel> Transport for FakeTransport<M> {
             return Err(Error::on_queue(self.name, index, Cause::QueueInUse));
         }
         self.device
-            .with_core(|core| core.enable_queue(index, *queue));
+            .with_core(|core| core.enable_queue(index, queue.addresses()));
         Ok(FakeNotifier {
             device: self.device.clone(),
             index,

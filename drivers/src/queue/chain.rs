@@ -13,6 +13,18 @@ use crate::error::Cause;
 ///
 /// It owns all that it lends (`'static`): a queue that is dropped while the device may still use it leaks its payloads,
 /// and with a borrow in one of them the memory would be freed all the same.
+///
+/// ```compile_fail
+/// use vringlet::Buffer;
+/// use vringlet::queue::{Chain, Payload};
+///
+/// struct Borrowed<'b>(&'b mut Buffer);
+/// impl Payload for Borrowed<'_> {
+///     fn segments<'a>(&'a mut self, chain: &mut Chain<'a>) {
+///         chain.writable(&mut *self.0);
+///     }
+/// }
+/// ```
 pub trait Payload: Send + 'static {
     /// Names the segments in order, readable ones first. Called once, just before the queue takes the payload.
     ///

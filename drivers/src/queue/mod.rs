@@ -31,7 +31,7 @@ use crate::dma::Dma;
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
 use crate::report::QueueReport;
-use crate::transport::{Moment, Notifier, Quiesced, Transport};
+use crate::transport::{Moment, Notifier, QueueMemory, Quiesced, Transport};
 
 pub use self::chain::{Chain, Payload};
 #[cfg(doc)]
@@ -147,6 +147,8 @@ pub struct Queue<H: Hal, N, P> {
     wrapping: Option<Wrapping<H>>,
     /// The device may access ring and buffers.
     live: bool,
+    /// Which transport's device it is.
+    instance: Moment,
     /// When the device was told of them.
     enabled: Moment,
     broken: bool,
@@ -279,7 +281,8 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
         slots.resize_with(size.into(), Slot::default);
         free.extend((0..size).rev());
 
-        let bell = transport.enable_queue(index, &ring.addresses())?;
+        let memory = QueueMemory::new(ring.addresses());
+        let bell = transport.enable_queue(index, &memory)?;
         Ok(Self {
             device,
             index,
@@ -290,6 +293,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
             in_flight: 0,
             wrapping,
             live: true,
+            instance: transport.instance().number(),
             enabled: Moment::now(),
             broken: false,
             violation: None,
@@ -617,12 +621,12 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
     }
 
     /// After a reset of the device: ends all loans and hands back what was in flight, each with the token that named it.
-    /// Does nothing if the proof is of another device, or of a reset before this queue was made.
+    /// Does nothing if the proof is another transport's, or of a reset before this queue was made.
     ///
     /// Until this has been called, dropping the queue leaks its memory and all buffers in flight on purpose, because the
     /// device may still write to them.
     pub fn release(&mut self, proof: &Quiesced) -> Vec<(Token, P)> {
-        if !proof.covers(self.device, self.enabled) {
+        if !proof.covers(self.instance, self.enabled) {
             return Vec::new();
         }
         self.live = false;

@@ -3,17 +3,25 @@
 //! - [`FromStock`] puts any of its transports (MMIO among them) under our drivers, polled;
 //! - [`IntoStock`] puts any of our transports under its drivers, unpatched.
 
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use bitflags::Flags;
 use core::fmt::Debug;
+use core::marker::PhantomData;
 use core::ops::BitAnd;
+use core::ptr::NonNull;
 use spin::Mutex;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus};
-use virtio_drivers::{PAGE_SIZE, PhysAddr, transport::Transport as StockTransport};
+use virtio_drivers::{
+    BufferDirection, Hal, PAGE_SIZE, PhysAddr, transport::Transport as StockTransport,
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{InterruptCauses, Notifier, QueueAddresses, Quiesced, Status, Transport};
+use super::{
+    Instance, InterruptCauses, Notifier, QueueAddresses, QueueMemory, Quiesced, Status, Transport,
+};
 use crate::device::{DeviceId, DeviceName, Location};
 use crate::error::{Cause, Error, Result};
 use crate::features::RingFeatures;
@@ -26,15 +34,23 @@ use crate::features::RingFeatures;
 pub struct FromStock<T> {
     name: DeviceName,
     inner: Arc<Mutex<T>>,
+    instance: Instance,
 }
 
 impl<T: StockTransport> FromStock<T> {
     /// Wraps `inner`, which sits at `location`.
-    pub fn new(inner: T, location: Location) -> Self {
+    ///
+    /// # Safety
+    ///
+    /// Anybody may implement that trait in safe code, so the caller must vouch for `inner`: it reaches a real device, says of
+    /// it what it says, in particular its status, and nobody else drives that device.
+    #[expect(unsafe_code, reason = "the trait underneath promises nothing")]
+    pub unsafe fn new(inner: T, location: Location) -> Self {
         let id = DeviceId(inner.device_type() as u32);
         Self {
             name: DeviceName { id, location },
             inner: Arc::new(Mutex::new(inner)),
+            instance: Instance::new(),
         }
     }
 
@@ -46,18 +62,25 @@ impl<T: StockTransport> FromStock<T> {
 /// How often the status is read while a reset is under way; see the same bound in [`super::pci`].
 const RESET_READS: usize = 100_000;
 
-impl<T: StockTransport + Send> Transport for FromStock<T> {
+#[expect(unsafe_code, reason = "keeps the promises of `Transport`")]
+// SAFETY: the instance is its own; the device is done when its status reads 0, as far as `inner` tells the truth, which the
+// caller of `new` vouched for; so it did for `inner` knowing no other queues.
+unsafe impl<T: StockTransport + Send> Transport for FromStock<T> {
     type Notifier = StockNotifier<T>;
 
     fn name(&self) -> DeviceName {
         self.name
     }
 
+    fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
     fn reset(&mut self) -> Result<Quiesced> {
         self.inner.lock().set_status(DeviceStatus::empty());
         for _ in 0..RESET_READS {
             if self.status().is_empty() {
-                return Ok(Quiesced::now(self.name));
+                return Ok(self.instance.quiesced());
             }
             core::hint::spin_loop();
         }
@@ -89,7 +112,8 @@ impl<T: StockTransport + Send> Transport for FromStock<T> {
         u16::try_from(size).unwrap_or(u16::MAX)
     }
 
-    fn enable_queue(&mut self, index: u16, queue: &QueueAddresses) -> Result<StockNotifier<T>> {
+    fn enable_queue(&mut self, index: u16, queue: &QueueMemory<'_>) -> Result<StockNotifier<T>> {
+        let queue = queue.addresses();
         let mut inner = self.inner.lock();
         let fail = |cause| Err(Error::on_queue(self.name, index, cause));
         // The legacy layout puts the three parts at places that depend on each other; ours are not laid out so.
@@ -193,21 +217,33 @@ impl<T: StockTransport + Send> Notifier for StockNotifier<T> {
 pub struct IntoStock<T: Transport> {
     inner: T,
     device_type: DeviceType,
-    bells: alloc::collections::BTreeMap<u16, T::Notifier>,
+    /// The bell of each live queue, and where its three areas are.
+    bells: BTreeMap<u16, (T::Notifier, [u64; 3])>,
     /// FEATURES_OK did not stick, or a queue could not be set up: DRIVER_OK will not be set.
     failed: Option<Error>,
 }
 
 impl<T: Transport> IntoStock<T> {
     /// Wraps `inner`.
-    pub fn new(inner: T) -> Result<Self> {
+    ///
+    /// # Safety
+    ///
+    /// That trait lets safe code point the device at any memory, so the caller must see to it that only a driver of
+    /// `virtio-drivers` uses it, one whose `Hal` is [`Leaky`]: those drivers free their queues even if the device could not
+    /// be stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::WrongDeviceType`] if `virtio-drivers` has no name for the type of the device.
+    #[expect(unsafe_code, reason = "the trait promises nothing")]
+    pub unsafe fn new(inner: T) -> Result<Self> {
         let name = inner.name();
         let device_type = DeviceType::try_from(name.id.0)
             .map_err(|_| Error::new(name, Cause::WrongDeviceType { expected: 0 }))?;
         Ok(Self {
             inner,
             device_type,
-            bells: alloc::collections::BTreeMap::new(),
+            bells: BTreeMap::new(),
             failed: None,
         })
     }
@@ -246,7 +282,7 @@ impl<T: Transport> StockTransport for IntoStock<T> {
     }
 
     fn notify(&mut self, queue: u16) {
-        if let Some(bell) = self.bells.get(&queue) {
+        if let Some((bell, _)) = self.bells.get(&queue) {
             bell.notify();
         }
     }
@@ -257,8 +293,11 @@ impl<T: Transport> StockTransport for IntoStock<T> {
 
     fn set_status(&mut self, status: DeviceStatus) {
         if status.is_empty() {
-            self.bells.clear();
+            let bells = core::mem::take(&mut self.bells);
             if let Err(error) = self.inner.reset() {
+                let mut kept = KEPT.lock();
+                kept.extend(bells.into_values().flat_map(|(_, areas)| areas));
+                drop(kept);
                 self.fail(error);
             }
         } else {
@@ -294,9 +333,11 @@ impl<T: Transport> StockTransport for IntoStock<T> {
             driver: driver_area,
             device: device_area,
         };
-        match self.inner.enable_queue(queue, &addresses) {
+        // Not memory of a queue of ours, but of a driver's that the caller of `new` vouched for.
+        match self.inner.enable_queue(queue, &QueueMemory::new(addresses)) {
             Ok(bell) => {
-                self.bells.insert(queue, bell);
+                let areas = [descriptors, driver_area, device_area];
+                self.bells.insert(queue, (bell, areas));
             }
             Err(error) => self.fail(error),
         }
@@ -304,7 +345,7 @@ impl<T: Transport> StockTransport for IntoStock<T> {
 
     fn queue_unset(&mut self, queue: u16) {
         // Those drivers call this when they are dropped. A modern device has no way to stop a queue but a reset.
-        if self.bells.remove(&queue).is_some() {
+        if self.bells.contains_key(&queue) {
             self.set_status(DeviceStatus::empty());
         }
     }
@@ -365,5 +406,51 @@ impl<T: Transport> StockTransport for IntoStock<T> {
         self.inner
             .write_config(offset, value.as_bytes())
             .map_err(|_| self.out_of_range())
+    }
+}
+
+/// Where queues are whose device could not be stopped: it may still write there.
+static KEPT: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+
+/// A `Hal` for drivers of `virtio-drivers` on [`IntoStock`]: `H`, but memory of a queue whose device did not come back from
+/// its reset is never freed.
+///
+/// Those drivers free their queues when they are dropped, whatever became of the reset. What callers lent to such a driver
+/// is theirs to keep; what the driver lent of its own (the receive buffers of its network driver) is out of reach here.
+#[derive(Debug)]
+pub struct Leaky<H>(PhantomData<H>);
+
+#[expect(unsafe_code, reason = "hands on what it is given")]
+// SAFETY: all is as `H` has it, but that some memory is not freed.
+unsafe impl<H: Hal> Hal for Leaky<H> {
+    fn dma_alloc(pages: usize, direction: BufferDirection) -> (PhysAddr, NonNull<u8>) {
+        H::dma_alloc(pages, direction)
+    }
+
+    unsafe fn dma_dealloc(paddr: PhysAddr, vaddr: NonNull<u8>, pages: usize) -> i32 {
+        let end = paddr.saturating_add((pages * PAGE_SIZE) as u64);
+        if KEPT.lock().iter().any(|kept| (paddr..end).contains(kept)) {
+            log::warn!(
+                "{pages} pages at {paddr:#x} are leaked: a device that could not be stopped has them"
+            );
+            return 0;
+        }
+        // SAFETY: the caller's promise is the same.
+        unsafe { H::dma_dealloc(paddr, vaddr, pages) }
+    }
+
+    unsafe fn mmio_phys_to_virt(paddr: PhysAddr, size: usize) -> NonNull<u8> {
+        // SAFETY: the caller's promise is the same.
+        unsafe { H::mmio_phys_to_virt(paddr, size) }
+    }
+
+    unsafe fn share(buffer: NonNull<[u8]>, direction: BufferDirection) -> PhysAddr {
+        // SAFETY: the caller's promise is the same.
+        unsafe { H::share(buffer, direction) }
+    }
+
+    unsafe fn unshare(paddr: PhysAddr, buffer: NonNull<[u8]>, direction: BufferDirection) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { H::unshare(paddr, buffer, direction) }
     }
 }

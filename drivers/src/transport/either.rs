@@ -1,6 +1,8 @@
 //! [`Either`]: one type for devices on two kinds of transport, for a kernel that keeps all its disks in one list.
 
-use super::{InterruptCauses, Notifier, QueueAddresses, Quiesced, SharedMemory, Status, Transport};
+use super::{
+    Instance, InterruptCauses, Notifier, QueueMemory, Quiesced, SharedMemory, Status, Transport,
+};
 use crate::device::DeviceName;
 use crate::error::Result;
 
@@ -22,11 +24,17 @@ macro_rules! either {
     };
 }
 
-impl<A: Transport, B: Transport> Transport for Either<A, B> {
+#[expect(unsafe_code, reason = "keeps the promises of `Transport`")]
+// SAFETY: every call goes on to the one that it is.
+unsafe impl<A: Transport, B: Transport> Transport for Either<A, B> {
     type Notifier = Either<A::Notifier, B::Notifier>;
 
     fn name(&self) -> DeviceName {
         either!(self, inner => inner.name())
+    }
+
+    fn instance(&self) -> &Instance {
+        either!(self, inner => inner.instance())
     }
 
     fn reset(&mut self) -> Result<Quiesced> {
@@ -53,7 +61,7 @@ impl<A: Transport, B: Transport> Transport for Either<A, B> {
         either!(self, inner => inner.queue_max_size(index))
     }
 
-    fn enable_queue(&mut self, index: u16, queue: &QueueAddresses) -> Result<Self::Notifier> {
+    fn enable_queue(&mut self, index: u16, queue: &QueueMemory<'_>) -> Result<Self::Notifier> {
         match self {
             Self::First(inner) => inner.enable_queue(index, queue).map(Either::First),
             Self::Second(inner) => inner.enable_queue(index, queue).map(Either::Second),

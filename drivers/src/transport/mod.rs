@@ -8,6 +8,7 @@ pub mod compat;
 pub mod either;
 pub mod pci;
 
+use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use bitflags::bitflags;
@@ -60,24 +61,69 @@ pub struct QueueAddresses {
     pub device: u64,
 }
 
-/// Proof that a device was reset and touches nothing of ours that it was told of before. Only a transport makes it, and a
-/// queue gives up its memory for nothing less.
+/// The memory of a queue, for [`Transport::enable_queue`]. Only a [`crate::Queue`] makes one, of memory that it owns and
+/// does not free before it was shown a proof that the device has let go of it; so no device can be pointed anywhere else.
+#[derive(Debug)]
+pub struct QueueMemory<'a> {
+    addresses: QueueAddresses,
+    _owned: PhantomData<&'a ()>,
+}
+
+impl QueueMemory<'_> {
+    /// For a queue that owns what is at `addresses` and outlives the device's use of it.
+    pub(crate) fn new(addresses: QueueAddresses) -> Self {
+        let _owned = PhantomData;
+        Self { addresses, _owned }
+    }
+
+    /// Where it is.
+    pub fn addresses(&self) -> QueueAddresses {
+        self.addresses
+    }
+}
+
+/// One hold on one device: what a [`Transport`] has, and no two have the same. Queues remember whose they are, and take no
+/// other's word for it that a device was reset.
+#[derive(Debug)]
+pub struct Instance {
+    number: Moment,
+}
+
+impl Instance {
+    /// For a transport that is being made.
+    #[expect(clippy::new_without_default, reason = "no two are equal")]
+    pub fn new() -> Self {
+        let number = Moment::now();
+        Self { number }
+    }
+
+    /// For the transport that owns it, when its device has come back from a reset: the proof of that.
+    ///
+    /// The contract of [`Transport`] says when it may be made.
+    pub fn quiesced(&mut self) -> Quiesced {
+        Quiesced {
+            instance: self.number,
+            moment: Moment::now(),
+        }
+    }
+
+    pub(crate) fn number(&self) -> Moment {
+        self.number
+    }
+}
+
+/// Proof that a device was reset and touches nothing of ours that it was told of before. Only the transport that reset it
+/// can make it ([`Instance::quiesced`]), and a queue gives up its memory for nothing less.
 #[derive(Debug)]
 pub struct Quiesced {
-    device: DeviceName,
+    instance: Moment,
     moment: Moment,
 }
 
 impl Quiesced {
-    /// The device's status has just read 0 after a reset.
-    pub(crate) fn now(device: DeviceName) -> Self {
-        let moment = Moment::now();
-        Self { device, moment }
-    }
-
-    /// Whether it is about `device`, and the reset came later than `moment`.
-    pub(crate) fn covers(&self, device: DeviceName, moment: Moment) -> bool {
-        self.device == device && self.moment > moment
+    /// Whether it is about the device that `instance` is a hold on, and the reset came later than `moment`.
+    pub(crate) fn covers(&self, instance: Moment, moment: Moment) -> bool {
+        self.instance == instance && self.moment > moment
     }
 }
 
@@ -102,12 +148,33 @@ pub trait Notifier: Send {
 /// How a driver reaches its device.
 ///
 /// The methods are the device's registers, no more: [`crate::init`] says in which order a driver uses them.
-pub trait Transport: Send {
+///
+/// # Safety
+///
+/// Drivers lend memory to the device and free it when the transport says that the device has let go of it. So whoever
+/// implements this promises that
+///
+/// - [`Self::instance`] always gives the same [`Instance`], which this transport made for itself and lends to nobody;
+/// - [`Self::reset`] makes a proof ([`Instance::quiesced`]) only after the device has said, since the reset was asked for,
+///   that it is done (its status reads 0, and not because nothing is there to be read), and nothing else makes one;
+/// - [`Self::enable_queue`] tells this device, and none other, of the addresses that it is given, and remembers them no
+///   longer than until the next reset;
+/// - [`Self::set_driver_features`] writes what it is given and nothing else writes features.
+///
+/// A transport that wraps another one keeps these promises by handing the calls on.
+#[expect(
+    unsafe_code,
+    reason = "its contract is what the safety of all drivers stands on"
+)]
+pub unsafe trait Transport: Send {
     /// The bell of one queue.
     type Notifier: Notifier;
 
     /// What the device is and where.
     fn name(&self) -> DeviceName;
+
+    /// Which hold on the device this is.
+    fn instance(&self) -> &Instance;
 
     /// Resets the device and waits, for a bounded time, until it says that it is done.
     fn reset(&mut self) -> Result<Quiesced>;
@@ -129,7 +196,7 @@ pub trait Transport: Send {
 
     /// Tells the device where queue `index` is and turns it on, with the interrupt vector that the platform gave it (if
     /// any).
-    fn enable_queue(&mut self, index: u16, queue: &QueueAddresses) -> Result<Self::Notifier>;
+    fn enable_queue(&mut self, index: u16, queue: &QueueMemory<'_>) -> Result<Self::Notifier>;
 
     /// The generation of the device configuration: it changes whenever several fields changed together (spec 2.5).
     fn config_generation(&self) -> u32;

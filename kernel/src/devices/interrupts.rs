@@ -130,6 +130,7 @@ impl Interrupts {
 
     /// Message 0 is for configuration changes, the next ones for the queues in their order. With fewer messages than
     /// that, the last one raises the events of all queues left; a single one raises everything.
+    #[expect(unsafe_code, reason = "the kernel knows what its messages do")]
     fn connect_messages(
         &self,
         transport: &mut PciTransport,
@@ -169,10 +170,8 @@ impl Interrupts {
         }
         let messages: Vec<Message> = messages
             .iter()
-            .map(|vector| Message {
-                address: vector.address,
-                data: vector.data,
-            })
+            // SAFETY: the vector's message goes to the local APIC, and does nothing but interrupt.
+            .map(|vector| unsafe { Message::new(vector.address, vector.data) })
             .collect();
         transport
             .enable_msix(&mut ConfigSpace, &messages)

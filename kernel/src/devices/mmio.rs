@@ -104,7 +104,9 @@ impl Slot {
         // at microvm's stride, and the device has one driver.
         let transport =
             unsafe { MmioTransport::new(header, bytes) }.map_err(|error| format!("{error}"))?;
-        let transport = FromStock::new(transport, Location::Mmio(self.address));
+        #[expect(unsafe_code, reason = "its trait promises nothing")]
+        // SAFETY: it is virtio-drivers' own transport, and the slot has no other.
+        let transport = unsafe { FromStock::new(transport, Location::Mmio(self.address)) };
         let registers = self.registers().ok_or("its registers cannot be mapped")?;
         let interrupts = Interrupts::of_mmio(registers, self.line, name);
         Ok((DeviceTransport::Second(transport), interrupts))

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 
 use spin::Mutex;
 use virtio_drivers::device::rng::VirtIORng;
-use vringlet::transport::compat::IntoStock;
+use vringlet::transport::compat::{IntoStock, Leaky};
 
 use super::{DeviceTransport, Found};
 use crate::memory::dma::KernelHal;
@@ -18,7 +18,7 @@ use crate::memory::dma::KernelHal;
 /// A source of random numbers.
 pub struct Rng {
     name: String,
-    driver: Mutex<VirtIORng<KernelHal, IntoStock<DeviceTransport>>>,
+    driver: Mutex<VirtIORng<Leaky<KernelHal>, IntoStock<DeviceTransport>>>,
 }
 
 static RNGS: Mutex<Vec<&'static Rng>> = Mutex::new(Vec::new());
@@ -30,7 +30,10 @@ pub fn first() -> Option<&'static Rng> {
 
 /// Has `virtio-drivers` drive the device.
 pub(super) fn start(found: Found) -> Result<(), String> {
-    let transport = IntoStock::new(found.transport).map_err(|error| format!("{error}"))?;
+    #[expect(unsafe_code, reason = "its trait promises nothing")]
+    // SAFETY: it goes to a driver of virtio-drivers, with a `Hal` that leaks what a device did not let go of.
+    let transport = unsafe { IntoStock::new(found.transport) };
+    let transport = transport.map_err(|error| format!("{error}"))?;
     let driver = VirtIORng::new(transport).map_err(|error| format!("{error}"))?;
     RNGS.lock().push(Box::leak(Box::new(Rng {
         name: found.name,

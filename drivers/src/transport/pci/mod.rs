@@ -15,7 +15,9 @@ use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunction};
 
 use self::capability::{MsixCapability, Region};
 use self::msix::{Msix, NO_VECTOR};
-use super::{InterruptCauses, Notifier, QueueAddresses, Quiesced, SharedMemory, Status, Transport};
+use super::{
+    Instance, InterruptCauses, Notifier, QueueMemory, Quiesced, SharedMemory, Status, Transport,
+};
 use crate::device::{DeviceId, DeviceName, Location};
 use crate::error::{Cause, Error, Result};
 use crate::mmio::{Mmio, Registers};
@@ -72,6 +74,7 @@ pub fn device_id(vendor: u16, device: u16, subsystem: u16) -> Option<DeviceId> {
 #[derive(Debug)]
 pub struct PciTransport<R = Mmio> {
     name: DeviceName,
+    instance: Instance,
     function: DeviceFunction,
     common: R,
     notify: R,
@@ -140,6 +143,7 @@ impl<R: Registers> PciTransport<R> {
         };
         Ok(Self {
             name,
+            instance: Instance::new(),
             function,
             common: map(common)?,
             notify: map(notify)?,
@@ -268,11 +272,18 @@ impl<R: Registers> PciTransport<R> {
 /// microsecond at least, so this is a tenth of a second or more; QEMU's devices finish before the first read.
 const RESET_READS: usize = 100_000;
 
-impl<R: Registers> Transport for PciTransport<R> {
+#[expect(unsafe_code, reason = "keeps the promises of `Transport`")]
+// SAFETY: the instance is its own; the device is done when its status reads 0, which all ones are not; the function has no
+// other queues.
+unsafe impl<R: Registers> Transport for PciTransport<R> {
     type Notifier = PciNotifier<R>;
 
     fn name(&self) -> DeviceName {
         self.name
+    }
+
+    fn instance(&self) -> &Instance {
+        &self.instance
     }
 
     fn reset(&mut self) -> Result<Quiesced> {
@@ -281,7 +292,7 @@ impl<R: Registers> Transport for PciTransport<R> {
         for _ in 0..RESET_READS {
             status = self.common.read_u8(common::DEVICE_STATUS);
             if status == 0 {
-                return Ok(Quiesced::now(self.name));
+                return Ok(self.instance.quiesced());
             }
             core::hint::spin_loop();
         }
@@ -321,7 +332,8 @@ impl<R: Registers> Transport for PciTransport<R> {
         self.common.read_u16(common::QUEUE_SIZE)
     }
 
-    fn enable_queue(&mut self, index: u16, queue: &QueueAddresses) -> Result<PciNotifier<R>> {
+    fn enable_queue(&mut self, index: u16, queue: &QueueMemory<'_>) -> Result<PciNotifier<R>> {
+        let queue = queue.addresses();
         let fail = |cause| Error::on_queue(self.name, index, cause);
         if index >= self.queue_count() {
             return Err(fail(Cause::NoSuchQueue));

@@ -22,9 +22,32 @@ const ENTRY_MASKED: u32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message {
     /// Physical address to write to.
-    pub address: u64,
+    pub(crate) address: u64,
     /// The value to write.
-    pub data: u32,
+    pub(crate) data: u32,
+}
+
+impl Message {
+    /// The message that is a write of `data` to the physical address `address`.
+    ///
+    /// # Safety
+    ///
+    /// The device may make that write at any time, so it must do nothing to memory: it is for the platform's interrupt
+    /// controller.
+    #[expect(unsafe_code, reason = "a device writes where it says")]
+    pub const unsafe fn new(address: u64, data: u32) -> Self {
+        Self { address, data }
+    }
+
+    /// Physical address to write to.
+    pub const fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// The value to write.
+    pub const fn data(&self) -> u32 {
+        self.data
+    }
 }
 
 /// A function's MSI-X table, once it is in use.
