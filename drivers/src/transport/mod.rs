@@ -8,9 +8,8 @@ pub mod compat;
 pub mod either;
 pub mod pci;
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use bitflags::bitflags;
+use spin::Mutex;
 
 use crate::device::DeviceName;
 use crate::error::{Cause, Error, Result};
@@ -88,8 +87,12 @@ pub(crate) struct Moment(u64);
 impl Moment {
     /// Later than any moment before.
     pub(crate) fn now() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+        // Not an atomic of 64 bits, which not every machine has; and 32 bits would come round.
+        static NEXT: Mutex<u64> = Mutex::new(0);
+        let mut next = NEXT.lock();
+        let moment = *next;
+        *next += 1;
+        Self(moment)
     }
 }
 
