@@ -1,11 +1,14 @@
 //! How a driver reaches its device: [`Transport`], and the ways there are.
 //!
 //! - [`pci`]: modern virtio over PCI, with MSI-X and shared-memory regions.
+//! - [`mmio`]: modern virtio over MMIO, with shared-memory regions.
 //! - [`either`]: one type for both.
-//! - [`compat`]: any transport of the `virtio-drivers` crate under our drivers (MMIO among them), and ours under its.
+//! - [`compat`]: any transport of the `virtio-drivers` crate under our drivers, and ours under its.
 
 pub mod compat;
+mod config;
 pub mod either;
+pub mod mmio;
 pub mod pci;
 
 use bitflags::bitflags;
@@ -14,6 +17,7 @@ use spin::Mutex;
 use crate::device::DeviceName;
 use crate::error::{Cause, Error, Result};
 
+pub use mmio::MmioTransport;
 pub use pci::PciTransport;
 
 bitflags! {
@@ -137,8 +141,8 @@ pub trait Transport: Send {
     /// The generation of the device configuration: it changes whenever several fields changed together (spec 2.5).
     fn config_generation(&self) -> u32;
 
-    /// Reads `bytes.len()` bytes of the device configuration at `offset`: 1, 2 or 4 as one access, 8 as two, anything
-    /// else byte by byte.
+    /// Reads `bytes.len()` bytes of the device configuration at `offset`: 1, 2 or 4 as one access, 8 as two of 4, anything
+    /// else byte by byte. An access is aligned to its width.
     fn read_config(&self, offset: usize, bytes: &mut [u8]) -> Result<()>;
 
     /// Writes to the device configuration, with accesses as for [`Self::read_config`].
