@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs cargo for the guest (boot/ and kernel/, target x86_64-unknown-none) with whichever toolchain can build it:
+# Runs cargo for the guest (boot/ and kernel/, target x86_64-unknown-none), or for another bare machine that the driver
+# crate is to work on, with whichever toolchain can build it:
 #
 #   rustup   the ordinary one, when it has the target's precompiled core and alloc;
 #   debian   the distribution's, which builds them from its own source package (-Zbuild-std).
@@ -8,10 +9,15 @@
 # in this file and nowhere else (.ci/run checks that).
 #
 #   scripts/guest-cargo.sh build --release -p vringlet-kernel
+#   scripts/guest-cargo.sh --for riscv64gc-unknown-none-elf build -p vringlet
 #   scripts/guest-cargo.sh --which      prints `rustup`, `debian` or `none`
 set -eu
 target=x86_64-unknown-none
 oldest=1.93
+if [ "${1-}" = --for ]; then
+    target=${2:?a target of rustc}
+    shift 2
+fi
 
 # Is version $1 at least $2?
 at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
@@ -48,7 +54,7 @@ case "$command $toolchain" in
     exec cargo "$command" --target $target -Zbuild-std=core,alloc -Zbuild-std-features=compiler-builtins-mem "$@"
     ;;
 *)
-    echo "no toolchain for $target: run \`make setup\`" >&2
+    echo "no toolchain for $target: run \`make setup\`, or \`rustup target add $target\`" >&2
     exit 1
     ;;
 esac

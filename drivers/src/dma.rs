@@ -6,7 +6,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+#[cfg(target_has_atomic = "64")]
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE};
 
@@ -15,7 +17,7 @@ use crate::error::Cause;
 /// A physically contiguous, zeroed run of memory that a device can reach for as long as the value lives.
 ///
 /// The device may change it at any time, so no reference to the bytes is ever given out: every access is one atomic load
-/// or store of the width named, checked against the length. An access that lies outside or is not aligned is a bug of
+/// or store of the width named (where the machine has that), checked against the length. An access that lies outside or is not aligned is a bug of
 /// the caller: a load gives 0, a store is dropped, and debug builds stop.
 #[derive(Debug)]
 pub struct Dma<H: Hal> {
@@ -112,36 +114,59 @@ impl<H: Hal> Dma<H> {
         u32::from_le(unsafe { AtomicU32::from_ptr(at.as_ptr()) }.load(Ordering::Relaxed))
     }
 
-    /// Loads eight little-endian bytes.
+    /// Loads eight little-endian bytes, as two halves on a machine without atomics of 64 bits.
     #[inline]
     pub fn load_u64(&self, offset: usize) -> u64 {
         let Some(at) = self.at::<u64>(offset) else {
             return 0;
         };
+        #[cfg(target_has_atomic = "64")]
         // SAFETY: as for `load_u16`.
-        u64::from_le(unsafe { AtomicU64::from_ptr(at.as_ptr()) }.load(Ordering::Relaxed))
+        return u64::from_le(unsafe { AtomicU64::from_ptr(at.as_ptr()) }.load(Ordering::Relaxed));
+        #[cfg(not(target_has_atomic = "64"))]
+        {
+            // SAFETY: as for `load_u16`; both halves lie inside.
+            let [low, high] = unsafe { at.cast::<[AtomicU32; 2]>().as_ref() };
+            let half = |half: &AtomicU32| u64::from(u32::from_le(half.load(Ordering::Relaxed)));
+            half(low) | half(high) << 32
+        }
     }
 
-    /// Stores eight bytes, little-endian.
+    /// Stores eight bytes, little-endian, as two halves on a machine without atomics of 64 bits. No ring needs more: the
+    /// device reads a descriptor only once it was made available.
     #[inline]
     pub fn store_u64(&self, offset: usize, value: u64) {
         if let Some(at) = self.at::<u64>(offset) {
+            #[cfg(target_has_atomic = "64")]
             // SAFETY: as for `load_u16`.
             unsafe { AtomicU64::from_ptr(at.as_ptr()) }.store(value.to_le(), Ordering::Relaxed);
+            #[cfg(not(target_has_atomic = "64"))]
+            {
+                // SAFETY: as for `load_u16`; both halves lie inside.
+                let [low, high] = unsafe { at.cast::<[AtomicU32; 2]>().as_ref() };
+                low.store((value as u32).to_le(), Ordering::Relaxed);
+                high.store(((value >> 32) as u32).to_le(), Ordering::Relaxed);
+            }
         }
     }
 
     /// Stores twice eight bytes, little-endian, at `offset`, a multiple of 8.
     #[inline(always)]
     pub fn store_pair(&self, offset: usize, pair: [u64; 2]) {
+        let [first, second] = pair;
+        #[cfg(target_has_atomic = "64")]
         if let Some(at) = self.at::<[u64; 2]>(offset) {
-            let [first, second] = pair;
             let at = at.cast::<u64>();
             // SAFETY: as for `load_u16`, for both halves of the sixteen bytes.
             unsafe {
                 AtomicU64::from_ptr(at.as_ptr()).store(first.to_le(), Ordering::Relaxed);
                 AtomicU64::from_ptr(at.add(1).as_ptr()).store(second.to_le(), Ordering::Relaxed);
             }
+        }
+        #[cfg(not(target_has_atomic = "64"))]
+        {
+            self.store_u64(offset, first);
+            self.store_u64(offset + 8, second);
         }
     }
 

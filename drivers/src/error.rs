@@ -63,6 +63,16 @@ pub enum Cause {
         /// PCI device id.
         device: u16,
     },
+    /// The registers are not those of virtio over MMIO (spec 4.2.2).
+    NotVirtioMmio {
+        /// What they have for a magic value.
+        magic: u32,
+    },
+    /// The registers are those of a version of virtio over MMIO that nothing is known of (spec 4.2.2).
+    UnknownVersion {
+        /// The version.
+        version: u32,
+    },
     /// The device offers only the legacy interface (virtio 0.9), which this crate does not speak.
     LegacyOnly,
     /// The device is of another type than the driver.
@@ -126,6 +136,8 @@ pub enum Cause {
     NoSuchQueue,
     /// The queue is in use already.
     QueueInUse,
+    /// The device did not turn the queue on.
+    QueueRefused,
     /// The queue size is not a power of two from 1 to 32768, or more than the device allows.
     QueueSize {
         /// What was asked for.
@@ -283,6 +295,12 @@ impl fmt::Display for Cause {
             Self::NotVirtio { vendor, device } => {
                 write!(f, "not a virtio device (PCI id {vendor:04x}:{device:04x})")
             }
+            Self::NotVirtioMmio { magic } => {
+                write!(f, "no virtio registers (magic value {magic:#010x})")
+            }
+            Self::UnknownVersion { version } => {
+                write!(f, "registers of unknown version {version:#x}")
+            }
             Self::LegacyOnly => f.write_str("offers the legacy interface only"),
             Self::WrongDeviceType { expected } => {
                 write!(f, "not of the driver's device type ({expected})")
@@ -317,6 +335,7 @@ impl fmt::Display for Cause {
             Self::NoMemory => f.write_str("no memory for DMA"),
             Self::NoSuchQueue => f.write_str("no such queue"),
             Self::QueueInUse => f.write_str("queue is in use already"),
+            Self::QueueRefused => f.write_str("device did not turn the queue on"),
             Self::QueueSize { size, max } => {
                 write!(f, "queue size {size} is not a power of two up to {max}")
             }

@@ -41,12 +41,17 @@ bitflags! {
 /// - `INDIRECT_DESC`, `EVENT_IDX`: the queue.
 /// - `VERSION_1`: always required; the legacy interface is not spoken.
 /// - `ACCESS_PLATFORM`: every address given to a device comes from [`virtio_drivers::Hal`], which translates.
-/// - `ORDER_PLATFORM`: the queue orders its accesses with real memory fences, never with compiler fences alone.
+/// - `ORDER_PLATFORM`: queue and transport order their accesses to memory and registers as a real device needs it. Only
+///   where the architecture's barriers are known: on x86, Arm and RISC-V.
 pub const SUPPORTED: RingFeatures = RingFeatures::INDIRECT_DESC
     .union(RingFeatures::EVENT_IDX)
     .union(RingFeatures::VERSION_1)
     .union(RingFeatures::ACCESS_PLATFORM)
-    .union(RingFeatures::ORDER_PLATFORM);
+    .union(if crate::barrier::ORDERS_DEVICES {
+        RingFeatures::ORDER_PLATFORM
+    } else {
+        RingFeatures::empty()
+    });
 
 /// What a device offered and what the driver accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 //!
 //! Three layers, each of which knows only the one before:
 //!
-//! 1. [`transport`]: how to reach the registers of a device: PCI, or any transport of the `virtio-drivers` crate.
+//! 1. [`transport`]: how to reach the registers of a device: PCI, MMIO, or any transport of the `virtio-drivers`
+//!    crate.
 //! 2. [`queue`]: the virtqueue. It owns what a request lends to the device and checks what the device says.
 //! 3. A folder for each device type.
 //!
@@ -47,7 +48,7 @@
 //! ids, indices, configuration and capabilities are allegations until checked. What can't be prevented without an IOMMU
 //! is that a device writes to memory which it was never lent.
 //!
-//! `unsafe` is confined to [`dma`], [`mmio`], [`buffer`], [`region`] and the loans of [`queue`] (`queue/chain.rs`); there is none in a device driver.
+//! `unsafe` is confined to [`dma`], [`mmio`], `barrier`, [`buffer`], [`region`] and the loans of [`queue`] (`queue/chain.rs`); there is none in a device driver.
 
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
@@ -57,6 +58,8 @@ extern crate alloc;
 extern crate std;
 
 pub mod asynchronous;
+#[allow(unsafe_code, reason = "barrier instructions, of which x86 needs none")]
+mod barrier;
 pub mod blk;
 pub mod blocking;
 #[expect(unsafe_code, reason = "raw ownership of lent bytes")]
@@ -90,5 +93,5 @@ pub use net::Net;
 pub use queue::{Queue, QueueOptions, QueueStats, Token};
 pub use region::Region;
 pub use report::{QueueReport, Report};
-pub use transport::{PciTransport, Transport};
+pub use transport::{MmioTransport, PciTransport, Transport};
 pub use virtio_drivers::Hal;

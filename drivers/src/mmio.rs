@@ -83,13 +83,149 @@ impl Mmio {
     }
 }
 
+/// A width that a register is accessed in.
+///
+/// Where a device is emulated, the processor tells the hypervisor what a trapped access was, but only of plain forms: on
+/// Arm of none that also changes the base register (Arm ARM, data aborts, `ISS.ISV`), and the compiler may make such a one
+/// of a volatile access in a loop. KVM then stops the machine. So the instruction is chosen here. On x86 every form of a
+/// volatile access is emulated.
+trait Width: Sized {
+    /// One load.
+    ///
+    /// # Safety
+    ///
+    /// `at` must be the address of a device register, mapped and aligned.
+    unsafe fn load(at: *const Self) -> Self;
+
+    /// One store.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::load`].
+    unsafe fn store(at: *mut Self, value: Self);
+}
+
+#[cfg(target_arch = "aarch64")]
+macro_rules! instruction {
+    ($name:literal) => {
+        concat!($name, " {value:w}, [{at}]")
+    };
+}
+
+#[cfg(target_arch = "arm")]
+macro_rules! instruction {
+    ($name:literal) => {
+        concat!($name, " {value}, [{at}]")
+    };
+}
+
+#[cfg(any(target_arch = "riscv32", target_arch = "riscv64"))]
+macro_rules! instruction {
+    ($name:literal) => {
+        concat!($name, " {value}, 0({at})")
+    };
+}
+
+#[cfg(any(
+    target_arch = "aarch64",
+    target_arch = "arm",
+    target_arch = "riscv32",
+    target_arch = "riscv64"
+))]
+macro_rules! width {
+    ($type:ty, $load:literal, $store:literal) => {
+        impl Width for $type {
+            #[inline]
+            unsafe fn load(at: *const Self) -> Self {
+                let value;
+                // SAFETY: the caller's promise.
+                unsafe {
+                    core::arch::asm!(
+                        instruction!($load),
+                        value = out(reg) value,
+                        at = in(reg) at,
+                        options(nostack, preserves_flags)
+                    );
+                }
+                value
+            }
+
+            #[inline]
+            unsafe fn store(at: *mut Self, value: Self) {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    core::arch::asm!(
+                        instruction!($store),
+                        value = in(reg) value,
+                        at = in(reg) at,
+                        options(nostack, preserves_flags)
+                    );
+                }
+            }
+        }
+    };
+}
+
+#[cfg(not(any(
+    target_arch = "aarch64",
+    target_arch = "arm",
+    target_arch = "riscv32",
+    target_arch = "riscv64"
+)))]
+macro_rules! width {
+    ($type:ty) => {
+        impl Width for $type {
+            #[inline]
+            unsafe fn load(at: *const Self) -> Self {
+                // SAFETY: the caller's promise.
+                unsafe { at.read_volatile() }
+            }
+
+            #[inline]
+            unsafe fn store(at: *mut Self, value: Self) {
+                // SAFETY: the caller's promise.
+                unsafe { at.write_volatile(value) }
+            }
+        }
+    };
+}
+
+#[cfg(any(target_arch = "aarch64", target_arch = "arm"))]
+mod widths {
+    use super::Width;
+    width!(u8, "ldrb", "strb");
+    width!(u16, "ldrh", "strh");
+    width!(u32, "ldr", "str");
+}
+
+#[cfg(any(target_arch = "riscv32", target_arch = "riscv64"))]
+mod widths {
+    use super::Width;
+    width!(u8, "lbu", "sb");
+    width!(u16, "lhu", "sh");
+    width!(u32, "lw", "sw");
+}
+
+#[cfg(not(any(
+    target_arch = "aarch64",
+    target_arch = "arm",
+    target_arch = "riscv32",
+    target_arch = "riscv64"
+)))]
+mod widths {
+    use super::Width;
+    width!(u8);
+    width!(u16);
+    width!(u32);
+}
+
 macro_rules! accessors {
     ($read:ident, $write:ident, $type:ty) => {
         #[inline]
         fn $read(&self, offset: usize) -> $type {
             match self.at::<$type>(offset) {
                 // SAFETY: `at` checked that the access lies inside the run, which is mapped by the contract of `new`.
-                Some(address) => <$type>::from_le(unsafe { address.read_volatile() }),
+                Some(address) => <$type>::from_le(unsafe { Width::load(address) }),
                 None => <$type>::MAX,
             }
         }
@@ -98,7 +234,7 @@ macro_rules! accessors {
         fn $write(&self, offset: usize, value: $type) {
             if let Some(address) = self.at::<$type>(offset) {
                 // SAFETY: as for the read above.
-                unsafe { address.write_volatile(value.to_le()) }
+                unsafe { Width::store(address, value.to_le()) }
             }
         }
     };

@@ -483,6 +483,13 @@ impl<M: DeviceModel> Core<M> {
         state.ring = Some(ring);
     }
 
+    /// The driver turns a queue off again (MMIO).
+    pub(super) fn disable_queue(&mut self, queue: u16) {
+        if let Some(state) = self.common.queues.get_mut(usize::from(queue)) {
+            state.ring = None;
+        }
+    }
+
     /// The driver says that there is something new on `queue`.
     pub(super) fn notify(&mut self, queue: u16) {
         let common = &mut self.common;
@@ -571,6 +578,15 @@ impl<M: DeviceModel> Core<M> {
 
     pub(super) fn take_causes(&mut self) -> InterruptCauses {
         InterruptCauses::from_bits_truncate(std::mem::take(&mut self.common.causes))
+    }
+
+    /// Why the device interrupts, until [`Self::acknowledge`] (MMIO).
+    pub(super) fn causes(&self) -> u8 {
+        self.common.causes
+    }
+
+    pub(super) fn acknowledge(&mut self, causes: u8) {
+        self.common.causes &= !causes;
     }
 }
 

@@ -3,7 +3,7 @@
 //! - [`FakeHal`] and [`Memory`]: the guest's memory as a device may reach it; notes every access that it may not make.
 //! - [`DeviceQueue`]: the device's side of a split virtqueue; notes every rule that the driver breaks.
 //! - [`FakeDevice`]: the registers of a device around a [`DeviceModel`], which says what the device does.
-//! - [`FakeTransport`] and [`FakePci`]: a way to reach it without a bus, and one with.
+//! - [`FakeTransport`], [`FakePci`] and [`FakeMmio`]: a way to reach it without a bus, and two with.
 //! - [`FakeBlk`], [`FakeGpu`], [`FakeNic`], [`FakePmem`], [`FakeSound`]: models of the device types.
 //!
 //! Everything happens on the thread that calls, in an order that is the same in every run: a device works when it is
@@ -17,6 +17,7 @@ mod fault;
 mod gpu;
 #[expect(unsafe_code, reason = "the memory behind the fake platform")]
 mod hal;
+mod mmio;
 mod net;
 mod pci;
 mod pmem;
@@ -30,6 +31,7 @@ pub use device::{DeviceModel, FakeDevice, Interrupt, Order, Pace, Queues};
 pub use fault::Fault;
 pub use gpu::{FakeCursor, FakeGpu, FakeRect, Lie};
 pub use hal::{FakeHal, Memory};
+pub use mmio::{FakeMmio, FakeMmioRegisters};
 pub use net::FakeNic;
 pub use pci::{CapabilityFault, FakePci, FakeRegisters, PciLayout};
 pub use pmem::FakePmem;

@@ -1,6 +1,6 @@
 //! Both ways between this crate and `virtio-drivers`:
 //!
-//! - [`FromStock`] puts any of its transports (MMIO among them) under our drivers, polled;
+//! - [`FromStock`] puts any of its transports under our drivers, polled;
 //! - [`IntoStock`] puts any of our transports under its drivers, unpatched.
 
 use alloc::collections::BTreeMap;

@@ -1,21 +1,25 @@
 //! How a driver reaches its device: [`Transport`], and the ways there are.
 //!
 //! - [`pci`]: modern virtio over PCI, with MSI-X and shared-memory regions.
+//! - [`mmio`]: modern virtio over MMIO, with shared-memory regions.
 //! - [`either`]: one type for both.
-//! - [`compat`]: any transport of the `virtio-drivers` crate under our drivers (MMIO among them), and ours under its.
+//! - [`compat`]: any transport of the `virtio-drivers` crate under our drivers, and ours under its.
 
 pub mod compat;
+mod config;
 pub mod either;
+pub mod mmio;
 pub mod pci;
 
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use bitflags::bitflags;
+use spin::Mutex;
 
 use crate::device::DeviceName;
 use crate::error::{Cause, Error, Result};
 
+pub use mmio::MmioTransport;
 pub use pci::PciTransport;
 
 bitflags! {
@@ -134,8 +138,12 @@ pub(crate) struct Moment(u64);
 impl Moment {
     /// Later than any moment before.
     pub(crate) fn now() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+        // Not an atomic of 64 bits, which not every machine has; and 32 bits would come round.
+        static NEXT: Mutex<u64> = Mutex::new(0);
+        let mut next = NEXT.lock();
+        let moment = *next;
+        *next += 1;
+        Self(moment)
     }
 }
 
@@ -201,8 +209,8 @@ pub unsafe trait Transport: Send {
     /// The generation of the device configuration: it changes whenever several fields changed together (spec 2.5).
     fn config_generation(&self) -> u32;
 
-    /// Reads `bytes.len()` bytes of the device configuration at `offset`: 1, 2 or 4 as one access, 8 as two, anything
-    /// else byte by byte.
+    /// Reads `bytes.len()` bytes of the device configuration at `offset`: 1, 2 or 4 as one access, 8 as two of 4, anything
+    /// else byte by byte. An access is aligned to its width.
     fn read_config(&self, offset: usize, bytes: &mut [u8]) -> Result<()>;
 
     /// Writes to the device configuration, with accesses as for [`Self::read_config`].

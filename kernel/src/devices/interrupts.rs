@@ -8,10 +8,9 @@ use core::future::poll_fn;
 use core::task::Poll;
 use core::time::Duration;
 
-use vringlet::mmio::{Mmio, Registers};
-use vringlet::transport::InterruptCauses;
-use vringlet::transport::pci::{InterruptStatus, Message};
-use vringlet::{PciTransport, transport};
+use vringlet::transport::pci::{self, Message};
+use vringlet::transport::{InterruptCauses, mmio};
+use vringlet::{MmioTransport, PciTransport};
 
 use crate::interrupts::{self, Event, Handler, lines};
 use crate::pci::{ConfigSpace, Function};
@@ -90,13 +89,16 @@ impl Interrupts {
     }
 
     /// Connects a virtio-mmio device to its line.
-    pub(super) fn of_mmio(registers: Mmio, line: Option<u32>, name: &str) -> Self {
+    pub(super) fn of_mmio(transport: &MmioTransport, line: Option<u32>, name: &str) -> Self {
         let mut this = Self::unconnected(MOST_QUEUES);
         let connected = line
             .ok_or("nothing says which interrupt line is its own".into())
             .and_then(|line| {
+                let status = transport
+                    .interrupt_status()
+                    .ok_or("it has no interrupt status")?;
                 let handler = MmioLine {
-                    registers,
+                    status,
                     events: this.clone(),
                 };
                 lines::connect_shared(line, name, Box::leak(Box::new(handler)))
@@ -249,7 +251,7 @@ impl Interrupts {
 
 /// A PCI device on an interrupt line.
 struct PciLine {
-    status: InterruptStatus,
+    status: pci::InterruptStatus,
     events: Interrupts,
 }
 
@@ -262,21 +264,13 @@ impl Handler for PciLine {
 
 /// A virtio-mmio device on its interrupt line.
 struct MmioLine {
-    registers: Mmio,
+    status: mmio::InterruptStatus,
     events: Interrupts,
 }
 
 impl Handler for MmioLine {
     fn interrupt(&self) -> bool {
-        // InterruptStatus and InterruptACK (spec 4.2.2).
-        const INTERRUPT_STATUS: usize = 0x60;
-        const INTERRUPT_ACK: usize = 0x64;
-        let status = self.registers.read_u32(INTERRUPT_STATUS);
-        if status == 0 {
-            return false;
-        }
-        self.registers.write_u32(INTERRUPT_ACK, status);
-        self.events
-            .raise(transport::InterruptCauses::from_bits_truncate(status as u8))
+        // Taking the causes acknowledges them, and the line goes down.
+        self.events.raise(self.status.take())
     }
 }

@@ -1,18 +1,9 @@
 //! virtio-mmio slots (microvm): where they are, and what is in them.
 
-#![allow(unsafe_code)]
-
-use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
-use core::ptr::NonNull;
 
-use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
-use vringlet::mmio::Registers;
-use vringlet::transport::compat::FromStock;
-use vringlet::{DeviceId, Location};
+use vringlet::{Cause, Error, MmioTransport};
 
-use super::{DeviceTransport, Interrupts};
 use crate::memory::paging;
 use crate::{acpi, fw_cfg, pci};
 
@@ -24,18 +15,14 @@ const MICROVM_COUNT: u64 = 24;
 const SMALLEST: usize = 0x100;
 const LARGEST: usize = 0x1000;
 
-const MAGIC: u32 = u32::from_le_bytes(*b"virt");
-const MAGIC_VALUE: usize = 0x00;
-const DEVICE_ID: usize = 0x08;
-
 /// A place where a device may be.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Slot {
     /// The physical address of its registers.
-    pub(super) address: u64,
+    address: u64,
     bytes: usize,
     /// Its interrupt line, if that is known.
-    line: Option<u32>,
+    pub(super) line: Option<u32>,
 }
 
 /// The slots that ACPI names, else those of the kernel command line that microvm makes, else those that microvm has.
@@ -79,37 +66,27 @@ fn parse(word: &str) -> Option<Slot> {
 }
 
 impl Slot {
-    fn registers(&self) -> Option<vringlet::mmio::Mmio> {
+    /// The device in the slot; `None` if nothing is there.
+    pub(super) fn open(&self) -> Result<Option<MmioTransport>, Error> {
         let bytes = self.bytes.clamp(SMALLEST, LARGEST);
-        paging::registers(self.address, bytes).ok()
-    }
-
-    /// What is in the slot. `None` if nothing is.
-    pub(super) fn device_id(&self) -> Option<DeviceId> {
-        let registers = self.registers()?;
-        if registers.read_u32(MAGIC_VALUE) != MAGIC {
-            return None;
+        let registers = match paging::registers(self.address, bytes) {
+            Ok(registers) => registers,
+            Err(error) => {
+                log::warn!(
+                    "registers at {:#x}, {bytes:#x} bytes: {error}",
+                    self.address
+                );
+                return Ok(None);
+            }
+        };
+        match MmioTransport::new(registers, self.address) {
+            // Where no device was put, or where it was only guessed that one may be.
+            Err(error) if matches!(error.cause, Cause::NotVirtioMmio { .. }) => {
+                log::debug!("{error}");
+                Ok(None)
+            }
+            result => result,
         }
-        Some(registers.read_u32(DEVICE_ID))
-            .filter(|id| *id != 0)
-            .map(DeviceId)
-    }
-
-    /// The device's transport, and its interrupts.
-    pub(super) fn open(&self, name: &str) -> Result<(DeviceTransport, Interrupts), String> {
-        let bytes = self.bytes.clamp(SMALLEST, LARGEST);
-        let mapped = paging::map_mmio(self.address, bytes).map_err(|error| format!("{error}"))?;
-        let header: NonNull<VirtIOHeader> = mapped.cast();
-        // SAFETY: the slot's registers are mapped for good, at least the header's 0x100 bytes of them, page aligned or
-        // at microvm's stride, and the device has one driver.
-        let transport =
-            unsafe { MmioTransport::new(header, bytes) }.map_err(|error| format!("{error}"))?;
-        #[expect(unsafe_code, reason = "its trait promises nothing")]
-        // SAFETY: it is virtio-drivers' own transport, and the slot has no other.
-        let transport = unsafe { FromStock::new(transport, Location::Mmio(self.address)) };
-        let registers = self.registers().ok_or("its registers cannot be mapped")?;
-        let interrupts = Interrupts::of_mmio(registers, self.line, name);
-        Ok((DeviceTransport::Second(transport), interrupts))
     }
 }
 

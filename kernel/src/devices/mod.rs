@@ -101,15 +101,24 @@ pub async fn init() {
         }
     }
     for slot in mmio::slots() {
-        let Some(id) = slot.device_id() else { continue };
-        let place = DeviceName {
-            id,
-            location: Location::Mmio(slot.address),
-        };
-        let name = name_for(id);
-        match slot.open(&name) {
-            Ok((transport, interrupts)) => bring_up(name, place, transport, interrupts).await,
-            Err(error) => register(name, place, Mode::None, Err(error)),
+        match slot.open() {
+            Ok(None) => {}
+            Ok(Some(transport)) => {
+                let place = transport.name();
+                let name = name_for(place.id);
+                let interrupts = Interrupts::of_mmio(&transport, slot.line, &name);
+                let transport = DeviceTransport::Second(transport);
+                bring_up(name, place, transport, interrupts).await;
+            }
+            Err(error) => {
+                let name = name_for(error.device.id);
+                register(
+                    name,
+                    error.device,
+                    Mode::None,
+                    Err(format!("{}", error.cause)),
+                );
+            }
         }
     }
 }

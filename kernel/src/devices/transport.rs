@@ -1,9 +1,7 @@
 //! The transports of this kernel's devices as one type, so that each driver is compiled once.
 
-use virtio_drivers::transport::mmio::MmioTransport;
-use vringlet::PciTransport;
-use vringlet::transport::compat::FromStock;
 use vringlet::transport::either::Either;
+use vringlet::{MmioTransport, PciTransport};
 
-/// A device's transport: PCI, or virtio-mmio by the `virtio-drivers` crate.
-pub type DeviceTransport = Either<PciTransport, FromStock<MmioTransport<'static>>>;
+/// A device's transport: PCI, or virtio-mmio.
+pub type DeviceTransport = Either<PciTransport, MmioTransport>;

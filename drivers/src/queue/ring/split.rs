@@ -4,11 +4,11 @@
 //! keeps in memory of its own; the shared memory is written for the device and read only where the device writes.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{Ordering, fence};
 
 use virtio_drivers::{BufferDirection, Hal};
 
 use super::{Descriptor, Request, Used};
+use crate::barrier;
 use crate::dma::{Access, Dma};
 use crate::error::Cause;
 use crate::transport::QueueAddresses;
@@ -326,12 +326,12 @@ impl<H: Hal> SplitRing<H> {
             return None;
         }
         // The device must see descriptors and ring entries before the index that covers them.
-        fence(Ordering::Release);
+        barrier::release();
         self.memory.store_u16(self.avail + 2, new);
         self.published_idx = new;
         // And the index must be visible before the device's wish is read: x86 lets the load overtake the store, and both
         // sides would sleep (spec 2.7.13.4.1). Only a full fence orders them.
-        fence(Ordering::SeqCst);
+        barrier::full();
         Some(if self.event_idx {
             let entries = USED_ELEMENT_LEN * usize::from(self.size);
             let avail_event = self.memory.load_u16(self.used + 4 + entries);
@@ -364,7 +364,7 @@ impl<H: Hal> SplitRing<H> {
             return Err(Cause::BadUsedIndex { index, in_flight });
         }
         // The entry, and what the device wrote to the buffers, must not be read before the index.
-        fence(Ordering::Acquire);
+        barrier::acquire();
         let entry = usize::from(self.last_used_idx & (self.size - 1));
         let at = self.used + 4 + USED_ELEMENT_LEN * entry;
         self.last_used_idx = self.last_used_idx.wrapping_add(1);
@@ -389,7 +389,7 @@ impl<H: Hal> SplitRing<H> {
             self.memory.store_u16(self.avail, 0);
         }
         // The wish must be visible before the used index is read again.
-        fence(Ordering::SeqCst);
+        barrier::full();
     }
 
     #[inline]

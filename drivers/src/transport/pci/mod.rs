@@ -17,7 +17,9 @@ use self::capability::{MsixCapability, Region};
 use self::msix::{Msix, NO_VECTOR};
 use super::{
     Instance, InterruptCauses, Notifier, QueueMemory, Quiesced, SharedMemory, Status, Transport,
+    config,
 };
+use crate::barrier;
 use crate::device::{DeviceId, DeviceName, Location};
 use crate::error::{Cause, Error, Result};
 use crate::mmio::{Mmio, Registers};
@@ -253,18 +255,10 @@ impl<R: Registers> PciTransport<R> {
         }
     }
 
-    /// The device configuration from `offset`, if it has `len` bytes there.
+    /// The device configuration, if there is one for `len` bytes at `offset` to be in.
     fn config(&self, offset: usize, len: usize) -> Result<&R> {
-        match &self.device {
-            Some(registers)
-                if offset
-                    .checked_add(len)
-                    .is_some_and(|end| end <= registers.len()) =>
-            {
-                Ok(registers)
-            }
-            _ => Err(self.error(Cause::ConfigOutOfRange { offset, len })),
-        }
+        let cause = Cause::ConfigOutOfRange { offset, len };
+        self.device.as_ref().ok_or_else(|| self.error(cause))
     }
 }
 
@@ -292,6 +286,7 @@ unsafe impl<R: Registers> Transport for PciTransport<R> {
         for _ in 0..RESET_READS {
             status = self.common.read_u8(common::DEVICE_STATUS);
             if status == 0 {
+                barrier::after_register_read();
                 return Ok(self.instance.quiesced());
             }
             core::hint::spin_loop();
@@ -304,6 +299,8 @@ unsafe impl<R: Registers> Transport for PciTransport<R> {
     }
 
     fn set_status(&mut self, status: Status) {
+        // With DRIVER_OK the device may look at its queues.
+        barrier::before_register_write();
         self.common.write_u8(common::DEVICE_STATUS, status.bits());
     }
 
@@ -356,6 +353,7 @@ unsafe impl<R: Registers> Transport for PciTransport<R> {
         self.common.write_u64(common::QUEUE_DRIVER, queue.driver);
         self.common.write_u64(common::QUEUE_DEVICE, queue.device);
         let bell = self.bell(index).map_err(fail)?;
+        barrier::before_register_write();
         self.common.write_u16(common::QUEUE_ENABLE, 1);
         Ok(bell)
     }
@@ -365,43 +363,17 @@ unsafe impl<R: Registers> Transport for PciTransport<R> {
     }
 
     fn read_config(&self, offset: usize, bytes: &mut [u8]) -> Result<()> {
-        let config = self.config(offset, bytes.len())?;
-        match bytes.len() {
-            2 => bytes.copy_from_slice(&config.read_u16(offset).to_le_bytes()),
-            4 => bytes.copy_from_slice(&config.read_u32(offset).to_le_bytes()),
-            8 => {
-                for (index, half) in bytes.chunks_exact_mut(4).enumerate() {
-                    half.copy_from_slice(&config.read_u32(offset + index * 4).to_le_bytes());
-                }
-            }
-            _ => {
-                for (index, byte) in bytes.iter_mut().enumerate() {
-                    *byte = config.read_u8(offset + index);
-                }
-            }
-        }
-        Ok(())
+        let registers = self.config(offset, bytes.len())?;
+        config::read(registers, offset, bytes).map_err(|cause| self.error(cause))
     }
 
     fn write_config(&mut self, offset: usize, bytes: &[u8]) -> Result<()> {
-        let config = self.config(offset, bytes.len())?;
-        match *bytes {
-            [a, b] => config.write_u16(offset, u16::from_le_bytes([a, b])),
-            [a, b, c, d] => config.write_u32(offset, u32::from_le_bytes([a, b, c, d])),
-            [a, b, c, d, e, f, g, h] => {
-                config.write_u64(offset, u64::from_le_bytes([a, b, c, d, e, f, g, h]));
-            }
-            _ => {
-                for (index, byte) in bytes.iter().enumerate() {
-                    config.write_u8(offset + index, *byte);
-                }
-            }
-        }
-        Ok(())
+        let registers = self.config(offset, bytes.len())?;
+        config::write(registers, offset, bytes).map_err(|cause| self.error(cause))
     }
 
     fn take_interrupt_causes(&mut self) -> InterruptCauses {
-        InterruptCauses::from_bits_truncate(self.isr.read_u8(0))
+        take_causes(&self.isr)
     }
 
     fn shared_memory(&self, id: u8) -> Option<SharedMemory> {
@@ -421,8 +393,16 @@ pub struct InterruptStatus<R = Mmio> {
 impl<R: Registers> InterruptStatus<R> {
     /// Why the device interrupted. Reading takes the interrupt line down and clears the causes: whoever reads keeps them.
     pub fn take(&self) -> InterruptCauses {
-        InterruptCauses::from_bits_truncate(self.isr.read_u8(0))
+        take_causes(&self.isr)
     }
+}
+
+/// Reads and thereby clears the interrupt status.
+fn take_causes<R: Registers>(isr: &R) -> InterruptCauses {
+    let causes = InterruptCauses::from_bits_truncate(isr.read_u8(0));
+    // What the device did before it interrupted is there to be seen.
+    barrier::after_register_read();
+    causes
 }
 
 /// The notification register of one queue of a PCI device: a notification is one store.
@@ -435,6 +415,7 @@ pub struct PciNotifier<R> {
 impl<R: Registers> Notifier for PciNotifier<R> {
     #[inline]
     fn notify(&self) {
+        barrier::before_register_write();
         self.bell.write_u16(0, self.index);
     }
 }

@@ -1,0 +1,60 @@
+//! Accesses to the device configuration, in the widths that the specification wants of a register-based transport (4.1.3.1,
+//! 4.2.2.2): a field of 8, 16 or 32 bits in one access, one of 64 bits in two of 32.
+
+use crate::error::Cause;
+use crate::mmio::Registers;
+
+/// Checks that `len` bytes at `offset` are there, and that a field of that length may be there.
+fn check<R: Registers>(config: &R, offset: usize, len: usize) -> Result<(), Cause> {
+    let end = offset.checked_add(len);
+    if end.is_none_or(|end| end > config.len()) {
+        return Err(Cause::ConfigOutOfRange { offset, len });
+    }
+    let unit = match len {
+        2 => 2,
+        4 | 8 => 4,
+        _ => 1,
+    };
+    if !offset.is_multiple_of(unit) {
+        let (value, unit) = (offset as u64, unit as u64);
+        return Err(Cause::Misaligned { value, unit });
+    }
+    Ok(())
+}
+
+/// See [`Transport::read_config`](super::Transport::read_config).
+pub(super) fn read<R: Registers>(config: &R, offset: usize, bytes: &mut [u8]) -> Result<(), Cause> {
+    check(config, offset, bytes.len())?;
+    match bytes.len() {
+        2 => bytes.copy_from_slice(&config.read_u16(offset).to_le_bytes()),
+        4 | 8 => {
+            for (index, word) in bytes.chunks_exact_mut(4).enumerate() {
+                word.copy_from_slice(&config.read_u32(offset + index * 4).to_le_bytes());
+            }
+        }
+        _ => {
+            for (index, byte) in bytes.iter_mut().enumerate() {
+                *byte = config.read_u8(offset + index);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// See [`Transport::write_config`](super::Transport::write_config).
+pub(super) fn write<R: Registers>(config: &R, offset: usize, bytes: &[u8]) -> Result<(), Cause> {
+    check(config, offset, bytes.len())?;
+    match *bytes {
+        [a, b] => config.write_u16(offset, u16::from_le_bytes([a, b])),
+        [a, b, c, d] => config.write_u32(offset, u32::from_le_bytes([a, b, c, d])),
+        [a, b, c, d, e, f, g, h] => {
+            config.write_u64(offset, u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+        }
+        _ => {
+            for (index, byte) in bytes.iter().enumerate() {
+                config.write_u8(offset + index, *byte);
+            }
+        }
+    }
+    Ok(())
+}
