@@ -71,6 +71,7 @@ fn start(boot: &'static mut BootInfo) -> ! {
         arch::cpu::features().name,
     );
     status::mark("memory, interrupts and clock");
+    serial::start();
     pci::init();
     status::mark("PCI");
     task::spawn(async {

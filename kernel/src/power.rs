@@ -8,7 +8,7 @@ use x86_64::instructions::interrupts;
 use x86_64::instructions::port::Port;
 
 use crate::acpi::{self, Register};
-use crate::time;
+use crate::{serial, time};
 
 const DEBUG_EXIT: u16 = 0xf4;
 /// What an absent port reads as.
@@ -38,6 +38,7 @@ const READS_UNTIL_GONE: u32 = 1_000_000;
 
 /// Ends QEMU with status `(value << 1) | 1`; returns where the machine has no isa-debug-exit.
 pub fn exit_with(value: u32) {
+    serial::drain();
     let mut port = Port::<u32>::new(DEBUG_EXIT);
     // SAFETY: QEMU's isa-debug-exit, or no device at all, answers at this port; writing ends the guest.
     unsafe { port.write(value) };
@@ -50,6 +51,7 @@ pub fn exit_with(value: u32) {
 
 /// Switches the machine off through ACPI (QEMU's exit status is 0). Returns why it could not.
 pub fn off() -> &'static str {
+    serial::drain();
     let Some(power) = acpi::info().power.as_ref() else {
         return "the machine has no ACPI";
     };
@@ -77,6 +79,7 @@ pub fn off() -> &'static str {
 
 /// Restarts the machine: by the FADT's reset register, else by the keyboard controller, else by a triple fault.
 pub fn reboot() -> ! {
+    serial::drain();
     if let Some((register, value)) = acpi::info().power.as_ref().and_then(|power| power.reset) {
         register.write_u8(value);
         time::spin(Duration::from_millis(100));

@@ -12,7 +12,7 @@ use vringlet::net::MacAddress;
 use crate::devices::Device;
 use crate::memory::{self, PAGE_BYTES};
 use crate::net::stack::{SocketSummary, Stack, Summary};
-use crate::{acpi, arch, devices, interrupts, net, task, time};
+use crate::{acpi, arch, devices, interrupts, net, serial, task, time};
 
 /// The moments of the boot that were worth noting.
 static MARKS: Mutex<Vec<Mark>> = Mutex::new(Vec::new());
@@ -44,6 +44,7 @@ struct Status {
     sleeps: u64,
     boot: Vec<Mark>,
     memory: Memory,
+    console: Console,
     devices: Vec<DeviceStatus>,
     interfaces: Vec<Interface>,
     interrupts: Vec<Interrupt>,
@@ -63,6 +64,13 @@ struct Memory {
     heap_used: usize,
     heap_total: usize,
     dma: usize,
+}
+
+/// Bytes on the serial port that were not in time.
+#[derive(Serialize)]
+struct Console {
+    lost_input: u64,
+    lost_output: u64,
 }
 
 #[derive(Serialize)]
@@ -153,6 +161,10 @@ pub fn json() -> String {
         sleeps,
         boot: MARKS.lock().clone(),
         memory: memory(),
+        console: Console {
+            lost_input: serial::lost_input(),
+            lost_output: serial::lost_output(),
+        },
         devices: devices::all().into_iter().map(device).collect(),
         interfaces: net::stacks()
             .into_iter()

@@ -39,11 +39,19 @@ struct State {
     lines: Vec<Line>,
     open: bool,
     closed: bool,
+    /// Nothing more is read.
+    held: bool,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn when_not_held<T>(&self, read: impl FnOnce() -> T) -> T {
+        let state = self.lock();
+        drop(self.changed.wait_while(state, |state| state.held));
+        read()
     }
 }
 
@@ -63,7 +71,7 @@ impl Console {
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             let mut plain = PlainText::default();
-            while let Ok(count @ 1..) = output.read(&mut buffer) {
+            while let Ok(count @ 1..) = writer.when_not_held(|| output.read(&mut buffer)) {
                 // A closed echo (`make run | head`) is no reason to stop the guest.
                 let _ = echo.write_all(&buffer[..count]).and_then(|()| echo.flush());
                 let text = plain.next(&buffer[..count]);
@@ -147,6 +155,17 @@ impl Console {
             .shared
             .changed
             .wait_timeout_while(state, bound, |state| !state.closed);
+    }
+
+    /// Stops reading, once what is on its way is read: the guest has a console that nobody reads.
+    pub fn hold(&self) {
+        self.shared.lock().held = true;
+    }
+
+    /// Reads again.
+    pub fn release(&self) {
+        self.shared.lock().held = false;
+        self.shared.changed.notify_all();
     }
 
     /// Types a line, as a person would.
@@ -300,6 +319,25 @@ mod tests {
         let console = captured(b"vringlet> \r\x1b[K[ 0.1] INFO  x\r\nvringlet> ab\x1b[Kc\r\n");
         let lines: Vec<_> = console.lines().into_iter().map(|line| line.text).collect();
         assert_eq!(lines, ["vringlet> ", "[ 0.1] INFO  x", "vringlet> abc"]);
+    }
+
+    #[test]
+    fn nothing_is_read_from_a_console_that_is_held() -> Result<()> {
+        let (output, mut guest) = std::io::pipe()?;
+        let mut console = Console::capture(output, std::io::sink(), std::io::sink());
+        let bound = Duration::from_secs(5);
+        guest.write_all(b"one\n")?;
+        console.expect("one", bound)?;
+        console.hold();
+        // The reader may be in the middle of one last read.
+        guest.write_all(b"two\n")?;
+        guest.write_all(b"three\n")?;
+        std::thread::sleep(Duration::from_millis(50));
+        guest.write_all(b"four\n")?;
+        assert!(console.expect("four", Duration::from_millis(50)).is_err());
+        console.release();
+        console.expect("four", bound)?;
+        Ok(())
     }
 
     #[test]

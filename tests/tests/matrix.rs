@@ -17,6 +17,7 @@ mod matrix {
     pub(crate) mod run;
     pub(crate) mod sound;
     pub(crate) mod sound_file;
+    pub(crate) mod stalled;
 }
 
 use std::process::ExitCode;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         matrix::run::cells(),
         matrix::sound::cells(),
         matrix::sound_file::cells(),
+        matrix::stalled::cells(),
     ]
     .concat();
     // A name that is whole means that cell, even where other names contain it.

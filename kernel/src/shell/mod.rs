@@ -20,7 +20,7 @@ use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::power::{self, ExitCode};
-use crate::serial::{Console, Input, Typing};
+use crate::serial::{self, Console, Input, Typing};
 use crate::{fw_cfg, store};
 use editor::{Editor, Event};
 
@@ -134,6 +134,8 @@ async fn interruptible(
 
 /// Runs one command and prints its error, if it fails.
 async fn run_line(line: &str) -> Result<(), ()> {
+    // What the one before printed may still be on its way.
+    serial::room().await;
     let result = execute(line, &mut Console).await;
     result.map_err(|error| {
         let _ = writeln!(Console, "error: {error}");

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::files::path::Shown;
 use crate::files::{self, Entry, ErrorKind, File, Kind, PIECE, Path, Summary};
+use crate::serial;
 use crate::shell::{Args, Command, Error, Output, dump};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[
@@ -94,6 +95,7 @@ async fn ls(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     }
     if files::kind(&path).await? == Kind::Directory {
         for entry in files::list(&path).await? {
+            serial::room().await;
             show(&entry, out)?;
         }
         return Ok(());
@@ -170,6 +172,7 @@ async fn cat(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
         if at_end {
             break;
         }
+        serial::room().await;
         yield_now().await;
     }
     if last != '\n' {

@@ -45,7 +45,7 @@ const MOST_DEPTH: u64 = 256;
 async fn run(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     match args.word("operation")? {
         "info" => info(args, out),
-        "read" => read(args, out),
+        "read" => read(args, out).await,
         "write" => write(args),
         "fill" => fill(args, out).await,
         "verify" => verify(args, out).await,
@@ -93,7 +93,7 @@ fn info(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-fn read(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+async fn read(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let pmem = device(&mut args)?;
     let offset = args.number("OFFSET")?;
     let len = args.next_number("LEN")?.unwrap_or(READ_BYTES);
@@ -105,7 +105,7 @@ fn read(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     }
     let mut bytes = vec![0; len as usize];
     get(pmem, offset, &mut bytes)?;
-    dump::lines(out, offset, &bytes)
+    dump::lines(out, offset, &bytes).await
 }
 
 fn get(pmem: &Pmem, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {

@@ -7,7 +7,7 @@ use core::hint::black_box;
 use crate::arch::provoke;
 use crate::devices::sound;
 use crate::shell::{Args, Command, Error, Output};
-use crate::{power, task};
+use crate::{power, serial, task};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[
     Command {
@@ -36,6 +36,7 @@ pub(in crate::shell) async fn come_to_rest() {
     if !task::settled().await {
         log::warn!("what was being written could not be finished");
     }
+    serial::sent().await;
 }
 
 async fn poweroff(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {

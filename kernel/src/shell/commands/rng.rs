@@ -31,5 +31,5 @@ async fn show(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
             more => filled += more,
         }
     }
-    dump::lines(out, 0, &bytes)
+    dump::lines(out, 0, &bytes).await
 }

@@ -169,7 +169,7 @@ async fn read(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
         for buffer in work.read_all().await? {
             for (number, bytes) in (start..).zip(buffer.chunks(SECTOR_LEN)) {
                 if (at..end).contains(&number) {
-                    dump::lines(out, number * SECTOR_LEN as u64, bytes)?;
+                    dump::lines(out, number * SECTOR_LEN as u64, bytes).await?;
                 }
             }
         }
