@@ -197,6 +197,11 @@ pub enum Cause {
     // Requests.
     /// Nothing came back in the time allowed; the request stays with the device until it does.
     Timeout,
+    /// The device had requests and gave none of them back for so long.
+    Unanswered {
+        /// How long, in seconds.
+        seconds: u64,
+    },
     /// The device reported an I/O error.
     DeviceError,
     /// The device does not support the request, or the feature was not negotiated.
@@ -361,6 +366,7 @@ impl fmt::Display for Cause {
             ),
             Self::QueueBroken => f.write_str("queue was given up after the device broke its rules"),
             Self::Timeout => f.write_str("no answer in the time allowed"),
+            Self::Unanswered { seconds } => write!(f, "no answer in {seconds} s"),
             Self::DeviceError => f.write_str("device reports an I/O error"),
             Self::Unsupported => f.write_str("request is not supported"),
             Self::CommandRefused => f.write_str("device refused the command"),

@@ -204,7 +204,7 @@ fn device(device: &'static Device) -> DeviceStatus {
     DeviceStatus {
         name: &device.name,
         place: device.place.to_string(),
-        interrupts: device.mode.to_string(),
+        interrupts: device.mode().to_string(),
         driver: match &device.driver {
             Err(error) => DriverStatus::Failed { error },
             Ok(driver) => {

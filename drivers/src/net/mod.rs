@@ -549,6 +549,11 @@ impl<H: Hal, T: Transport> Net<H, T> {
         !(work || failed || self.link_changed || self.announce)
     }
 
+    /// After [`Self::prepare_to_sleep`]: whether a frame came since, for which the device must have interrupted.
+    pub fn frame_came(&mut self) -> bool {
+        self.active.queues.receiver.enable_interrupts()
+    }
+
     /// Ready when [`Self::prepare_to_sleep`] finds something to do. Else [`Self::process`] wakes the task, for which there
     /// is room for one.
     ///

@@ -193,7 +193,7 @@ fn device((device, report): (&&'static Device, &Option<Report>)) -> DeviceFacts 
             Ok(driver) => driver.summary(),
             Err(reason) => reason.clone(),
         },
-        mode: device.mode.to_string(),
+        mode: device.mode().to_string(),
         work: work.filter(|_| device.place.id != DeviceId::GPU),
         failed: device.driver.is_err(),
     }

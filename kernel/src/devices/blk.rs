@@ -5,20 +5,16 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Deref;
-use core::time::Duration;
 
 use spin::Mutex;
 use vringlet::asynchronous::Asynchronous;
 use vringlet::blk::{Blk, Options};
 use vringlet::{Cause, Error, Report};
 
-use super::owner::{Owner, Shared};
-use super::{DeviceTransport, Driven, Found, Mode};
+use super::owner::{self, Owner, Shared};
+use super::{DeviceTransport, Driven, Found};
 use crate::memory::dma::KernelHal;
-use crate::{task, time};
-
-/// How often the configuration of a disk without interrupts is looked at.
-const CONFIG_POLL: Duration = Duration::from_secs(1);
+use crate::task;
 
 /// A disk. Dereferences to the driver's asynchronous face.
 pub struct Disk {
@@ -61,19 +57,21 @@ pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
 }
 
 impl Disk {
+    fn report(&self) -> Report {
+        self.shared.complete(self.with(|blk| blk.report()))
+    }
+
     /// The owner's task.
     async fn own(&self) {
-        let mut owner = Owner::new(&self.name, &self.shared);
-        while owner.serve(self.watch_config()).await {}
+        let mut owner = Owner::new(&self.name, &self.shared, owner::timeout());
+        let queues = || self.report().queues;
+        while owner.serve(self.watch_config(), queues).await {}
     }
 
     /// Follows the device's configuration, until it wants to be reset.
     async fn watch_config(&self) -> Error {
         loop {
-            match self.shared.interrupts().mode() {
-                Mode::Polled => time::after(CONFIG_POLL).await,
-                _ => self.shared.interrupts().config().await,
-            }
+            self.shared.interrupts().config().await;
             if let Err(error) = self.take_config_change() {
                 return error;
             }
@@ -97,7 +95,7 @@ impl Disk {
 
 impl Driven for &'static Disk {
     fn report(&self) -> Report {
-        self.shared.complete(self.with(|blk| blk.report()))
+        Disk::report(self)
     }
 
     fn summary(&self) -> String {

@@ -18,7 +18,7 @@ use vringlet::gpu::{
 };
 use vringlet::{Cause, Driver, Error, Report};
 
-use super::owner::{Owner, Shared};
+use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
 use crate::dashboard::Drawn;
 use crate::interrupts::Event;
@@ -139,8 +139,14 @@ pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
 impl Adapter {
     /// The owner's task.
     async fn own(&self) {
-        let mut owner = Owner::new(&self.name, &self.shared);
-        while owner.serve(self.watch_config()).await {
+        let mut owner = Owner::new(&self.name, &self.shared, owner::timeout());
+        // What comes back on the cursor's queue is not taken before the next command for it.
+        let queues = || {
+            let mut queues = self.with(|gpu| gpu.report()).queues;
+            queues.truncate(1);
+            queues
+        };
+        while owner.serve(self.watch_config(), queues).await {
             // Started again, it has no pictures any more.
             self.lost.store(true, Ordering::Relaxed);
             self.changed.raise();

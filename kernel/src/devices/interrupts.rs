@@ -2,9 +2,11 @@
 
 use alloc::boxed::Box;
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use core::future::poll_fn;
+use core::future::{Future, poll_fn};
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::Poll;
 use core::time::Duration;
 
@@ -18,6 +20,14 @@ use crate::time;
 
 /// How often a device that can't interrupt is looked at.
 const POLL: Duration = Duration::from_millis(1);
+/// How often the configuration of such a device is looked at.
+const CONFIG_POLL: Duration = Duration::from_millis(250);
+/// When a device that was never heard is looked at for the first time after it was given something to do; and the longest
+/// time between two looks.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
+/// How much later than its completion an interrupt may come: the host may have much else to do between the two.
+const LATE: Duration = Duration::from_millis(500);
 /// Queues that get an event of their own; the last one's serves those beyond.
 const MOST_QUEUES: u16 = 16;
 
@@ -28,7 +38,7 @@ pub enum Mode {
     MsiX,
     /// By an interrupt line, which it may share.
     Line(u32),
-    /// Not at all: it is looked at every millisecond.
+    /// Not at all: it is looked at every millisecond while it has something to do.
     Polled,
     /// It was not brought up.
     None,
@@ -48,17 +58,29 @@ impl fmt::Display for Mode {
 /// The events of one device. Each is awaited by one task: the owner of that queue.
 #[derive(Clone)]
 pub struct Interrupts {
+    /// The device's name, such as `blk0`.
+    name: String,
     mode: Mode,
+    heard: &'static Heard,
     /// The device's configuration changed.
     config: &'static Event,
     queues: &'static [Event],
+}
+
+/// What is known of a device's interrupts.
+#[derive(Default)]
+struct Heard {
+    /// One came.
+    once: AtomicBool,
+    /// None comes, though the device was asked for them.
+    never: AtomicBool,
 }
 
 impl Interrupts {
     /// Connects a PCI device: every queue gets a message of its own if the device and the kernel have that many.
     pub(super) fn of_pci(transport: &mut PciTransport, function: &Function, name: &str) -> Self {
         let queues = transport.queue_count().clamp(1, MOST_QUEUES);
-        let mut this = Self::unconnected(queues);
+        let mut this = Self::unconnected(queues, name);
         match this.connect_messages(transport, name) {
             Ok(()) => {
                 this.mode = Mode::MsiX;
@@ -90,7 +112,7 @@ impl Interrupts {
 
     /// Connects a virtio-mmio device to its line.
     pub(super) fn of_mmio(transport: &MmioTransport, line: Option<u32>, name: &str) -> Self {
-        let mut this = Self::unconnected(MOST_QUEUES);
+        let mut this = Self::unconnected(MOST_QUEUES, name);
         let connected = line
             .ok_or("nothing says which interrupt line is its own".into())
             .and_then(|line| {
@@ -117,14 +139,16 @@ impl Interrupts {
     pub(super) fn none() -> Self {
         Self {
             mode: Mode::None,
-            ..Self::unconnected(1)
+            ..Self::unconnected(1, "")
         }
     }
 
-    fn unconnected(queues: u16) -> Self {
+    fn unconnected(queues: u16, name: &str) -> Self {
         let queues: Vec<Event> = (0..queues).map(|_| Event::new()).collect();
         Self {
+            name: name.into(),
             mode: Mode::Polled,
+            heard: Box::leak(Box::default()),
             config: Box::leak(Box::new(Event::new())),
             queues: queues.leak(),
         }
@@ -192,26 +216,44 @@ impl Interrupts {
 
     /// How the device is heard.
     pub fn mode(&self) -> Mode {
-        self.mode
+        match self.heard.never.load(Ordering::Relaxed) {
+            true => Mode::Polled,
+            false => self.mode,
+        }
     }
 
     /// Waits until the configuration may have changed. One task.
     pub async fn config(&self) {
-        match self.mode {
-            Mode::Polled | Mode::None => time::after(POLL).await,
+        match self.mode() {
+            Mode::Polled | Mode::None => time::after(CONFIG_POLL).await,
             Mode::MsiX | Mode::Line(_) => self.config.wait().await,
         }
     }
 
     /// Waits until any of the first `queues` queues may have used buffers or the configuration may have changed, and says
     /// which of the two; `None` if the device must be asked. For a task that owns all of the device.
-    pub async fn any(&self, queues: usize) -> Option<InterruptCauses> {
-        if matches!(self.mode, Mode::Polled | Mode::None) {
+    ///
+    /// `completed` says whether the device completed something for which it must have interrupted. It is asked now and then
+    /// until the device is heard for the first time.
+    pub async fn any(
+        &self,
+        queues: usize,
+        completed: impl FnMut() -> bool,
+    ) -> Option<InterruptCauses> {
+        if matches!(self.mode(), Mode::Polled | Mode::None) {
             time::after(POLL).await;
             return None;
         }
+        match self.heard.once.load(Ordering::Relaxed) {
+            true => Some(self.causes(queues).await),
+            false => self.first(|| self.causes(queues), completed).await,
+        }
+    }
+
+    /// Waits for an interrupt of any of the first `queues` queues, or for a configuration change.
+    async fn causes(&self, queues: usize) -> InterruptCauses {
         let queues = self.queues.get(..queues).unwrap_or(self.queues);
-        let causes = poll_fn(|context| {
+        poll_fn(|context| {
             let mut causes = InterruptCauses::empty();
             // Every one of them is looked at, so that none is left raised for the next time.
             for event in queues {
@@ -226,8 +268,67 @@ impl Interrupts {
                 true => Poll::Pending,
                 false => Poll::Ready(causes),
             }
-        });
-        Some(causes.await)
+        })
+        .await
+    }
+
+    /// Waits for an interrupt of a device that was never heard, or until it completed something and does not interrupt.
+    async fn first<F: Future>(
+        &self,
+        interrupt: impl Fn() -> F,
+        mut completed: impl FnMut() -> bool,
+    ) -> Option<F::Output> {
+        let mut pause = FIRST_LOOK;
+        let mut heard = time::timeout(pause, interrupt()).await;
+        while heard.is_err() {
+            if completed() {
+                // Its interrupt may still be on its way.
+                heard = time::timeout(LATE, interrupt()).await;
+                break;
+            }
+            pause = (2 * pause).min(LONGEST_LOOK);
+            heard = time::timeout(pause, interrupt()).await;
+        }
+        if heard.is_ok() {
+            self.heard.once.store(true, Ordering::Relaxed);
+            return heard.ok();
+        }
+        self.give_up_hearing();
+        None
+    }
+
+    /// Waits until a device that has something to do is heard for the first time, or completed something and does not
+    /// interrupt, in which case it is polled from then on. `completed` says whether the device completed something for
+    /// which it must interrupt, or `None` if it has nothing to do any more.
+    pub async fn listen(&self, mut completed: impl FnMut() -> Option<bool>) {
+        let mut pause = FIRST_LOOK;
+        loop {
+            time::after(pause).await;
+            match completed() {
+                _ if self.is_heard() => return,
+                None => return,
+                Some(true) => break,
+                Some(false) => pause = (2 * pause).min(LONGEST_LOOK),
+            }
+        }
+        // Its interrupt may still be on its way.
+        time::after(LATE).await;
+        if !self.is_heard() {
+            self.give_up_hearing();
+        }
+    }
+
+    /// Whether the device ever interrupted.
+    pub fn is_heard(&self) -> bool {
+        self.heard.once.load(Ordering::Relaxed)
+    }
+
+    fn give_up_hearing(&self) {
+        let (name, mode) = (&self.name, self.mode);
+        log::warn!("{name}: done with a request without an interrupt ({mode}): polled");
+        self.heard.never.store(true, Ordering::Relaxed);
+        // Who waits for a change of the configuration would not hear of one either.
+        self.config.raise();
     }
 
     /// Whether any of the first `queues` queues interrupted since the last call.
@@ -235,7 +336,11 @@ impl Interrupts {
     pub fn take(&self, queues: usize) -> bool {
         let queues = self.queues.get(..queues).unwrap_or(self.queues);
         // Every one of them is looked at, so that none is left raised for the next time.
-        queues.iter().fold(false, |any, event| any | event.take())
+        let raised = queues.iter().fold(false, |any, event| any | event.take());
+        if raised && !self.is_heard() {
+            self.heard.once.store(true, Ordering::Relaxed);
+        }
+        raised
     }
 
     /// Waits until a device that can't interrupt is to be looked at again.

@@ -23,6 +23,7 @@ pub mod sound;
 mod transport;
 
 pub use interrupts::{Interrupts, Mode};
+pub use owner::timeout;
 pub use transport::DeviceTransport;
 
 use alloc::boxed::Box;
@@ -62,10 +63,19 @@ pub struct Device {
     pub name: String,
     /// Its type and place.
     pub place: DeviceName,
-    /// How it is heard.
-    pub mode: Mode,
+    /// How it is heard; `None` if it was not brought up.
+    interrupts: Option<Interrupts>,
     /// Its driver, or why it has none.
     pub driver: Result<Box<dyn Driven>, String>,
+}
+
+impl Device {
+    /// How it is heard.
+    pub fn mode(&self) -> Mode {
+        self.interrupts
+            .as_ref()
+            .map_or(Mode::None, Interrupts::mode)
+    }
 }
 
 static REGISTRY: Mutex<Vec<&'static Device>> = Mutex::new(Vec::new());
@@ -97,7 +107,7 @@ pub async fn init() {
         let name = name_for(id);
         match open_pci(function, &name) {
             Ok((transport, interrupts)) => bring_up(name, place, transport, interrupts).await,
-            Err(error) => register(name, place, Mode::None, Err(error)),
+            Err(error) => register(name, place, None, Err(error)),
         }
     }
     for slot in mmio::slots() {
@@ -112,12 +122,7 @@ pub async fn init() {
             }
             Err(error) => {
                 let name = name_for(error.device.id);
-                register(
-                    name,
-                    error.device,
-                    Mode::None,
-                    Err(format!("{}", error.cause)),
-                );
+                register(name, error.device, None, Err(format!("{}", error.cause)));
             }
         }
     }
@@ -162,14 +167,14 @@ async fn bring_up(
     transport: DeviceTransport,
     interrupts: Interrupts,
 ) {
-    let mode = interrupts.mode();
+    let known = interrupts.clone();
     let found = Found {
         name: name.clone(),
         transport,
         interrupts,
     };
     let driver = start(place.id, found).await;
-    register(name, place, mode, driver);
+    register(name, place, Some(known), driver);
 }
 
 /// Hands the device to the file of its type.
@@ -196,16 +201,22 @@ async fn start(id: DeviceId, mut found: Found) -> Result<Box<dyn Driven>, String
     })
 }
 
-fn register(name: String, place: DeviceName, mode: Mode, driver: Result<Box<dyn Driven>, String>) {
-    match &driver {
-        Ok(driven) => log::info!("{name}: {place} ({mode}): {}", driven.summary()),
-        Err(reason) => log::warn!("{name}: {place}: {reason}"),
-    }
+fn register(
+    name: String,
+    place: DeviceName,
+    interrupts: Option<Interrupts>,
+    driver: Result<Box<dyn Driven>, String>,
+) {
     let device = Device {
         name,
         place,
-        mode,
+        interrupts,
         driver,
     };
+    let (name, mode) = (&device.name, device.mode());
+    match &device.driver {
+        Ok(driven) => log::info!("{name}: {place} ({mode}): {}", driven.summary()),
+        Err(reason) => log::warn!("{name}: {place}: {reason}"),
+    }
     REGISTRY.lock().push(Box::leak(Box::new(device)));
 }

@@ -8,9 +8,10 @@ use core::time::Duration;
 
 use spin::Mutex;
 use vringlet::net::{Command, Event, Features, Net, Options, ReceiveMode};
-use vringlet::{Cause, Error, Report};
+use vringlet::transport::InterruptCauses;
+use vringlet::{Error, Report};
 
-use super::{DeviceTransport, Driven, Found, Interrupts};
+use super::{DeviceTransport, Driven, Found, Interrupts, owner};
 use crate::memory::dma::KernelHal;
 use crate::time;
 
@@ -24,7 +25,7 @@ pub struct Card {
     interrupts: Interrupts,
 }
 
-/// How long a card may take to obey a command.
+/// How long a card may take to obey a command while nothing else can run.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long a card that broke the rules is left alone.
@@ -104,9 +105,18 @@ impl Card {
     /// Has the card obey a command.
     pub async fn command(&self, command: Command<'_>) -> Result<(), Error> {
         let reply = self.with(|driver| driver.command(command))?;
-        let result = time::timeout(PATIENCE, reply).await;
-        result
-            .unwrap_or_else(|_| Err(self.with(|driver| Error::new(driver.name(), Cause::Timeout))))
+        let result = time::timeout(owner::timeout(), reply).await;
+        result.unwrap_or_else(|_| {
+            let Report { device, queues, .. } = self.with(|driver| driver.report());
+            // The control queue is the last one (spec 5.1.2).
+            let queue = queues.last().map(|queue| queue.index);
+            let cause = owner::unanswered();
+            Err(Error {
+                device,
+                queue,
+                cause,
+            })
+        })
     }
 
     /// For the card's task, before it polls its stack: sees to what the device has to say. What the stack must be told
@@ -142,9 +152,12 @@ impl Card {
     /// which it waited, or something to [`tend`](Self::tend) to. Tells the device first about all that was sent.
     pub async fn ready(&self) {
         while self.with(Net::prepare_to_sleep) {
-            let causes = self.interrupts.any(QUEUES).await;
+            let completed = || self.with(Net::frame_came);
+            let causes = self.interrupts.any(QUEUES, completed).await;
             self.with(|driver| {
-                let causes = causes.unwrap_or_else(|| driver.take_interrupt_causes());
+                // With MSI-X, which may be what does not work, the device need not say why it interrupts.
+                let ask = || driver.take_interrupt_causes() | InterruptCauses::QUEUE;
+                let causes = causes.unwrap_or_else(ask);
                 // What it finds wrong is an event, which ends the wait.
                 let _ = driver.process(causes);
             });

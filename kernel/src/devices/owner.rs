@@ -1,20 +1,57 @@
 //! What the owners of devices have in common. [`Shared`] is a device that tasks share: completions are taken and the device
-//! is kicked at the end of each round of the executor. Its owner is the task that starts it again when it breaks the rules.
+//! is kicked at the end of each round of the executor. Its owner is the task that starts it again when it breaks the rules or
+//! answers nothing any more.
 
+use alloc::vec::Vec;
 use core::future::{Future, pending};
 use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
 
-use embassy_futures::select::{Either3, select3};
+use embassy_futures::select::{Either4, select4};
+use spin::LazyLock;
 use vringlet::asynchronous::Asynchronous;
-use vringlet::{Driver, Error, Report};
+use vringlet::{Cause, Driver, Error, QueueReport, Report};
 
 use super::{Interrupts, Mode};
+use crate::fw_cfg;
 use crate::interrupts::Event;
 use crate::task::{self, EndOfRound};
+use crate::time::{self, Instant};
 
 /// How often a device that breaks the rules is started again before it is given up.
 const MAX_RESTARTS: u32 = 3;
+
+/// How long a device may have requests and give none of them back, if the command line does not say.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a device is looked at in that time.
+const LOOKS: u32 = 8;
+
+/// How long a device may have requests and give none of them back: `timeout=SECONDS` of the kernel's command line.
+pub fn timeout() -> Duration {
+    static SET: LazyLock<Duration> = LazyLock::new(|| {
+        let Some(text) = fw_cfg::option("timeout") else {
+            return TIMEOUT;
+        };
+        match text.parse() {
+            Ok(seconds @ 1..=MAX_SECONDS) => Duration::from_secs(seconds),
+            _ => {
+                let default = TIMEOUT.as_secs();
+                log::warn!("timeout={text}: not 1 to {MAX_SECONDS} seconds; using {default}");
+                TIMEOUT
+            }
+        }
+    });
+    /// A day.
+    const MAX_SECONDS: u64 = 24 * 60 * 60;
+    *SET
+}
+
+/// That a device gave nothing back in [`timeout`].
+pub(super) fn unanswered() -> Cause {
+    let seconds = timeout().as_secs();
+    Cause::Unanswered { seconds }
+}
 
 /// A device shared by tasks. Dereferences to the driver's asynchronous face.
 pub(super) struct Shared<D: Driver> {
@@ -75,16 +112,41 @@ impl<D: Driver> Shared<D> {
         report
     }
 
-    /// Looks at a device that can't interrupt while it has something to do.
+    /// Looks at a device that can't interrupt while it has something to do; and at one that should, until it is heard.
     async fn look_now_and_then(&self) {
         loop {
             match self.interrupts.mode() {
-                Mode::Polled => {}
+                Mode::Polled => {
+                    self.face.busy().await;
+                    // Completions are taken at the end of the round in which this wakes.
+                    self.interrupts.next_look().await;
+                }
+                Mode::MsiX | Mode::Line(_) if !self.interrupts.is_heard() => {
+                    self.face.busy().await;
+                    // The device was asked to interrupt for the next completion, and is asked once more.
+                    let completed =
+                        || (!self.face.is_idle()).then(|| self.face.enable_interrupts());
+                    self.interrupts.listen(completed).await;
+                }
                 Mode::MsiX | Mode::Line(_) | Mode::None => return pending().await,
             }
+        }
+    }
+
+    /// Waits until one of `queues` had requests for so long and gave none back; says which. Sets no timer while the device
+    /// has nothing to do.
+    async fn overdue(&self, timeout: Duration, queues: impl Fn() -> Vec<QueueReport>) -> u16 {
+        let mut progress = Progress::default();
+        loop {
             self.face.busy().await;
-            // Completions are taken at the end of the round in which this wakes.
-            self.interrupts.next_look().await;
+            while progress.look(&queues(), time::now()) {
+                time::after(timeout / LOOKS).await;
+                if let Some(queue) = progress.overdue(&queues(), time::now(), timeout) {
+                    return queue;
+                }
+            }
+            // It may be busy with what is not watched.
+            time::after(timeout / LOOKS).await;
         }
     }
 }
@@ -122,35 +184,53 @@ impl<D: Driver> EndOfRound for Shared<D> {
 pub(super) struct Owner<'a, D: Driver> {
     name: &'a str,
     device: &'a Shared<D>,
+    timeout: Duration,
     restarts: u32,
 }
 
 impl<'a, D: Driver> Owner<'a, D> {
-    /// Takes charge of `device`, which the log calls `name`.
-    pub(super) fn new(name: &'a str, device: &'a Shared<D>) -> Self {
+    /// Takes charge of `device`, which the log calls `name` and which must give back something in `timeout` while it has
+    /// something.
+    pub(super) fn new(name: &'a str, device: &'a Shared<D>, timeout: Duration) -> Self {
         Self {
             name,
             device,
+            timeout,
             restarts: 0,
         }
     }
 
-    /// Waits until the device breaks the rules or `watch` finds something wrong; then starts it again. `true`: it was, and
-    /// wants to be watched; `false`: it is given up, and stays stopped.
-    pub(super) async fn serve(&mut self, watch: impl Future<Output = Error>) -> bool {
-        let (stopped, looks) = (self.device.stopped(), self.device.look_now_and_then());
-        let error = match select3(stopped, watch, looks).await {
-            Either3::First(error) | Either3::Second(error) => error,
-            Either3::Third(()) => return true,
+    /// Waits until the device breaks the rules, `watch` finds something wrong, or one of its `queues` has requests and
+    /// nothing comes back; then starts it again. `true`: it was, and wants to be watched; `false`: it is given up, and stays
+    /// stopped.
+    ///
+    /// `queues` are those whose requests the device answers soon, whatever happens.
+    pub(super) async fn serve(
+        &mut self,
+        watch: impl Future<Output = Error>,
+        queues: impl Fn() -> Vec<QueueReport>,
+    ) -> bool {
+        let device = self.device;
+        let overdue = device.overdue(self.timeout, queues);
+        let looks = device.look_now_and_then();
+        let error = match select4(device.stopped(), watch, overdue, looks).await {
+            Either4::First(error) | Either4::Second(error) => error,
+            Either4::Third(queue) => {
+                let seconds = self.timeout.as_secs();
+                let cause = Cause::Unanswered { seconds };
+                let error = device.with(|driver| driver.error(cause));
+                Error::on_queue(error.device, queue, cause)
+            }
+            Either4::Fourth(()) => return true,
         };
-        self.device.stop(error);
+        device.stop(error);
         log::error!("{}: {error}", self.name);
         self.restarts += 1;
         if self.restarts > MAX_RESTARTS {
             log::error!("{}: given up", self.name);
             return false;
         }
-        match self.device.restart() {
+        match device.restart() {
             Ok(()) => {
                 log::warn!("{}: started again", self.name);
                 true
@@ -170,13 +250,49 @@ impl<D: Driver + 'static> Shared<D> {
     }
 }
 
+/// Since when each queue has had requests and given none back.
+#[derive(Default)]
+struct Progress(Vec<Waiting>);
+
+struct Waiting {
+    queue: u16,
+    completed: u64,
+    since: Instant,
+}
+
+impl Progress {
+    /// Notes what came back; says whether anything is awaited.
+    fn look(&mut self, queues: &[QueueReport], now: Instant) -> bool {
+        let busy = queues.iter().filter(|queue| queue.in_flight > 0);
+        let waiting = busy.map(|queue| {
+            let completed = queue.stats.completed;
+            let same =
+                |known: &&Waiting| (known.queue, known.completed) == (queue.index, completed);
+            Waiting {
+                queue: queue.index,
+                completed,
+                since: self.0.iter().find(same).map_or(now, |known| known.since),
+            }
+        });
+        self.0 = waiting.collect();
+        !self.0.is_empty()
+    }
+
+    /// As [`look`](Self::look); gives the first queue that gave nothing back for so long.
+    fn overdue(&mut self, queues: &[QueueReport], now: Instant, timeout: Duration) -> Option<u16> {
+        self.look(queues, now);
+        let overdue = |waiting: &&Waiting| waiting.since.until(now) >= timeout;
+        self.0.iter().find(overdue).map(|waiting| waiting.queue)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use alloc::vec::Vec;
     use core::future::ready;
 
     use embassy_futures::block_on;
-    use vringlet::queue::Rejected;
+    use vringlet::queue::{QueueStats, Rejected};
     use vringlet::{Cause, DeviceId, DeviceName, Finished, Location, Result, Token};
 
     use super::*;
@@ -251,27 +367,79 @@ mod tests {
     #[test]
     fn a_device_that_breaks_the_rules_again_and_again_is_given_up() {
         let device = Broken::shared(true);
-        let mut owner = Owner::new("blk0", &device);
+        let mut owner = Owner::new("blk0", &device, TIMEOUT);
         for _ in 0..MAX_RESTARTS {
-            assert!(block_on(owner.serve(ready(BROKEN))));
+            assert!(block_on(owner.serve(ready(BROKEN), Vec::new)));
         }
-        assert!(!block_on(owner.serve(ready(BROKEN))));
+        assert!(!block_on(owner.serve(ready(BROKEN), Vec::new)));
         assert_eq!(device.with(|driver| driver.restarts), MAX_RESTARTS);
     }
 
     #[test]
     fn a_device_that_wants_to_be_reset_is_started_again() {
         let device = Broken::shared(true);
-        let mut owner = Owner::new("blk0", &device);
-        assert!(block_on(owner.serve(ready(BROKEN))));
+        let mut owner = Owner::new("blk0", &device, TIMEOUT);
+        assert!(block_on(owner.serve(ready(BROKEN), Vec::new)));
         assert_eq!(device.with(|driver| driver.restarts), 1);
     }
 
     #[test]
     fn a_device_that_does_not_come_back_is_given_up_at_once() {
         let device = Broken::shared(false);
-        let mut owner = Owner::new("blk0", &device);
-        assert!(!block_on(owner.serve(ready(BROKEN))));
+        let mut owner = Owner::new("blk0", &device, TIMEOUT);
+        assert!(!block_on(owner.serve(ready(BROKEN), Vec::new)));
         assert_eq!(device.with(|driver| driver.restarts), 1);
+    }
+
+    /// One queue with requests, some of which came back.
+    fn queue(index: u16, in_flight: u16, completed: u64) -> QueueReport {
+        QueueReport {
+            name: "q",
+            index,
+            size: 8,
+            in_flight,
+            stats: QueueStats {
+                completed,
+                ..QueueStats::default()
+            },
+        }
+    }
+
+    #[test]
+    fn only_a_queue_with_requests_that_gives_none_back_for_all_of_the_time_is_overdue() {
+        let second = Duration::from_secs(1);
+        let timeout = 10 * second;
+        let start = time::now();
+        let at = |seconds: u32| start + second * seconds;
+        let mut progress = Progress::default();
+        // One request comes back every nine seconds.
+        for step in 0..20 {
+            let queues = [queue(0, 4, step.into()), queue(1, 0, 0)];
+            let overdue = progress.overdue(&queues, at(9 * step), timeout);
+            assert_eq!(overdue, None);
+        }
+        // The time of a queue begins when it has something, not when it last gave something back.
+        let mut progress = Progress::default();
+        assert!(!progress.look(&[queue(0, 0, 7)], at(0)));
+        for seconds in [100, 105, 109] {
+            let overdue = progress.overdue(&[queue(0, 1, 7)], at(seconds), timeout);
+            assert_eq!(overdue, None);
+        }
+        let queues = [queue(0, 1, 7)];
+        assert_eq!(progress.overdue(&queues, at(110), timeout), Some(0));
+        // Another queue that works is no excuse.
+        let mut progress = Progress::default();
+        for seconds in 0..10 {
+            let queues = [queue(0, 1, seconds.into()), queue(2, 3, 5)];
+            assert_eq!(progress.overdue(&queues, at(seconds), timeout), None);
+        }
+        let queues = [queue(0, 1, 10), queue(2, 3, 5)];
+        assert_eq!(progress.overdue(&queues, at(10), timeout), Some(2));
+        // It was empty in between.
+        let mut progress = Progress::default();
+        assert!(progress.look(&[queue(0, 1, 1)], at(0)));
+        assert!(!progress.look(&[queue(0, 0, 1)], at(5)));
+        let queues = [queue(0, 1, 1)];
+        assert_eq!(progress.overdue(&queues, at(12), timeout), None);
     }
 }

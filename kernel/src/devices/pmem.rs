@@ -6,20 +6,16 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
-use core::time::Duration;
 
 use spin::Mutex;
 use vringlet::pmem::{Config, Options, Pmem as Driver};
 use vringlet::{Cause, Driver as _, Error, Region, Report};
 
-use super::owner::{Owner, Shared};
+use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
 use crate::memory::dma::KernelHal;
 use crate::memory::paging;
-use crate::{task, time};
-
-/// How long a flush may take: the host's disk may have much to write.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::task;
 
 /// A run of persistent memory.
 pub struct Pmem {
@@ -88,8 +84,7 @@ impl Pmem {
 
     /// Makes everything persistent that was written to the region before.
     pub async fn flush(&self) -> Result<(), Error> {
-        let flushed = time::timeout(PATIENCE, self.shared.flush()).await;
-        flushed.unwrap_or_else(|_| Err(self.shared.with(|driver| driver.error(Cause::Timeout))))
+        self.shared.flush().await
     }
 
     /// An error of this device.
@@ -105,8 +100,9 @@ impl Pmem {
 
     /// The owner's task.
     async fn own(&self) {
-        let mut owner = Owner::new(&self.name, &self.shared);
-        while owner.serve(self.watch_status()).await {}
+        let mut owner = Owner::new(&self.name, &self.shared, owner::timeout());
+        let queues = || self.report().queues;
+        while owner.serve(self.watch_status(), queues).await {}
     }
 
     /// Waits until the device wants to be reset.

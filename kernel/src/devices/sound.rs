@@ -19,7 +19,7 @@ use vringlet::sound::{
 };
 use vringlet::{Cause, Driver, Error, Report};
 
-use super::owner::{Owner, Shared};
+use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
 use crate::interrupts::Event;
 use crate::memory::dma::KernelHal;
@@ -106,9 +106,15 @@ impl Card {
     }
 
     async fn serve_for_ever(&self) {
-        let mut owner = Owner::new(&self.name, &self.shared);
+        let mut owner = Owner::new(&self.name, &self.shared, owner::timeout());
+        // Only commands are answered at once: events and frames come in their time.
+        let queues = || {
+            let mut queues = self.with(|sound| sound.report()).queues;
+            queues.truncate(1);
+            queues
+        };
         let mut restarted = false;
-        while owner.serve(self.watch(restarted)).await {
+        while owner.serve(self.watch(restarted), queues).await {
             restarted = true;
         }
     }

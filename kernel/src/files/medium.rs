@@ -8,7 +8,6 @@ use core::future::Future;
 use core::ops::Range;
 use core::pin::Pin;
 use core::task::{Context, Poll};
-use core::time::Duration;
 
 use hadris_io::ErrorType;
 use hadris_storage::async_::BlockDevice;
@@ -18,7 +17,6 @@ use vringlet::{Buffer, Cause, Driver as _, Error};
 
 use crate::devices::blk::{self, Disk};
 use crate::devices::pmem::{self, Pmem};
-use crate::time;
 
 const SECTOR: BlockSize = match BlockSize::new(SECTOR_LEN as u32) {
     Some(size) => size,
@@ -26,8 +24,6 @@ const SECTOR: BlockSize = match BlockSize::new(SECTOR_LEN as u32) {
 };
 /// Bytes of the largest request to a disk.
 const MOST_BYTES: usize = 256 << 10;
-/// How long a disk may take for a request: the host's disk may have much to do.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A run of bytes of a device, in whole blocks.
 #[derive(Clone)]
@@ -171,7 +167,7 @@ impl Medium {
                     let buffer = Buffer::zeroed(piece);
                     let buffer = buffer.ok_or_else(|| self.error(Cause::NoMemory))?;
                     let sector = (start + bytes.len() as u64) / SECTOR_LEN as u64;
-                    let read = self.in_time(disk.read(sector, buffer)).await?;
+                    let read = disk.read(sector, buffer).await;
                     bytes.extend_from_slice(&read.map_err(|failed| failed.error)?);
                 }
             }
@@ -199,9 +195,7 @@ impl Medium {
                 let mut offset = start;
                 for piece in bytes.chunks(MOST_BYTES) {
                     let sector = offset / SECTOR_LEN as u64;
-                    let written = self
-                        .in_time(disk.write(sector, piece.to_vec().into()))
-                        .await?;
+                    let written = disk.write(sector, piece.to_vec().into()).await;
                     written.map_err(|failed| failed.error)?;
                     offset += piece.len() as u64;
                 }
@@ -215,7 +209,7 @@ impl Medium {
             Device::Pmem(pmem) => pmem.flush().await?,
             // Without a cache there is nothing to flush.
             Device::Disk(disk) if !disk.with(|blk| blk.config().flush) => {}
-            Device::Disk(disk) => self.in_time(disk.flush()).await??,
+            Device::Disk(disk) => disk.flush().await?,
         }
         Ok(Vec::new())
     }
@@ -240,11 +234,6 @@ impl Medium {
                     capacity: self.bytes.end / unit,
                 })
             })
-    }
-
-    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Error> {
-        let done = time::timeout(PATIENCE, work).await;
-        done.map_err(|_| self.error(Cause::Timeout))
     }
 
     fn error(&self, cause: Cause) -> Error {

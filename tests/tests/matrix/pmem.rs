@@ -46,7 +46,7 @@ fn with_memory(cell: &Cell, machine: &str, file: &Path) -> Result<Qemu> {
 }
 
 /// The test pattern of a disk from any byte to any byte.
-fn pattern_bytes(seed: u64, bytes: Range<u64>) -> Vec<u8> {
+pub(super) fn pattern_bytes(seed: u64, bytes: Range<u64>) -> Vec<u8> {
     let sector = SECTOR as u64;
     let first = bytes.start / sector;
     pattern(seed, first..bytes.end.div_ceil(sector))

@@ -1,12 +1,17 @@
-//! What stops answering, and must not stop the guest: a console that nobody reads.
+//! What stops answering, and must not stop the guest: a console that nobody reads, a device that answers nothing, one that
+//! never interrupts.
 
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use vringlet_tests::cell::{Cell, MEMORY, PATIENCE};
+use vringlet_tests::disk::{Disk, MIB};
+use vringlet_tests::guest::End;
 use vringlet_tests::net::clients::status;
 use vringlet_tests::net::{FORWARDS, WEB};
+use vringlet_tests::qemu::Image;
 
+use super::pmem::pattern_bytes;
 use crate::Spec;
 
 pub(crate) fn cells() -> Vec<Spec> {
@@ -17,6 +22,8 @@ pub(crate) fn cells() -> Vec<Spec> {
             move |cell| console(cell, machine),
         ));
     }
+    cells.push(Spec::new("q35/stalled/blk", disk));
+    cells.push(Spec::new("q35/stalled/interrupts", interrupts));
     cells
 }
 
@@ -72,4 +79,90 @@ fn console(cell: &Cell, machine: &str) -> Result<()> {
     let whole = |line: &str| lines.iter().filter(|it| it.text == line).count() > 1;
     ensure!(whole(&next.text), "half a line: {:?}", next.text);
     guest.power_off()
+}
+
+/// A disk that an IOMMU keeps from all memory answers nothing. Ctrl-C gives the prompt back before its time is up; the
+/// command that waits on gets a named error; another disk and the page work all the while.
+fn disk(cell: &Cell) -> Result<()> {
+    const SECONDS: u64 = 4;
+    // QEMU's words, said once, for what the IOMMU stops; there is no driver to be told of it.
+    const STOPPED: [&str; 2] = [
+        ": virtio_iommu_translate sid=16 is not known!!",
+        ": no buffer available in event queue to report event",
+    ];
+    let mut good = Disk::create(cell.file("good.img"), MIB, 3)?;
+    let bad = Disk::create(cell.file("bad.img"), MIB, 4)?;
+    // The firmware would have a disk controller of the machine's own reach through the IOMMU.
+    let mut qemu = cell.qemu(&"q35,sata=off".parse()?, MEMORY)?;
+    qemu.cmdline(&format!("timeout={SECONDS}"));
+    qemu.arg("-device", "virtio-iommu-pci,boot-bypass=off");
+    qemu.drive("d0", bad.path(), Image::RAW)?;
+    qemu.virtio(
+        "blk",
+        "dev0",
+        "drive=d0,disable-legacy=on,iommu_platform=on",
+    );
+    qemu.drive("d1", good.path(), Image::RAW)?;
+    qemu.virtio("blk", "dev1", "drive=d1");
+    qemu.user_net("n0", FORWARDS);
+    qemu.virtio("net", "net0", "netdev=n0");
+    let mut guest = cell.boot(qemu)?;
+    guest.eventually("net0: address 10.0.2.15/24")?;
+    guest.expect_prompt()?;
+    let port = guest.process().qmp.forwarded_port("tcp", WEB)?;
+    let unanswered = format!("queue 0: no answer in {SECONDS} s");
+    let place = "virtio-blk at 00:02.0";
+
+    guest.type_line("blk hash blk0")?;
+    let pressed = guest.interrupt()?;
+    guest.command("blk verify blk1 0 2048 3", "verified sectors=2048")?;
+    status(port).context("while a disk answers nothing")?;
+    guest.eventually("blk0: started again")?;
+    let reset = guest
+        .console()
+        .find(&format!("blk0: {place}: {unanswered}"));
+    let reset = reset.context("started again for another reason")?;
+    ensure!(pressed.at < reset.at, "Ctrl-C had to wait for the disk");
+
+    guest.type_line("blk hash blk0")?;
+    status(port).context("while a command waits")?;
+    guest.expect(&format!("error: blk0: read at 0: {place}: {unanswered}"))?;
+    guest.command("blk fill blk1 0 64 5", "filled sectors=64")?;
+    // The IOMMU stops the messages of all devices.
+    for name in ["blk1", "net0"] {
+        guest.eventually(&format!("{name}: done with a request without an interrupt"))?;
+    }
+    good.expect_pattern(0..64, 5);
+    guest.type_line("poweroff")?;
+    guest.ends_with_complaints(&End::PowerOff, &STOPPED)?;
+    bad.check()?;
+    good.check()
+}
+
+/// The firmware says that the device is on a line that leads nowhere.
+fn interrupts(cell: &Cell) -> Result<()> {
+    const MEMORY_BYTES: usize = 2 << 20;
+    const SAID: &str = "pmem0: done with a request without an interrupt (intx): polled";
+    let file = cell.file("pmem.img");
+    std::fs::write(&file, vec![0; MEMORY_BYTES])?;
+    let mut qemu = cell.qemu(&"q35".parse()?, "128M,maxmem=2G")?;
+    qemu.arg("-bios", "qboot.rom");
+    qemu.persistent_memory("pmem0", &file, "")?;
+    // Without a limit to run into.
+    qemu.cmdline("timeout=3600 store=none");
+    qemu.script(
+        "strict; pmem fill pmem0 1000 5000 7; pmem flush pmem0; pmem flush pmem0; virtio pmem0; \
+         pmem bench pmem0 count=20 depth=3; selftest; pmem flush pmem0; poweroff",
+    );
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PowerOff)?;
+    let lines = guest.console().lines();
+    let said = lines.iter().filter(|line| line.text.contains(SAID)).count();
+    ensure!(said == 1, "said {said} times: {SAID}");
+    guest.check_said("virtio pmem0", "(polled)")?;
+    let mut expected = vec![0; MEMORY_BYTES];
+    expected[1000..6000].copy_from_slice(&pattern_bytes(7, 1000..6000));
+    let found = std::fs::read(&file)?;
+    ensure!(found == expected, "the memory has other bytes");
+    Ok(())
 }

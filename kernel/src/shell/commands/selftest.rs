@@ -92,7 +92,7 @@ async fn own_page(address: IpAddress, out: Output<'_>) -> Result<(), Error> {
 /// Every device has a driver that works.
 fn devices(out: Output<'_>) -> Result<(), Error> {
     for device in devices::all() {
-        let (name, place, mode) = (&device.name, device.place, device.mode);
+        let (name, place, mode) = (&device.name, device.place, device.mode());
         match &device.driver {
             Ok(driver) => writeln!(out, "{name}: {place} ({mode}): {}", driver.summary())?,
             Err(reason) => writeln!(out, "{name}: {place}: {reason}")?,

@@ -30,7 +30,7 @@ async fn virtio(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
 }
 
 fn show(device: &Device, out: Output<'_>) -> Result<(), Error> {
-    let (name, place, mode) = (&device.name, device.place, device.mode);
+    let (name, place, mode) = (&device.name, device.place, device.mode());
     let driver = match &device.driver {
         Ok(driver) => driver,
         Err(reason) => {
