@@ -118,6 +118,20 @@ fn frames_of_every_length_come_and_go() {
 }
 
 #[test]
+fn a_driver_that_sleeps_can_be_asked_whether_a_frame_came() {
+    let (memory, card, mut net) = start(FakeNic::new(), Options::default());
+    assert!(net.prepare_to_sleep());
+    assert!(!net.frame_came());
+    inject(&card, &frame(100, 1));
+    assert!(net.frame_came());
+    // It was only looked at.
+    assert_eq!(receive_all(&mut net), [frame(100, 1)]);
+    assert!(net.prepare_to_sleep());
+    assert!(!net.frame_came());
+    finish(&memory, net);
+}
+
+#[test]
 fn frames_that_no_link_takes_are_refused_and_counted() {
     let (memory, card, mut net) = start(FakeNic::new(), Options::default());
     for (len, counted) in [(0, "tx_runt"), (13, "tx_runt"), (1515, "tx_too_long")] {
