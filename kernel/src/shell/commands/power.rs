@@ -24,7 +24,7 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[
     },
     Command {
         name: "panic",
-        usage: &["panic [overflow|fault|divide|alloc]"],
+        usage: &["panic [overflow|fault|stack|divide|alloc]"],
         help: "lets the kernel die, to see the report",
         run: |args, out| Box::pin(panic(args, out)),
     },
@@ -63,6 +63,7 @@ async fn panic(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
         None => panic!("asked for by the panic command"),
         Some("overflow") => provoke::stack_overflow(),
         Some("fault") => provoke::page_fault(),
+        Some("stack") => provoke::exception_without_stack(),
         Some("divide") => provoke::divide_error(),
         Some("alloc") => {
             let hoard: Vec<u8> = Vec::with_capacity(black_box(1 << 46));
