@@ -6,8 +6,9 @@ use core::hint::black_box;
 
 use crate::arch::provoke;
 use crate::devices::sound;
+use crate::power;
 use crate::shell::{Args, Command, Error, Output};
-use crate::{power, task};
+use crate::task::Rest;
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[
     Command {
@@ -30,18 +31,20 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[
     },
 ];
 
-/// Ends what must not be cut off.
-pub(in crate::shell) async fn come_to_rest() {
+/// Ends what must not be cut off. Should the machine stay on, it works again when the [`Rest`] is dropped.
+pub(in crate::shell) async fn come_to_rest() -> Rest {
+    let rest = Rest::begin();
     sound::silence();
-    if !task::settled().await {
+    if !rest.settled().await {
         log::warn!("what was being written could not be finished");
     }
+    rest
 }
 
 async fn poweroff(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
     let status = args.next_number("STATUS")?.unwrap_or(0);
     args.end()?;
-    come_to_rest().await;
+    let _rest = come_to_rest().await;
     if status != 0 {
         let status = u32::try_from(status).map_err(|_| Error::usage("STATUS is too large"))?;
         power::exit_with(status);
@@ -52,7 +55,7 @@ async fn poweroff(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
 
 async fn reboot(args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
     args.end()?;
-    come_to_rest().await;
+    let _rest = come_to_rest().await;
     power::reboot()
 }
 
