@@ -5,7 +5,7 @@ export MACHINE MEM SMP DISK SOUND PORT SCRIPT CMDLINE ARGS TIMEOUT
 # And to the tests.
 export KEEP
 
-.PHONY: help setup guest run screenshot test clean
+.PHONY: help setup guest run screenshot test soak clean
 
 help:
 	@echo 'make setup             install what is missing (Rust for the guest, QEMU >= 8.2); quick when nothing is'
@@ -24,6 +24,8 @@ help:
 	@echo 'make test              host unit tests and all QEMU cells, each judged from outside the guest'
 	@echo 'make test CELL=name    only the cells whose name contains it'
 	@echo '  KEEP=1               keep logs and captures of cells that pass, too, in target/cells/'
+	@echo 'make soak N=10 CELL=   the cells N times while two programs keep processors busy: which failed how often;'
+	@echo '                       the logs of what failed are in target/soak/'
 	@echo 'make clean             remove what was built'
 
 setup:
@@ -42,6 +44,11 @@ test:
 	@scripts/setup.sh tests
 	@scripts/guest.sh
 	@scripts/test.sh '$(CELL)'
+
+N ?= 10
+soak:
+	@scripts/setup.sh tests
+	@scripts/soak.sh '$(N)' '$(CELL)'
 
 clean:
 	cargo clean

@@ -164,7 +164,13 @@ impl<D: Driver> Asynchronous<D> {
     /// Whether the device has nothing to do: every request that was submitted is done.
     #[inline]
     pub fn is_idle(&self) -> bool {
-        self.unfinished.load(Ordering::Relaxed) == 0
+        self.unfinished() == 0
+    }
+
+    /// How many requests were submitted and are not done.
+    #[inline]
+    pub fn unfinished(&self) -> usize {
+        self.unfinished.load(Ordering::Relaxed)
     }
 
     /// Notes, under the lock, how many requests wait to be done.

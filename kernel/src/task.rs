@@ -7,8 +7,10 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::Cell;
 use core::future::Future;
+use core::mem;
 use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::task::{Context, Poll};
 use core::time::Duration;
 
 use embassy_executor::Spawner;
@@ -28,9 +30,11 @@ static EXECUTOR: spin::Once<SingleProcessor> = spin::Once::new();
 /// Something was woken since the executor last looked.
 static PENDING: AtomicBool = AtomicBool::new(false);
 static SERVED: Mutex<Vec<&'static dyn EndOfRound>> = Mutex::new(Vec::new());
-/// Work that must come to its end.
-static WORK: AtomicUsize = AtomicUsize::new(0);
-/// How long the machine stays on for it, and how often it is looked at then.
+/// How many [`Unfinished`] there are.
+static UNFINISHED: AtomicUsize = AtomicUsize::new(0);
+/// How many [`Rest`] there are.
+static ENDING: AtomicUsize = AtomicUsize::new(0);
+/// How long the machine stays on for what is unfinished, and how often that is looked at then.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(60);
 const SETTLE_POLL: Duration = Duration::from_millis(5);
 static SLEPT_NANOS: AtomicU64 = AtomicU64::new(0);
@@ -66,45 +70,156 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
     spawner().spawn(task.initialize(|| future));
 }
 
-/// Starts a task that must come to its end before the machine is switched off: see [`settled`].
-pub fn spawn_work(work: impl Future<Output = ()> + 'static) {
-    WORK.fetch_add(1, Ordering::Relaxed);
-    spawn(async move {
-        work.await;
-        WORK.fetch_sub(1, Ordering::Relaxed);
-    });
+/// Something that must come to its end before the machine is switched off, and has not yet: see [`Rest::settled`].
+pub struct Unfinished(());
+
+impl Unfinished {
+    /// Something more.
+    pub fn begin() -> Self {
+        UNFINISHED.fetch_add(1, Ordering::Relaxed);
+        Self(())
+    }
 }
 
-/// Waits until all work is done that must not be cut off, but not for ever; says whether it is.
-pub async fn settled() -> bool {
-    let start = time::now();
-    loop {
-        // Who was just told to stop has work only then.
-        time::after(SETTLE_POLL).await;
-        if WORK.load(Ordering::Relaxed) == 0 {
-            return true;
-        }
-        if start.elapsed() > SETTLE_PATIENCE {
-            return false;
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        UNFINISHED.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The machine is about to be switched off, as long as this is there: nothing is begun that must come to its end.
+pub struct Rest(());
+
+impl Rest {
+    /// From now on [`is_ending`] says so.
+    pub fn begin() -> Self {
+        ENDING.fetch_add(1, Ordering::Relaxed);
+        Self(())
+    }
+
+    /// Waits until nothing is left that must not be cut off, but not for ever; says whether it is so.
+    pub async fn settled(&self) -> bool {
+        let start = time::now();
+        loop {
+            // Who was just told to stop begins to end what it does only then.
+            time::after(SETTLE_POLL).await;
+            if UNFINISHED.load(Ordering::Relaxed) == 0 {
+                return true;
+            }
+            if start.elapsed() > SETTLE_PATIENCE {
+                return false;
+            }
         }
     }
 }
 
+impl Drop for Rest {
+    fn drop(&mut self) {
+        ENDING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether the machine is about to be switched off: what could go on for long must come to its end now.
+pub fn is_ending() -> bool {
+    ENDING.load(Ordering::Relaxed) > 0
+}
+
+/// What a task will give: a future that any other task may wait for.
+struct Slot<T> {
+    given: Event,
+    value: Cell<Option<T>>,
+}
+
+/// What work that was begun will give. The work comes to its end even if this is dropped.
+pub struct Promise<T>(Rc<Slot<T>>);
+
+impl<T> Promise<T> {
+    fn new() -> Self {
+        let (given, value) = (Event::new(), Cell::new(None));
+        Self(Rc::new(Slot { given, value }))
+    }
+}
+
+impl<T> Slot<T> {
+    fn give(&self, value: T) {
+        self.value.set(Some(value));
+        self.given.raise();
+    }
+}
+
+impl<T> Future for Promise<T> {
+    type Output = T;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        while self.0.given.poll_wait(context).is_ready() {
+            if let Some(value) = self.0.value.take() {
+                return Poll::Ready(value);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// Begins work in a task of its own. When nobody is left in the end who waits for what it gives, `unheard` gets that.
+pub fn begin<T: 'static>(
+    work: impl Future<Output = T> + 'static,
+    unheard: impl FnOnce(T) + 'static,
+) -> Promise<T> {
+    let promise = Promise::new();
+    let (slot, unfinished) = (promise.0.clone(), Unfinished::begin());
+    spawn(async move {
+        let given = work.await;
+        match Rc::strong_count(&slot) {
+            1 => unheard(given),
+            _ => slot.give(given),
+        }
+        drop(unfinished);
+    });
+    promise
+}
+
 /// Runs work to its end, even if the caller is dropped before.
 pub async fn to_the_end<T: 'static>(work: impl Future<Output = T> + 'static) -> T {
-    let ours = Rc::new((Event::new(), Cell::new(None)));
-    let theirs = ours.clone();
-    spawn_work(async move {
-        let (done, result) = &*theirs;
-        result.set(Some(work.await));
-        done.raise();
-    });
-    let (done, result) = &*ours;
-    loop {
-        done.wait().await;
-        if let Some(result) = result.take() {
-            return result;
-        }
+    begin(work, drop).await
+}
+
+/// A value for one piece of work after the other, in the order in which they are given. Each comes to its end, even if
+/// whoever gave it is dropped before; the value is never lost on the way.
+pub struct InTurn<T>(Promise<T>);
+
+impl<T: 'static> InTurn<T> {
+    /// The value, with no work yet.
+    pub fn new(value: T) -> Self {
+        let free = Promise::new();
+        free.0.give(value);
+        Self(free)
+    }
+
+    /// Gives a piece of work, to be done after those before it. For `unheard` see [`begin`].
+    pub fn next<R: 'static>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut T) -> R + 'static,
+        unheard: impl FnOnce(R) + 'static,
+    ) -> Promise<R> {
+        let after = Promise::new();
+        let slot = after.0.clone();
+        let before = mem::replace(&mut self.0, after);
+        let work = async move {
+            let mut value = before.await;
+            let result = work(&mut value).await;
+            slot.give(value);
+            result
+        };
+        begin(work, unheard)
+    }
+
+    /// Gives the last piece of work, which does away with the value.
+    pub fn last<R: 'static>(
+        self,
+        work: impl AsyncFnOnce(T) -> R + 'static,
+        unheard: impl FnOnce(R) + 'static,
+    ) -> Promise<R> {
+        begin(async move { work(self.0.await).await }, unheard)
     }
 }
 
@@ -180,4 +295,120 @@ fn executor() -> &'static Executor {
 
 fn spawner() -> Spawner {
     executor().spawner()
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+    use core::cell::RefCell;
+
+    use embassy_futures::yield_now;
+
+    use super::*;
+
+    /// The tests share one executor.
+    static ALONE: Mutex<()> = Mutex::new(());
+
+    /// Runs the tasks until none has anything to do.
+    fn settle() {
+        while PENDING.swap(false, Ordering::Relaxed) {
+            // SAFETY: the tests hold `ALONE`, and nothing that the executor calls gets here.
+            unsafe { executor().poll() };
+        }
+    }
+
+    /// Polls a future once, which is not done then, and drops it.
+    fn begin_and_drop(future: impl Future) {
+        let mut future = core::pin::pin!(future);
+        let polled = future
+            .as_mut()
+            .poll(&mut Context::from_waker(core::task::Waker::noop()));
+        assert!(polled.is_pending());
+    }
+
+    #[test]
+    fn work_comes_to_its_end_when_nobody_waits_for_it() {
+        let _alone = ALONE.lock();
+        let done = Rc::new(Cell::new(false));
+        let theirs = done.clone();
+        begin_and_drop(to_the_end(async move {
+            yield_now().await;
+            theirs.set(true);
+        }));
+        assert_eq!(UNFINISHED.load(Ordering::Relaxed), 1);
+        settle();
+        assert!(done.get());
+        assert_eq!(UNFINISHED.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn pieces_of_work_follow_each_other_whoever_is_dropped() {
+        let _alone = ALONE.lock();
+        let mut turns = InTurn::new(Vec::new());
+        let unheard = Rc::new(RefCell::new(Vec::new()));
+        for number in 0..5 {
+            let unheard = unheard.clone();
+            let piece = turns.next(
+                async move |done: &mut Vec<u32>| {
+                    // The first ones take the longest.
+                    for _ in number..5 {
+                        yield_now().await;
+                    }
+                    done.push(number);
+                    number
+                },
+                move |number| unheard.borrow_mut().push(number),
+            );
+            match number {
+                // Before it begins, and in its middle.
+                0..3 => begin_and_drop(piece),
+                _ => drop(piece),
+            }
+        }
+        // The owner goes away as well: the last piece has the value all the same.
+        let all = Rc::new(RefCell::new(Vec::new()));
+        let theirs = all.clone();
+        drop(turns.last(async move |done| *theirs.borrow_mut() = done, drop));
+        assert!(UNFINISHED.load(Ordering::Relaxed) > 0);
+        settle();
+        assert_eq!(*all.borrow(), [0, 1, 2, 3, 4]);
+        assert_eq!(*unheard.borrow(), [0, 1, 2, 3, 4]);
+        assert_eq!(UNFINISHED.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn who_waits_hears_what_became_of_it() {
+        let _alone = ALONE.lock();
+        let heard = Rc::new(RefCell::new(vec![]));
+        let theirs = heard.clone();
+        spawn(async move {
+            let mut turns = InTurn::new(1);
+            let silent = |_| panic!("somebody waits");
+            for factor in [2, 3] {
+                let piece = turns.next(
+                    async move |value: &mut i32| {
+                        *value *= factor;
+                        *value
+                    },
+                    silent,
+                );
+                let product = piece.await;
+                theirs.borrow_mut().push(product);
+            }
+            let value = turns.last(async |value| value, silent).await;
+            theirs.borrow_mut().push(value);
+        });
+        settle();
+        assert_eq!(*heard.borrow(), [2, 6, 6]);
+    }
+
+    #[test]
+    fn the_machine_is_ending_as_long_as_somebody_ends_it() {
+        let _alone = ALONE.lock();
+        assert!(!is_ending());
+        let rest = Rest::begin();
+        assert!(is_ending());
+        drop(rest);
+        assert!(!is_ending());
+    }
 }

@@ -136,6 +136,15 @@ impl Booted {
         &mut self.guest.process
     }
 
+    /// Types a command as soon as the shell waits for one, and waits until that has written so many bytes to a drive.
+    pub fn type_and_expect_writes(&mut self, command: &str, drive: &str, bytes: u64) -> Result<()> {
+        let before = self.guest.process.written(drive)?;
+        self.type_line(command)?;
+        let process = &mut self.guest.process;
+        let written = process.wait_for_writes(drive, before + bytes, PATIENCE);
+        written.with_context(|| self.last_words())
+    }
+
     /// The serial port.
     pub fn console(&self) -> &Console {
         &self.guest.console

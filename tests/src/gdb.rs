@@ -9,8 +9,6 @@ use anyhow::{Context, Result, bail};
 /// A register, by its number in the x86-64 remote protocol.
 #[derive(Clone, Copy, Debug)]
 pub enum Register {
-    /// The stack pointer.
-    Rsp = 7,
     /// The instruction pointer.
     Rip = 16,
 }

@@ -172,6 +172,40 @@ impl Process {
         self.qmp.execute("cont", json!({})).map(drop)
     }
 
+    /// Lets so many bytes per second be written to a drive from now on; 0 is as many as it can.
+    pub fn limit_writes(&mut self, drive: &str, bytes_per_second: u64) -> Result<()> {
+        let mut limits = json!({ "device": drive, "bps_wr": bytes_per_second });
+        for other in ["bps", "bps_rd", "iops", "iops_rd", "iops_wr"] {
+            limits[other] = 0.into();
+        }
+        self.qmp.execute("block_set_io_throttle", limits).map(drop)
+    }
+
+    /// Waits until so many bytes were written to a drive since QEMU started.
+    pub fn wait_for_writes(&mut self, drive: &str, bytes: u64, bound: Duration) -> Result<()> {
+        let deadline = Instant::now() + bound;
+        loop {
+            let written = self.written(drive)?;
+            if written >= bytes {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let seconds = bound.as_secs();
+                bail!("{written} of {bytes} bytes were written to {drive} within {seconds} s");
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// How many bytes were written to a drive since QEMU started.
+    pub fn written(&mut self, drive: &str) -> Result<u64> {
+        let drives = self.qmp.execute("query-blockstats", json!({}))?;
+        let mut drives = drives.as_array().into_iter().flatten();
+        let drive = drives.find(|it| it["device"] == drive);
+        let bytes = drive.and_then(|drive| drive["stats"]["wr_bytes"].as_u64());
+        bytes.context("QEMU does not count what is written to the drive")
+    }
+
     /// QEMU's process id.
     pub fn pid(&self) -> u32 {
         self.child.id()

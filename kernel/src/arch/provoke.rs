@@ -26,6 +26,17 @@ pub fn page_fault() {
     unsafe { nowhere.write_volatile(1) };
 }
 
+/// Where [`exception_without_stack`] puts the stack: a canonical address in nobody's mapping.
+const NO_STACK: u64 = 0x1234_5678_9000;
+
+/// Raises an exception that the processor has no stack for. Naked, so that nothing moves the stack pointer between the two
+/// instructions, and the report must show it to the byte.
+#[unsafe(naked)]
+pub extern "sysv64" fn exception_without_stack() -> ! {
+    // The breakpoint's handler has no stack of its own: what the processor pushes for it goes nowhere, and that fault has.
+    core::arch::naked_asm!("mov rsp, {no_stack}", "int3", no_stack = const NO_STACK)
+}
+
 /// Divides by zero.
 pub fn divide_error() {
     // SAFETY: the exception is the purpose, and the kernel ends with it.

@@ -299,7 +299,7 @@ impl Interrupts {
 
     /// Waits until a device that has something to do is heard for the first time, or completed something and does not
     /// interrupt, in which case it is polled from then on. `completed` says whether the device completed something for
-    /// which it must interrupt, or `None` if it has nothing to do any more.
+    /// which it must have interrupted, or `None` if it did not and has nothing to do any more.
     pub async fn listen(&self, mut completed: impl FnMut() -> Option<bool>) {
         let mut pause = FIRST_LOOK;
         loop {

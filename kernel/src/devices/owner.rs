@@ -61,6 +61,8 @@ pub(super) struct Shared<D: Driver> {
     queues: usize,
     /// The device was asked for an interrupt since completions were last taken.
     armed: AtomicBool,
+    /// It completed something then, and that was found without an interrupt. Noted until it is heard for the first time.
+    silent: AtomicBool,
     /// For a task that wants to know of interrupts, too.
     notice: Option<Event>,
 }
@@ -81,6 +83,7 @@ impl<D: Driver> Shared<D> {
             interrupts,
             queues,
             armed: AtomicBool::new(true),
+            silent: AtomicBool::new(false),
             notice: None,
         }
     }
@@ -123,9 +126,10 @@ impl<D: Driver> Shared<D> {
                 }
                 Mode::MsiX | Mode::Line(_) if !self.interrupts.is_heard() => {
                     self.face.busy().await;
-                    // The device was asked to interrupt for the next completion, and is asked once more.
-                    let completed =
-                        || (!self.face.is_idle()).then(|| self.face.enable_interrupts());
+                    let completed = || match self.silent.load(Ordering::Relaxed) {
+                        true => Some(true),
+                        false => (!self.face.is_idle()).then_some(false),
+                    };
                     self.interrupts.listen(completed).await;
                 }
                 Mode::MsiX | Mode::Line(_) | Mode::None => return pending().await,
@@ -158,9 +162,13 @@ impl<D: Driver> EndOfRound for Shared<D> {
         if self.face.is_idle() && !interrupted {
             return false;
         }
-        self.armed.store(false, Ordering::Relaxed);
+        let asked = self.armed.swap(false, Ordering::Relaxed);
+        let before = self.face.unfinished();
         // The owner is told of an error by `stopped`.
         let more = self.face.turn().unwrap_or(false);
+        if asked && !interrupted && self.face.unfinished() < before && !self.interrupts.is_heard() {
+            self.silent.store(true, Ordering::Relaxed);
+        }
         if let Some(notice) = &self.notice
             && interrupted
         {

@@ -3,8 +3,10 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::rc::Rc;
 use alloc::string::ToString;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 use core::error::Error;
 
 use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType, ReadDir};
@@ -32,8 +34,9 @@ pub(super) struct Volume {
 
 /// A file that is read from its beginning to its end.
 pub(super) struct File {
-    /// Not there while it is read on a fiber.
-    file: Option<ext4_view::File>,
+    /// A fiber has it while it reads. It stays borrowed when the fiber fails: nothing more is known of it then.
+    file: Rc<RefCell<ext4_view::File>>,
+    at: u64,
     size: u64,
 }
 
@@ -82,8 +85,8 @@ impl Volume {
         let (fs, path) = (self.fs.clone(), path.to_string());
         let file = run(move || fs.open(path.as_str())).await??;
         let size = file.metadata().len();
-        let file = Some(file);
-        Ok(File { file, size })
+        let file = Rc::new(RefCell::new(file));
+        Ok(File { file, at: 0, size })
     }
 }
 
@@ -121,27 +124,35 @@ impl File {
 
     /// The next bytes of the file, `len` or fewer; none at its end.
     pub(super) async fn read(&mut self, len: usize) -> Result<Vec<u8>, Fault> {
-        // It is lost if an earlier read was broken off.
-        let file = self.file.take().ok_or(ErrorKind::InvalidHandle)?;
-        let (file, read) = run(move || read(file, len)).await?;
-        self.file = Some(file);
-        Ok(read?)
+        let (file, at) = (self.file.clone(), self.at);
+        let bytes = run(move || {
+            let mut file = file
+                .try_borrow_mut()
+                .map_err(|_| ErrorKind::InvalidHandle)?;
+            Ok::<_, Fault>(read(&mut file, at, len)?)
+        });
+        let bytes = bytes.await??;
+        self.at += bytes.len() as u64;
+        Ok(bytes)
     }
 }
 
-fn read(mut file: ext4_view::File, len: usize) -> (ext4_view::File, Result<Vec<u8>, Ext4Error>) {
+fn read(file: &mut ext4_view::File, at: u64, len: usize) -> Result<Vec<u8>, Ext4Error> {
+    // A read that was broken off, or failed, has moved it.
+    if file.position() != at {
+        file.seek_to(at)?;
+    }
     let mut bytes = alloc::vec![0; len];
     let mut done = 0;
     // A call gives the rest of one block at the most.
     while let Some(space) = bytes.get_mut(done..).filter(|space| !space.is_empty()) {
-        match file.read_bytes(space) {
-            Ok(0) => break,
-            Ok(read) => done += read,
-            Err(error) => return (file, Err(error)),
+        match file.read_bytes(space)? {
+            0 => break,
+            read => done += read,
         }
     }
     bytes.truncate(done);
-    (file, Ok(bytes))
+    Ok(bytes)
 }
 
 /// Gives `ext4-view` the bytes of a medium, and keeps those it read last.

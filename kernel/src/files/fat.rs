@@ -6,6 +6,8 @@
 use alloc::string::{String, ToString};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::future::Future;
+use core::mem;
 
 use async_lock::Mutex;
 use hadris_fat::async_::FatFs;
@@ -18,7 +20,8 @@ use hadris_fs::{
 use super::error::Fault;
 use super::medium::{DeviceError, Medium};
 use super::{Entry, Kind, Listing};
-use crate::{task, time};
+use crate::task::{self, InTurn, Promise, Unfinished};
+use crate::time;
 
 type Fat = hadris_fs::local::Volume<FatFs<Medium>>;
 type FatFile = hadris_fs::local::File<FatFs<Medium>>;
@@ -60,14 +63,20 @@ pub(super) struct File {
     _volume: Volume,
 }
 
-/// A file that is written. It must be closed: a file that is dropped is closed in a task of its own, and nobody hears of
-/// errors.
+/// A file that is written. What is dropped is closed all the same, after all writes that were begun.
 pub(super) struct NewFile {
-    /// Not there while it is written, and after it was closed.
-    file: Option<FatFile>,
-    volume: Volume,
+    /// Not there after it was ended.
+    file: Option<InTurn<Writing>>,
     path: String,
+}
+
+/// A file in the hands of who writes it.
+struct Writing {
+    file: FatFile,
+    volume: Volume,
     len: u64,
+    // Its size is in its directory when it is closed, not before.
+    _unfinished: Unfinished,
 }
 
 impl Volume {
@@ -176,11 +185,15 @@ impl Volume {
                 Ok(file)
             })
             .await?;
-        Ok(NewFile {
-            file: Some(file),
+        let writing = Writing {
+            file,
             volume: self.clone(),
-            path: path.to_string(),
             len: 0,
+            _unfinished: Unfinished::begin(),
+        };
+        Ok(NewFile {
+            file: Some(InTurn::new(writing)),
+            path: path.to_string(),
         })
     }
 
@@ -231,14 +244,15 @@ impl Volume {
         change: impl AsyncFnOnce(Fat, String) -> Result<T, Fault> + 'static,
     ) -> Result<T, Fault> {
         let (volume, path) = (self.clone(), path.to_string());
-        task::to_the_end(async move {
+        let unheard = unheard(path.clone());
+        let changing = async move {
             let changed = change(volume.fat().clone(), path).await;
             let synced = volume.sync().await;
             let changed = changed?;
             synced?;
             Ok(changed)
-        })
-        .await
+        };
+        task::begin(changing, unheard).await
     }
 
     async fn sync(&self) -> Result<(), Fault> {
@@ -283,68 +297,85 @@ impl File {
 }
 
 impl NewFile {
-    /// Appends bytes.
+    /// Appends bytes, unless the machine is about to be switched off: then the file is to end.
     pub(super) async fn write(&mut self, bytes: Vec<u8>) -> Result<(), Fault> {
-        let start = self.len;
-        self.overwrite(start, bytes).await
+        if task::is_ending() {
+            let ending = "the machine is being switched off";
+            return Err(Fault::new(ErrorKind::Busy, ending));
+        }
+        let unheard = unheard(self.path.clone());
+        let file = self.file.as_mut().ok_or(ErrorKind::InvalidHandle)?;
+        let append = async move |file: &mut Writing| file.write(file.len, &bytes).await;
+        file.next(append, unheard).await
     }
 
-    /// Writes bytes somewhere.
-    pub(super) async fn overwrite(&mut self, start: u64, bytes: Vec<u8>) -> Result<(), Fault> {
-        // It is lost if an earlier write was broken off.
-        let file = self.file.take().ok_or(ErrorKind::InvalidHandle)?;
-        let (volume, path) = (self.volume.clone(), self.path.clone());
-        let mut len = self.len;
-        let (file, written) = task::to_the_end(async move {
-            let mut done = 0;
-            let written = loop {
-                let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) else {
-                    break Ok(());
-                };
-                let offset = start + done as u64;
-                match file.write_at(offset, rest).await {
-                    Ok(0) => break Err(Fault::from(ErrorKind::NoSpace)),
-                    Ok(written) => done += written,
-                    Err(error) => break Err(error.into()),
-                }
-                len = len.max(start + done as u64);
+    /// Ends the file: appends bytes, and replaces its first ones by what `head` makes of its length, if anything. All of
+    /// that is begun when this returns.
+    pub(super) fn finish(
+        mut self,
+        bytes: Vec<u8>,
+        head: impl FnOnce(u64) -> Option<Vec<u8>> + 'static,
+    ) -> impl Future<Output = Result<(), Fault>> {
+        let finishing = self.end(async move |mut file| {
+            let written = file.write(file.len, &bytes).await;
+            let headed = match head(file.len) {
+                Some(head) => file.write(0, &head).await,
+                None => Ok(()),
             };
-            let unfinished = Self {
-                file: Some(file),
-                volume,
-                path,
-                len,
-            };
-            (unfinished, written)
-        })
-        .await;
-        *self = file;
-        written
+            // Whatever failed, the file has what it has, and is closed.
+            let closed = file.close().await;
+            written.and(headed).and(closed)
+        });
+        async {
+            match finishing {
+                Some(finishing) => finishing.await,
+                None => Err(ErrorKind::InvalidHandle.into()),
+            }
+        }
     }
 
-    /// Ends the file.
-    pub(super) async fn close(mut self) -> Result<(), Fault> {
-        let file = self.file.take().ok_or(ErrorKind::InvalidHandle)?;
-        task::to_the_end(close(file, self.volume.clone())).await
+    fn end(
+        &mut self,
+        work: impl AsyncFnOnce(Writing) -> Result<(), Fault> + 'static,
+    ) -> Option<Promise<Result<(), Fault>>> {
+        let file = self.file.take()?;
+        Some(file.last(work, unheard(mem::take(&mut self.path))))
     }
 }
 
-async fn close(file: FatFile, volume: Volume) -> Result<(), Fault> {
-    let closed = file.close().await;
-    let synced = volume.sync().await;
-    closed?;
-    synced
+/// What becomes of a failure that nobody waits for.
+fn unheard<T>(path: String) -> impl FnOnce(Result<T, Fault>) {
+    move |changed| {
+        if let Err(fault) = changed {
+            log::warn!("{path}: was not finished: {}", fault.reason);
+        }
+    }
+}
+
+impl Writing {
+    async fn write(&mut self, start: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let mut done = 0;
+        while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+            let offset = start + done as u64;
+            match self.file.write_at(offset, rest).await? {
+                0 => return Err(ErrorKind::NoSpace.into()),
+                written => done += written,
+            }
+            self.len = self.len.max(start + done as u64);
+        }
+        Ok(())
+    }
+
+    async fn close(self) -> Result<(), Fault> {
+        let closed = self.file.close().await;
+        let synced = self.volume.sync().await;
+        closed?;
+        synced
+    }
 }
 
 impl Drop for NewFile {
     fn drop(&mut self) {
-        if let Some(file) = self.file.take() {
-            let (volume, path) = (self.volume.clone(), core::mem::take(&mut self.path));
-            task::spawn_work(async move {
-                if let Err(fault) = close(file, volume).await {
-                    log::warn!("{path}: was not finished: {}", fault.reason);
-                }
-            });
-        }
+        drop(self.end(Writing::close));
     }
 }

@@ -25,6 +25,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::future::Future;
 
 use embassy_futures::yield_now;
 use spin::Mutex;
@@ -112,8 +113,8 @@ enum Reading {
     Ext4(Box<ext4::File>),
 }
 
-/// A file that is written from its beginning. What is not closed in the end has all that was written, too, but nobody
-/// hears whether that went well.
+/// A file that is written from its beginning. What is dropped has all that was written, too, and by a write that was
+/// broken off; only the log hears whether that went well.
 pub struct NewFile {
     place: Path,
     file: fat::NewFile,
@@ -469,23 +470,31 @@ impl NewFile {
         written.map_err(|fault| Error::new(&self.place, fault))
     }
 
-    /// Replaces bytes that were written before.
-    ///
-    /// # Errors
-    ///
-    /// They can't be written.
-    pub async fn overwrite(&mut self, offset: u64, bytes: Vec<u8>) -> Result<(), Error> {
-        let written = self.file.overwrite(offset, bytes).await;
-        written.map_err(|fault| Error::new(&self.place, fault))
-    }
-
     /// Ends the file. All of it is on the medium for good then.
     ///
     /// # Errors
     ///
     /// It could not be written.
     pub async fn close(self) -> Result<(), Error> {
-        let closed = self.file.close().await;
-        closed.map_err(|fault| Error::new(&self.place, fault))
+        self.finish(Vec::new(), |_| None).await
+    }
+
+    /// Ends the file: appends bytes, and replaces its first ones by what `head` makes of its length, if anything. All of it
+    /// is on the medium for good when the future is done, which may be dropped before: the file is ended all the same.
+    ///
+    /// # Errors
+    ///
+    /// It could not be written.
+    pub fn finish(
+        self,
+        bytes: Vec<u8>,
+        head: impl FnOnce(u64) -> Option<Vec<u8>> + 'static,
+    ) -> impl Future<Output = Result<(), Error>> {
+        let Self { place, file } = self;
+        let finishing = file.finish(bytes, head);
+        async move {
+            let finished = finishing.await;
+            finished.map_err(|fault| Error::new(&place, fault))
+        }
     }
 }

@@ -19,7 +19,7 @@ use async_lock::Mutex;
 
 use self::log::{Contents, Error, Log, MOST_PAYLOAD, Medium, Record, USUAL_BYTES};
 use crate::devices::pmem::{self, Pmem};
-use crate::fw_cfg;
+use crate::{fw_cfg, task};
 
 /// How many lines are remembered.
 const MOST_LINES: usize = 64;
@@ -155,8 +155,22 @@ pub async fn status() -> Option<Status> {
 }
 
 /// Makes the first `bytes` bytes of the device a store with what is remembered now, and uses it. What is in the memory is
-/// only overwritten if it is a store, nothing, or if `force` says so.
+/// only overwritten if it is a store, nothing, or if `force` says so. It is made to its end, even if the caller is dropped
+/// before: half a store would be used by nobody, and kept from everybody.
+///
+/// # Errors
+///
+/// There is another store, the memory holds something else, or fails.
 pub async fn format(pmem: &'static Pmem, bytes: Option<u64>, force: bool) -> Result<(), String> {
+    let unheard = |made: Result<(), String>| {
+        if let Err(reason) = made {
+            ::log::warn!("store: {}: was not made: {reason}", pmem.name);
+        }
+    };
+    task::begin(make(pmem, bytes, force), unheard).await
+}
+
+async fn make(pmem: &'static Pmem, bytes: Option<u64>, force: bool) -> Result<(), String> {
     let mut kept = KEPT.lock().await;
     if let Some(device) = kept
         .device

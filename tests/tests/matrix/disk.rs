@@ -40,6 +40,7 @@ pub(crate) fn cells() -> Vec<Spec> {
             move |cell| out_of_range(cell, machine),
         ));
     }
+    cells.push(Spec::new("q35/disk/selftest-broken-off", broken_off));
     for (size, name) in [(64, "64"), (1024, "1024")] {
         cells.push(Spec::new(
             format!("q35/disk/queue-size={name}"),
@@ -47,6 +48,22 @@ pub(crate) fn cells() -> Vec<Spec> {
         ));
     }
     cells
+}
+
+/// The self-check of a disk puts back what was there, also when it is broken off between, and the machine switched off.
+fn broken_off(cell: &Cell) -> Result<()> {
+    let disk = Disk::create(cell.file("disk.img"), MIB, 1)?;
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    qemu.drive("d0", disk.path(), Image::RAW)?;
+    qemu.virtio("blk", "dev0", "drive=d0");
+    let mut guest = cell.boot(qemu)?;
+    guest.expect_prompt()?;
+    // Some seconds for what is written.
+    guest.process().limit_writes("d0", 100 << 10)?;
+    guest.type_and_expect_writes("selftest", "d0", 64 << 10)?;
+    guest.interrupt()?;
+    guest.power_off()?;
+    disk.check()
 }
 
 /// All of a disk written in requests of random sizes, many at once, then read back the same way by hash.

@@ -34,6 +34,7 @@ pub(crate) fn cells() -> Vec<Spec> {
     cells.push(Spec::new("q35/pmem/flush-fails", flush_fails));
     cells.push(Spec::new("q35/pmem/out-of-range", out_of_range));
     cells.push(Spec::new("q35/pmem/not-the-store", not_the_store));
+    cells.push(Spec::new("q35/pmem/format-broken-off", format_broken_off));
     cells.push(Spec::new("pc/pmem/killed", killed));
     cells
 }
@@ -328,6 +329,19 @@ fn not_the_store(cell: &Cell) -> Result<()> {
         "written behind the store"
     );
     same(&zeros, &vec![0; 1 << 20])
+}
+
+/// Making a store is not left half done by Ctrl-C, which would leave memory that nobody uses and nobody else may.
+fn format_broken_off(cell: &Cell) -> Result<()> {
+    let file = cell.file("pmem.img");
+    std::fs::File::create(&file)?.set_len(16 << 20)?;
+    let mut guest = cell.boot(with_memory(cell, "q35", &file)?)?;
+    // Typed at once: it is broken off where it first waits.
+    guest.type_line("pmem format pmem0 size=64k\r\x03")?;
+    guest.expect("^C")?;
+    // The rest of it comes when the shell waits next; who asks for the store then waits for its end.
+    guest.command("sleep 1; store", "store: pmem0 boots=1 ")?;
+    guest.power_off()
 }
 
 /// How often QEMU is killed.

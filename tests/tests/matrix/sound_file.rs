@@ -1,5 +1,7 @@
 //! Sound from and to files on a disk: played and recorded sample for sample.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use vringlet_tests::cell::{Cell, MEMORY};
 use vringlet_tests::disk::sha256;
@@ -57,6 +59,10 @@ pub(crate) fn cells() -> Vec<Spec> {
         let spec = Spec::new(name, move |cell| broken_off(cell, how));
         cells.push(spec.unless(no_alsa));
     }
+    cells.push(Spec::new(
+        "q35/sound/file/record-broken-off-early",
+        broken_off_early,
+    ));
     cells.push(Spec::new("q35/sound/file/broken", broken));
     cells
 }
@@ -187,7 +193,8 @@ enum Break {
     PowerOff,
 }
 
-/// A recording that is broken off is a file with what was recorded, on a file system without fault.
+/// A recording that is broken off is a file with what was recorded, on a file system without fault. Its disk stands still
+/// then, with a write on its way, and goes on later.
 fn broken_off(cell: &Cell, how: Break) -> Result<()> {
     let kind = FileSystem::Fat(16);
     let frames = frames(1, 16);
@@ -197,21 +204,25 @@ fn broken_off(cell: &Cell, how: Break) -> Result<()> {
     let sound = Sound::attach(&mut qemu, cell.directory(), RATE, "s16")?;
     std::fs::write(&sound.recorded, &recorded)?;
     let mut guest = cell.boot(qemu)?;
-    let record = "sound record 3000 new.wav";
-    let pause = || std::thread::sleep(std::time::Duration::from_millis(1500));
-    match how {
-        Break::CtrlC => {
-            guest.type_line(record)?;
-            pause();
-            guest.interrupt()?;
-            guest.command("ls", "new.wav")?;
-        }
-        Break::PowerOff => {
-            guest.type_line(&format!("bg {record}"))?;
-            pause();
-        }
+    let pause = |millis| std::thread::sleep(Duration::from_millis(millis));
+    let record = match how {
+        Break::CtrlC => "sound record 3000 new.wav",
+        Break::PowerOff => "bg sound record 3000 new.wav",
+    };
+    guest.type_and_expect_writes(record, "d0", 256 << 10)?;
+    guest.process().limit_writes("d0", 1)?;
+    // A write is due every third of a second.
+    pause(700);
+    if let Break::CtrlC = how {
+        guest.interrupt()?;
+        // The prompt does not wait for the disk.
+        guest.command("uptime", "up ")?;
     }
-    guest.power_off()?;
+    guest.type_line("poweroff")?;
+    // The guest can't end before its disk goes on.
+    pause(500);
+    guest.process().limit_writes("d0", 0)?;
+    guest.ends_with(&End::PowerOff)?;
     let image = cell.file("disk.img");
     kind.check(&image)?;
     let file = kind.read(&image, "new.wav")?;
@@ -219,7 +230,47 @@ fn broken_off(cell: &Cell, how: Break) -> Result<()> {
     let samples = frames.read(&file)?;
     ensure!(samples.len() > 100_000, "{} bytes", samples.len());
     let len = samples.len().min(recorded.len());
-    compare(&samples[..len], &recorded[..len])
+    compare(&samples[..len], &recorded[..len])?;
+    let lost = guest
+        .console()
+        .find("WARN")
+        .or(guest.console().find("ERROR"));
+    ensure!(lost.is_none(), "the log says {lost:?}");
+    Ok(())
+}
+
+/// A recording that is broken off at its beginning, before its header is written, in the middle of it or after it, is no file,
+/// an empty one, or one whose header says how much there is.
+fn broken_off_early(cell: &Cell) -> Result<()> {
+    let kind = FileSystem::Fat(16);
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    disk(cell, &mut qemu, kind, &Files::new())?;
+    qemu.arg("-audiodev", "none,id=audio");
+    qemu.virtio("sound", "sound0", "audiodev=audio");
+    let mut guest = cell.boot(qemu)?;
+    guest.expect_prompt()?;
+    // The file is made in some sectors, one after the other, and its header is one of them.
+    guest.process().limit_writes("d0", 8 << 10)?;
+    const FILES: u64 = 8;
+    for number in 0..FILES {
+        guest.type_line(&format!("sound record 3000 {number}.wav"))?;
+        std::thread::sleep(Duration::from_millis(100 + 100 * number));
+        guest.interrupt()?;
+    }
+    guest.type_line("poweroff")?;
+    guest.process().limit_writes("d0", 0)?;
+    guest.ends_with(&End::PowerOff)?;
+    let image = cell.file("disk.img");
+    kind.check(&image)?;
+    let listed = kind.names(&image)?;
+    ensure!(!listed.is_empty(), "no file was begun");
+    for name in listed {
+        let file = kind.read(&image, &name)?;
+        if !file.is_empty() {
+            frames(1, 16).read(&file).with_context(|| name.clone())?;
+        }
+    }
+    Ok(())
 }
 
 /// What is no sound, or none for this card, is refused with a reason.

@@ -6,8 +6,10 @@ use core::hint::black_box;
 
 use crate::arch::provoke;
 use crate::devices::sound;
+use crate::power;
+use crate::serial;
 use crate::shell::{Args, Command, Error, Output};
-use crate::{power, serial, task};
+use crate::task::Rest;
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[
     Command {
@@ -24,25 +26,27 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[
     },
     Command {
         name: "panic",
-        usage: &["panic [overflow|fault|divide|alloc]"],
+        usage: &["panic [overflow|fault|stack|divide|alloc]"],
         help: "lets the kernel die, to see the report",
         run: |args, out| Box::pin(panic(args, out)),
     },
 ];
 
-/// Ends what must not be cut off.
-pub(in crate::shell) async fn come_to_rest() {
+/// Ends what must not be cut off. Should the machine stay on, it works again when the [`Rest`] is dropped.
+pub(in crate::shell) async fn come_to_rest() -> Rest {
+    let rest = Rest::begin();
     sound::silence();
-    if !task::settled().await {
+    if !rest.settled().await {
         log::warn!("what was being written could not be finished");
     }
     serial::sent().await;
+    rest
 }
 
 async fn poweroff(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
     let status = args.next_number("STATUS")?.unwrap_or(0);
     args.end()?;
-    come_to_rest().await;
+    let _rest = come_to_rest().await;
     if status != 0 {
         let status = u32::try_from(status).map_err(|_| Error::usage("STATUS is too large"))?;
         power::exit_with(status);
@@ -53,7 +57,7 @@ async fn poweroff(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
 
 async fn reboot(args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
     args.end()?;
-    come_to_rest().await;
+    let _rest = come_to_rest().await;
     power::reboot()
 }
 
@@ -64,6 +68,7 @@ async fn panic(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
         None => panic!("asked for by the panic command"),
         Some("overflow") => provoke::stack_overflow(),
         Some("fault") => provoke::page_fault(),
+        Some("stack") => provoke::exception_without_stack(),
         Some("divide") => provoke::divide_error(),
         Some("alloc") => {
             let hoard: Vec<u8> = Vec::with_capacity(black_box(1 << 46));

@@ -11,7 +11,7 @@ use crate::devices::gpu::{self, Adapter, Borrowed};
 use crate::files;
 use crate::picture::Picture;
 use crate::shell::{Args, Command, Error, Output};
-use crate::time;
+use crate::{task, time};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
     name: "screen",
@@ -110,11 +110,7 @@ fn info(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
 async fn dashboard(args: Args<'_>) -> Result<(), Error> {
     args.end()?;
     for adapter in gpu::all() {
-        wait(async {
-            adapter.desk().await.show_dashboard();
-            Ok(())
-        })
-        .await?;
+        show_dashboard(adapter).await?;
     }
     Ok(())
 }
@@ -131,15 +127,27 @@ async fn test(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Part of the tour: draws on every display of an adapter, then shows the dashboard again.
-pub(super) async fn check(adapter: &Adapter, out: Output<'_>) -> Result<(), Error> {
-    let drawn = draw(adapter, async |desk| desk.show_test().await).await?;
+/// Part of the tour: draws on every display of an adapter, then shows the dashboard again, whatever came of it.
+pub(super) async fn check(adapter: &'static Adapter, out: Output<'_>) -> Result<(), Error> {
+    let drawn = task::to_the_end(async move {
+        let drawn = draw(adapter, async |desk| desk.show_test().await).await;
+        show_dashboard(adapter).await?;
+        drawn
+    });
+    let drawn = drawn.await?;
     for head in adapter.heads() {
         writeln!(out, "{}: {} drawn", adapter.name, head.rect.size())?;
     }
     writeln!(out, "{}: {drawn} bytes sent", adapter.name)?;
-    adapter.desk().await.show_dashboard();
     Ok(())
+}
+
+async fn show_dashboard(adapter: &Adapter) -> Result<(), Error> {
+    wait(async {
+        adapter.desk().await.show_dashboard();
+        Ok(())
+    })
+    .await
 }
 
 /// Draws something and says how many bytes went to the device.

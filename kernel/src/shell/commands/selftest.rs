@@ -1,10 +1,11 @@
 //! The tour: selftest. Everything there is, used once, with nothing lost.
 
 use alloc::boxed::Box;
-
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use smoltcp::wire::{IpAddress, Ipv4Address};
+use vringlet::Buffer;
 
 use super::blk::Work;
 use super::net::{fetch_url, ping_host};
@@ -14,7 +15,7 @@ use crate::net;
 use crate::net::fetch::Url;
 use crate::net::target::Target;
 use crate::shell::{Args, Command, Error, Output};
-use crate::time;
+use crate::{task, time};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
     name: "selftest",
@@ -102,7 +103,7 @@ fn devices(out: Output<'_>) -> Result<(), Error> {
 }
 
 /// Reads the end of the disk, writes the test pattern there, reads it back, and writes back what was there.
-async fn check_disk(disk: &Disk, out: Output<'_>) -> Result<(), Error> {
+async fn check_disk(disk: &'static Disk, out: Output<'_>) -> Result<(), Error> {
     let config = disk.with(|blk| *blk.config());
     let sector_len = vringlet::blk::SECTOR_LEN as u64;
     let block = u64::from(config.block_size) / sector_len;
@@ -117,18 +118,12 @@ async fn check_disk(disk: &Disk, out: Output<'_>) -> Result<(), Error> {
         return Ok(());
     }
     let original = work.read_all().await?;
-    let seed = u64::from_le_bytes(*b"vringlet");
-    let checked = async {
-        work.fill(seed).await?;
-        work.verify(seed).await
-    };
-    let checked = checked.await;
-    // Whatever came of it, the disk gets back what it had.
-    work.write_all(original).await?;
-    if config.flush {
-        let flushed = disk.flush().await;
-        flushed.map_err(|error| Error::failed(format_args!("{}: {error}", disk.name)))?;
-    }
+    // Whatever comes of it, and though the command is broken off: the disk gets back what it had.
+    let (work, checked) = task::to_the_end(async move {
+        let checked = write_and_put_back(&work, original, config.flush).await;
+        (work, checked)
+    })
+    .await;
     let requests = checked?;
     if work.hash().await? != before {
         let name = &disk.name;
@@ -142,4 +137,23 @@ async fn check_disk(disk: &Disk, out: Output<'_>) -> Result<(), Error> {
         disk.name
     )?;
     Ok(())
+}
+
+/// Gives the number of requests that verified what was written.
+async fn write_and_put_back(
+    work: &Work<'_>,
+    original: Vec<Buffer>,
+    flush: bool,
+) -> Result<u64, Error> {
+    let seed = u64::from_le_bytes(*b"vringlet");
+    let checked = async {
+        work.fill(seed).await?;
+        work.verify(seed).await
+    };
+    let checked = checked.await;
+    work.write_all(original).await?;
+    if flush {
+        work.flush().await?;
+    }
+    checked
 }

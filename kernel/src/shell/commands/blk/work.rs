@@ -192,6 +192,12 @@ impl<'a> Work<'a> {
         writes.try_for_each(async |_| Ok(())).await
     }
 
+    /// Has the disk keep for good what was written.
+    pub(in crate::shell) async fn flush(&self) -> Result<(), Error> {
+        let flushed = self.disk.flush().await;
+        flushed.map_err(|error| Error::failed(format!("{}: {error}", self.disk.name)))
+    }
+
     /// Reads or writes `count` requests of the largest size, from the first to the last sector and again.
     pub(super) async fn bench(&self, write: bool, count: u64) -> Result<Measured, Error> {
         let places = (self.sectors.end - self.sectors.start) / self.max;

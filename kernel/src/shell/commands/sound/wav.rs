@@ -6,12 +6,12 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::future::Future;
 
 use sha2::{Digest, Sha256};
 use vringlet::sound::{Format, FrameSink, FrameSource, Layout, Rate, StreamInfo};
 
 use crate::files::{Error, File, NewFile, PIECE};
-use crate::task;
 
 /// Format tags of the `fmt ` chunk.
 const PCM: u16 = 1;
@@ -194,7 +194,7 @@ impl FrameSource for WavSource {
         self.layout
     }
 
-    // A dropped future loses what it read: nobody drops one and goes on.
+    // A future that is dropped loses nothing: bytes are used up when all that are wanted are there.
     async fn frames(&mut self) -> Result<&[u8], String> {
         if self.used >= self.frames.len() {
             let frame = self.frame_len();
@@ -264,35 +264,52 @@ impl Reader {
 
 /// A file that is recorded. When it is dropped before its end, it has all the same what was recorded.
 pub(super) struct WavSink {
-    /// Not there after it was closed.
+    /// Not there after it was ended.
     file: Option<NewFile>,
     layout: Layout,
     space: Vec<u8>,
     used: usize,
-    written: u64,
     hash: Sha256,
 }
 
 impl WavSink {
-    /// Begins a file with its header.
+    /// Begins a file with a header.
     ///
     /// # Errors
     ///
     /// It can't be written.
-    pub(super) async fn new(
-        mut file: NewFile,
-        layout: Layout,
-        header: Vec<u8>,
-    ) -> Result<Self, Error> {
-        file.write(header).await?;
-        Ok(Self {
+    pub(super) async fn new(file: NewFile, layout: Layout, header: Vec<u8>) -> Result<Self, Error> {
+        let mut sink = Self {
             file: Some(file),
             layout,
             space: alloc::vec![0; PIECE],
             used: 0,
-            written: 0,
             hash: Sha256::new(),
-        })
+        };
+        sink.write(header).await?;
+        Ok(sink)
+    }
+
+    async fn write(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
+        match &mut self.file {
+            Some(file) => file.write(bytes).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The frames that are not in the file yet.
+    fn take_frames(&mut self) -> Vec<u8> {
+        let frames = self.space.get(..self.used).unwrap_or_default().to_vec();
+        self.used = 0;
+        self.hash.update(&frames);
+        frames
+    }
+
+    /// Ends the file with what it has, and a header that says how much that is.
+    fn finish(&mut self) -> Option<impl Future<Output = Result<(), Error>> + use<>> {
+        let file = self.file.take()?;
+        let (frames, layout) = (self.take_frames(), self.layout);
+        Some(file.finish(frames, move |len| header_for(layout, len)))
     }
 
     /// Ends the file with what it has. Gives the hash of the frames.
@@ -301,36 +318,24 @@ impl WavSink {
     ///
     /// It can't be written.
     pub(super) async fn close(mut self) -> Result<[u8; 32], Error> {
-        let flushed = self.flush().await;
-        if let Some(mut file) = self.file.take() {
-            if let Ok(header) = header(self.layout, self.written) {
-                file.overwrite(0, header).await?;
-            }
-            file.close().await?;
+        if let Some(finishing) = self.finish() {
+            finishing.await?;
         }
-        flushed?;
         Ok(self.hash.clone().finalize().into())
     }
 }
 
 impl Drop for WavSink {
     fn drop(&mut self) {
-        if self.file.is_some() {
-            let unfinished = Self {
-                file: self.file.take(),
-                layout: self.layout,
-                space: core::mem::take(&mut self.space),
-                used: self.used,
-                written: self.written,
-                hash: self.hash.clone(),
-            };
-            task::spawn_work(async move {
-                if let Err(error) = unfinished.close().await {
-                    log::warn!("{error}");
-                }
-            });
-        }
+        drop(self.finish());
     }
+}
+
+/// The header of a file of so many bytes altogether. A frame that is not whole does not count.
+fn header_for(layout: Layout, len: u64) -> Option<Vec<u8>> {
+    let frame = u64::from(layout.frame_bits() / 8).max(1);
+    let frames = len.saturating_sub(HEADER_LEN.into()) / frame;
+    header(layout, frames * frame).ok()
 }
 
 /// The header of a file with so many bytes of frames.
@@ -386,15 +391,8 @@ impl FrameSink for WavSink {
     }
 
     async fn flush(&mut self) -> Result<(), Error> {
-        let frames = self.space.get(..self.used).unwrap_or_default().to_vec();
-        self.used = 0;
-        if let Some(file) = &mut self.file {
-            let len = frames.len() as u64;
-            self.hash.update(&frames);
-            file.write(frames).await?;
-            self.written += len;
-        }
-        Ok(())
+        let frames = self.take_frames();
+        self.write(frames).await
     }
 }
 
@@ -432,6 +430,16 @@ mod tests {
         }
         assert!(header(layout(Format::U16, 1), 2).is_err());
         assert!(header(layout(Format::U8, 1), u64::from(u32::MAX)).is_err());
+    }
+
+    #[test]
+    fn a_header_says_how_many_whole_frames_follow_it() {
+        let stereo = layout(Format::S16, 2);
+        for (len, bytes) in [(0, 0), (44, 0), (47, 0), (48, 4), (51, 4), (1044, 1000)] {
+            assert_eq!(header_for(stereo, len), header(stereo, bytes).ok());
+        }
+        // More than a header can say: the one that is there stays.
+        assert_eq!(header_for(stereo, u64::from(u32::MAX) + 1), None);
     }
 
     #[test]
