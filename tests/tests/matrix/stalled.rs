@@ -128,10 +128,8 @@ fn disk(cell: &Cell) -> Result<()> {
     status(port).context("while a command waits")?;
     guest.expect(&format!("error: blk0: read at 0: {place}: {unanswered}"))?;
     guest.command("blk fill blk1 0 64 5", "filled sectors=64")?;
-    // The IOMMU stops the messages of all devices.
-    for name in ["blk1", "net0"] {
-        guest.eventually(&format!("{name}: done with a request without an interrupt"))?;
-    }
+    // The IOMMU stops the messages of all devices. A disk that is done before the processor sleeps needs none.
+    guest.eventually("net0: done with a request without an interrupt")?;
     good.expect_pattern(0..64, 5);
     guest.type_line("poweroff")?;
     guest.ends_with_complaints(&End::PowerOff, &STOPPED)?;
