@@ -48,7 +48,8 @@
 //! ids, indices, configuration and capabilities are allegations until checked. What can't be prevented without an IOMMU
 //! is that a device writes to memory which it was never lent.
 //!
-//! `unsafe` is confined to [`dma`], [`mmio`], `barrier`, [`buffer`], [`region`] and the loans of [`queue`] (`queue/chain.rs`); there is none in a device driver.
+//! `unsafe` is confined to [`dma`], [`mmio`], `barrier`, [`buffer`], [`region`] and the loans of
+//! [`queue`] (`queue/slot.rs`); there is none in a device driver. [`Transport`] is unsafe to implement.
 
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
