@@ -1,42 +1,52 @@
-//! Random numbers, by the driver of the `virtio-drivers` crate on our transport: its drivers run there unpatched.
-//!
-//! That driver is polled, keeps no counters, and waits for the device without a bound; so it is only used when somebody
-//! asks for numbers.
+//! Entropy devices: each has a task that owns it, and is shared by whoever wants random bytes.
 
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use spin::Mutex;
-use virtio_drivers::device::rng::VirtIORng;
-use vringlet::transport::compat::IntoStock;
+use vringlet::rng::{Options, Rng as Driver};
+use vringlet::{Cause, Driver as _, Error, Report};
 
-use super::{DeviceTransport, Found};
+use super::owner::{Owner, Shared};
+use super::{DeviceTransport, Driven, Found};
 use crate::memory::dma::KernelHal;
+use crate::{task, time};
 
-/// A source of random numbers.
+/// How long one answer may take, of whatever length: the host may ration its random bytes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A source of random bytes.
 pub struct Rng {
     name: String,
-    driver: Mutex<VirtIORng<KernelHal, IntoStock<DeviceTransport>>>,
+    shared: Shared<Driver<KernelHal, DeviceTransport>>,
 }
 
 static RNGS: Mutex<Vec<&'static Rng>> = Mutex::new(Vec::new());
+
+/// All sources, in the order they were found.
+pub fn all() -> Vec<&'static Rng> {
+    RNGS.lock().clone()
+}
 
 /// The first source, if there is one.
 pub fn first() -> Option<&'static Rng> {
     RNGS.lock().first().copied()
 }
 
-/// Has `virtio-drivers` drive the device.
-pub(super) fn start(found: Found) -> Result<(), String> {
-    let transport = IntoStock::new(found.transport).map_err(|error| format!("{error}"))?;
-    let driver = VirtIORng::new(transport).map_err(|error| format!("{error}"))?;
-    RNGS.lock().push(Box::leak(Box::new(Rng {
+/// Brings a device up.
+pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
+    let driver = Driver::new(found.transport, Options::default())?;
+    let rng: &'static Rng = Box::leak(Box::new(Rng {
         name: found.name,
-        driver: Mutex::new(driver),
-    })));
-    Ok(())
+        shared: Shared::new(driver, found.interrupts, 1),
+    }));
+    RNGS.lock().push(rng);
+    rng.shared.serve();
+    task::spawn(rng.own());
+    Ok(Box::new(rng))
 }
 
 impl Rng {
@@ -45,10 +55,44 @@ impl Rng {
         &self.name
     }
 
-    /// Fills the beginning of `bytes`; gives how much of it, which is up to the device.
-    pub fn fill(&self, bytes: &mut [u8]) -> Result<usize, String> {
-        let filled = self.driver.lock().request_entropy(bytes);
-        let filled = filled.map_err(|error| format!("{}: {error}", self.name))?;
-        Ok(filled.min(bytes.len()))
+    /// Fills `bytes`, in as many answers as the device makes of it, each of which brings at least one byte. Fails if one of
+    /// them does not come; then `bytes` may be filled in part.
+    pub async fn fill(&self, bytes: &mut [u8]) -> Result<(), Error> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let read = time::timeout(PATIENCE, self.shared.read(rest)).await;
+            let given =
+                read.unwrap_or_else(|_| Err(self.shared.with(|rng| rng.error(Cause::Timeout))))?;
+            rest = rest.get_mut(given..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// The owner's task.
+    async fn own(&self) {
+        let mut owner = Owner::new(&self.name, &self.shared);
+        while owner.serve(self.watch_status()).await {}
+    }
+
+    /// Waits until the device wants to be reset.
+    async fn watch_status(&self) -> Error {
+        loop {
+            self.shared.interrupts().config().await;
+            if let Err(error) = self.shared.with(|rng| rng.check_status()) {
+                return error;
+            }
+        }
+    }
+}
+
+impl Driven for &'static Rng {
+    fn report(&self) -> Report {
+        let report = self.shared.with(|rng| rng.report());
+        self.shared.complete(report)
+    }
+
+    fn summary(&self) -> String {
+        let size = self.shared.with(|rng| rng.queue_size());
+        format!("random bytes, queue of {size}")
     }
 }
