@@ -8,7 +8,7 @@ use smoltcp::wire::{IpAddress, Ipv4Address};
 
 use super::blk::Work;
 use super::net::{fetch_url, ping_host};
-use super::{pmem, screen, sound};
+use super::{pmem, rng, screen, sound};
 use crate::devices::{self, blk::Disk};
 use crate::net;
 use crate::net::fetch::Url;
@@ -44,6 +44,9 @@ async fn selftest(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     }
     for memory in devices::pmem::all() {
         pmem::check(memory, out).await?;
+    }
+    for source in devices::rng::all() {
+        rng::check(source, out).await?;
     }
     check_network(out).await
 }
