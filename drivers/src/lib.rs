@@ -83,6 +83,7 @@ pub mod queue;
 #[expect(unsafe_code, reason = "memory of a device, mapped")]
 pub mod region;
 pub mod report;
+pub mod rng;
 pub mod sound;
 pub mod transport;
 

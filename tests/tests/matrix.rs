@@ -14,6 +14,7 @@ mod matrix {
     pub(crate) mod picture;
     pub(crate) mod pmem;
     pub(crate) mod ring;
+    pub(crate) mod rng;
     pub(crate) mod run;
     pub(crate) mod sound;
     pub(crate) mod sound_file;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         matrix::files::cells(),
         matrix::net::cells(),
         matrix::pmem::cells(),
+        matrix::rng::cells(),
         matrix::card::cells(),
         matrix::gpu::cells(),
         matrix::picture::cells(),

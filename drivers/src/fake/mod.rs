@@ -4,7 +4,7 @@
 //! - [`DeviceQueue`]: the device's side of a split virtqueue; notes every rule that the driver breaks.
 //! - [`FakeDevice`]: the registers of a device around a [`DeviceModel`], which says what the device does.
 //! - [`FakeTransport`], [`FakePci`] and [`FakeMmio`]: a way to reach it without a bus, and two with.
-//! - [`FakeBlk`], [`FakeGpu`], [`FakeNic`], [`FakePmem`], [`FakeSound`]: models of the device types.
+//! - [`FakeBlk`], [`FakeGpu`], [`FakeNic`], [`FakePmem`], [`FakeRng`], [`FakeSound`]: models of the device types.
 //!
 //! Everything happens on the thread that calls, in an order that is the same in every run: a device works when it is
 //! notified, before the notification returns, or when [`FakeDevice::pump`] is called (see [`Pace`]).
@@ -23,6 +23,7 @@ mod pci;
 mod pmem;
 mod queue;
 mod random;
+mod rng;
 mod sound;
 mod transport;
 
@@ -37,5 +38,6 @@ pub use pci::{CapabilityFault, FakePci, FakeRegisters, PciLayout};
 pub use pmem::FakePmem;
 pub use queue::{DeviceQueue, Request, Segment};
 pub use random::Random;
+pub use rng::FakeRng;
 pub use sound::{FakeControl, FakeSound, FakeState, FakeStream};
 pub use transport::{FakeNotifier, FakeTransport};

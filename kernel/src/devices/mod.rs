@@ -185,10 +185,7 @@ async fn start(id: DeviceId, mut found: Found) -> Result<Box<dyn Driven>, String
         DeviceId::SOUND => sound::start(found),
         DeviceId::NET => net::start(found),
         DeviceId::PMEM => return pmem::start(found),
-        DeviceId::RNG => {
-            rng::start(found)?;
-            return Err("no driver of ours; the rng command has virtio-drivers' one".into());
-        }
+        DeviceId::RNG => rng::start(found),
         _ => {
             let _ = found.transport.reset();
             return Err(format!("no driver for {id}"));

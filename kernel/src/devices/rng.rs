@@ -1,45 +1,52 @@
-//! Random numbers, by the driver of the `virtio-drivers` crate on our transport: its drivers run there unpatched.
-//!
-//! That driver is polled, keeps no counters, and waits for the device without a bound; so it is only used when somebody
-//! asks for numbers.
+//! Entropy devices: each has a task that owns it, and is shared by whoever wants random bytes.
 
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use spin::Mutex;
-use virtio_drivers::device::rng::VirtIORng;
-use vringlet::transport::compat::{IntoStock, Leaky};
+use vringlet::rng::{Options, Rng as Driver};
+use vringlet::{Cause, Driver as _, Error, Report};
 
-use super::{DeviceTransport, Found};
+use super::owner::{self, Owner, Shared};
+use super::{DeviceTransport, Driven, Found};
 use crate::memory::dma::KernelHal;
+use crate::{task, time};
 
-/// A source of random numbers.
+/// How long one answer may take, of whatever length: the host may ration its random bytes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A source of random bytes.
 pub struct Rng {
     name: String,
-    driver: Mutex<VirtIORng<Leaky<KernelHal>, IntoStock<DeviceTransport>>>,
+    shared: Shared<Driver<KernelHal, DeviceTransport>>,
 }
 
 static RNGS: Mutex<Vec<&'static Rng>> = Mutex::new(Vec::new());
+
+/// All sources, in the order they were found.
+pub fn all() -> Vec<&'static Rng> {
+    RNGS.lock().clone()
+}
 
 /// The first source, if there is one.
 pub fn first() -> Option<&'static Rng> {
     RNGS.lock().first().copied()
 }
 
-/// Has `virtio-drivers` drive the device.
-pub(super) fn start(found: Found) -> Result<(), String> {
-    #[expect(unsafe_code, reason = "its trait promises nothing")]
-    // SAFETY: it goes to a driver of virtio-drivers, with a `Hal` that leaks what a device did not let go of.
-    let transport = unsafe { IntoStock::new(found.transport) };
-    let transport = transport.map_err(|error| format!("{error}"))?;
-    let driver = VirtIORng::new(transport).map_err(|error| format!("{error}"))?;
-    RNGS.lock().push(Box::leak(Box::new(Rng {
+/// Brings a device up.
+pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
+    let driver = Driver::new(found.transport, Options::default())?;
+    let rng: &'static Rng = Box::leak(Box::new(Rng {
         name: found.name,
-        driver: Mutex::new(driver),
-    })));
-    Ok(())
+        shared: Shared::new(driver, found.interrupts, 1),
+    }));
+    RNGS.lock().push(rng);
+    rng.shared.serve();
+    task::spawn(rng.own());
+    Ok(Box::new(rng))
 }
 
 impl Rng {
@@ -48,10 +55,45 @@ impl Rng {
         &self.name
     }
 
-    /// Fills the beginning of `bytes`; gives how much of it, which is up to the device.
-    pub fn fill(&self, bytes: &mut [u8]) -> Result<usize, String> {
-        let filled = self.driver.lock().request_entropy(bytes);
-        let filled = filled.map_err(|error| format!("{}: {error}", self.name))?;
-        Ok(filled.min(bytes.len()))
+    /// Fills `bytes`, in as many answers as the device makes of it, each of which brings at least one byte. Fails if one of
+    /// them does not come; then `bytes` may be filled in part.
+    pub async fn fill(&self, bytes: &mut [u8]) -> Result<(), Error> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let read = time::timeout(PATIENCE, self.shared.read(rest)).await;
+            let given =
+                read.unwrap_or_else(|_| Err(self.shared.with(|rng| rng.error(Cause::Timeout))))?;
+            rest = rest.get_mut(given..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// The owner's task.
+    async fn own(&self) {
+        let mut owner = Owner::new(&self.name, &self.shared, owner::timeout());
+        // The host may ration its random bytes for as long as it likes.
+        while owner.serve(self.watch_status(), Vec::new).await {}
+    }
+
+    /// Waits until the device wants to be reset.
+    async fn watch_status(&self) -> Error {
+        loop {
+            self.shared.interrupts().config().await;
+            if let Err(error) = self.shared.with(|rng| rng.check_status()) {
+                return error;
+            }
+        }
+    }
+}
+
+impl Driven for &'static Rng {
+    fn report(&self) -> Report {
+        let report = self.shared.with(|rng| rng.report());
+        self.shared.complete(report)
+    }
+
+    fn summary(&self) -> String {
+        let size = self.shared.with(|rng| rng.queue_size());
+        format!("random bytes, queue of {size}")
     }
 }

@@ -17,8 +17,11 @@ use super::loopback::Loopback;
 use super::stack::{Stack, Summary};
 use super::{Ipv4Setup, Lease, echo, http};
 use crate::devices::net::{self as cards, Card, News};
+use crate::devices::rng;
 use crate::{fw_cfg, status, task, time};
 
+/// How long the boot waits for the entropy device.
+const SEED_PATIENCE: Duration = Duration::from_millis(100);
 /// How long the boot waits for DHCP servers. They go on being asked afterwards.
 const LEASE_PATIENCE: Duration = Duration::from_secs(2);
 const LEASE_POLL: Duration = Duration::from_millis(2);
@@ -29,12 +32,14 @@ static LOOPBACK: Once<&'static Stack> = Once::new();
 /// Starts networking on every card that the drivers brought up, and on `lo`; then gives DHCP servers a moment, so that
 /// whatever comes next finds an address.
 pub async fn init() {
-    if let Some(stack) = start_loopback() {
+    // One for all: a slow device delays the boot by no more than that.
+    let deadline = time::now() + SEED_PATIENCE;
+    if let Some(stack) = start_loopback(seed(deadline).await) {
         LOOPBACK.call_once(|| stack);
         serve(stack);
     }
     for card in cards::all() {
-        match start(card) {
+        match start(card, seed(deadline).await) {
             Some(stack) => {
                 STACKS.lock().push(stack);
                 serve(stack);
@@ -71,20 +76,20 @@ pub fn loopback() -> Option<&'static Stack> {
     LOOPBACK.get().copied()
 }
 
-fn start(card: &'static Card) -> Option<&'static Stack> {
+fn start(card: &'static Card, seed: u64) -> Option<&'static Stack> {
     let setup = setup(card.name());
     let stack = card.with(|driver| {
         let mac = EthernetAddress(driver.mac().0);
-        Stack::ethernet(card.name(), driver, mac, setup, seed(), now())
+        Stack::ethernet(card.name(), driver, mac, setup, seed, now())
     })?;
     let stack = Box::leak(Box::new(stack));
     task::spawn(drive(card, stack));
     Some(stack)
 }
 
-fn start_loopback() -> Option<&'static Stack> {
+fn start_loopback(seed: u64) -> Option<&'static Stack> {
     let mut device = Loopback::default();
-    let stack = Box::leak(Box::new(Stack::loopback("lo", &mut device, seed(), now())?));
+    let stack = Box::leak(Box::new(Stack::loopback("lo", &mut device, seed, now())?));
     task::spawn(drive_loopback(device, stack));
     Some(stack)
 }
@@ -102,13 +107,26 @@ fn setup(name: &str) -> Ipv4Setup {
     })
 }
 
-/// Something a neighbour cannot guess: sequence numbers and ports follow from it. Without RDRAND it is only the moment.
-/// The entropy device is not asked: `virtio-drivers`' driver of it waits without a bound, and the boot must not.
-fn seed() -> u64 {
+/// Something a neighbour cannot guess: sequence numbers and ports follow from it. The entropy device is asked until
+/// `deadline`; without it and without RDRAND it is only the moment.
+async fn seed(deadline: time::Instant) -> u64 {
+    let mut bytes = [0; 8];
+    let left = time::now().until(deadline);
+    if let Some(device) = rng::first()
+        && !left.is_zero()
+    {
+        match time::timeout(left, device.fill(&mut bytes)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => log::warn!("{}: {error}: not used for seeds", device.name()),
+            Err(time::TimedOut) => log::warn!("{}: too slow for seeds", device.name()),
+        }
+    }
+    // Of an answer that is not whole the bytes that came count.
+    let device = u64::from_le_bytes(bytes);
     let processor = RdRand::new().and_then(RdRand::get_u64).unwrap_or_default();
     // The multiplier spreads what differs between two moments over all bits.
     let moment = time::now().as_nanos().wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    processor ^ moment
+    device ^ processor ^ moment
 }
 
 /// Moves frames between a card and its stack, for ever.

@@ -3,18 +3,30 @@
 use alloc::boxed::Box;
 use alloc::vec;
 
-use crate::devices::rng;
+use crate::devices::rng::{self, Rng};
 use crate::shell::{Args, Command, Error, Output, dump};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
     name: "rng",
     usage: &["rng [BYTES]"],
-    help: "shows random bytes from the entropy device, by virtio-drivers' driver on our transport",
+    help: "shows random bytes from the entropy device",
     run: |args, out| Box::pin(show(args, out)),
 }];
 
 const BYTES: u64 = 32;
 const MOST_BYTES: u64 = 4096;
+
+/// One byte: the host may ration them.
+pub(super) async fn check(rng: &Rng, out: Output<'_>) -> Result<(), Error> {
+    fill(rng, &mut [0]).await?;
+    writeln!(out, "{}: gives random bytes", rng.name())?;
+    Ok(())
+}
+
+async fn fill(rng: &Rng, bytes: &mut [u8]) -> Result<(), Error> {
+    let filled = rng.fill(bytes).await;
+    filled.map_err(|error| Error::failed(format_args!("{}: {error}", rng.name())))
+}
 
 async fn show(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let count = args.next_number("BYTES")?.unwrap_or(BYTES);
@@ -24,12 +36,6 @@ async fn show(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     }
     let rng = rng::first().ok_or_else(|| Error::failed("no entropy device"))?;
     let mut bytes = vec![0; count as usize];
-    let mut filled = 0;
-    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match rng.fill(rest).map_err(Error::Failed)? {
-            0 => return Err(Error::failed(format_args!("{} gives nothing", rng.name()))),
-            more => filled += more,
-        }
-    }
+    fill(rng, &mut bytes).await?;
     dump::lines(out, 0, &bytes).await
 }

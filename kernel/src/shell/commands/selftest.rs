@@ -9,7 +9,7 @@ use vringlet::Buffer;
 
 use super::blk::Work;
 use super::net::{fetch_url, ping_host};
-use super::{pmem, screen, sound};
+use super::{pmem, rng, screen, sound};
 use crate::devices::{self, blk::Disk};
 use crate::net;
 use crate::net::fetch::Url;
@@ -45,6 +45,9 @@ async fn selftest(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     }
     for memory in devices::pmem::all() {
         pmem::check(memory, out).await?;
+    }
+    for source in devices::rng::all() {
+        rng::check(source, out).await?;
     }
     check_network(out).await
 }
