@@ -72,6 +72,8 @@ use self::backlog::{Backlog, Entry};
 ///   has stays with the queue until the device is done with it, buffers and all.
 /// - *Memory.* Nothing is allocated for a request; if it waits for room, not after as many have waited at the same time
 ///   before.
+/// - *Results.* A request that is done keeps its place in the queue until its future is polled or dropped, so a future that
+///   is kept without either takes room from others.
 /// - *Budget.* No call does more than a bounded number of completions, however fast the device is: other tasks have their
 ///   turn, too.
 /// - *Rules broken.* If the device breaks the rules of the queue it is reset at once, and all requests come back with
@@ -80,7 +82,7 @@ use self::backlog::{Backlog, Entry};
 /// No method may be called from an interrupt handler that can interrupt a task: they share a lock.
 pub struct Asynchronous<D: Driver> {
     state: Mutex<State<D>>,
-    /// How many requests wait to be done, for who looks without the lock. Changed under it.
+    /// How many requests are unfinished, for who looks without the lock. Changed under it.
     unfinished: AtomicUsize,
 }
 
@@ -90,7 +92,7 @@ struct State<D: Driver> {
     seats: Vec<Seat>,
     backlog: Backlog<D::Request>,
     /// Requests that the driver has and did not find done yet.
-    unfinished: usize,
+    in_flight: usize,
     /// Requests were submitted since the last kick.
     submitted: bool,
     /// Who kicks, if it waits for something to kick for.
@@ -135,6 +137,17 @@ enum Step<R> {
     NothingLeft,
 }
 
+impl<R> Step<R> {
+    #[inline(always)]
+    fn finish(self) {
+        match self {
+            Self::Wake(waker) => waker.wake(),
+            Self::Drop(finished) => drop(finished),
+            Self::NothingLeft => {}
+        }
+    }
+}
+
 /// How many turns [`Asynchronous::process`] takes before others have theirs.
 const TURNS: usize = 8;
 
@@ -146,7 +159,7 @@ impl<D: Driver> Asynchronous<D> {
             driver,
             seats: Vec::new(),
             backlog: Backlog::new(),
-            unfinished: 0,
+            in_flight: 0,
             submitted: false,
             owner: None,
             stopped: None,
@@ -161,29 +174,29 @@ impl<D: Driver> Asynchronous<D> {
         }
     }
 
-    /// Whether the device has nothing to do: every request that was submitted is done.
+    /// Whether there is nothing to do: every request is done, and none waits for room.
     #[inline]
     pub fn is_idle(&self) -> bool {
         self.unfinished() == 0
     }
 
-    /// How many requests were submitted and are not done.
+    /// How many requests are with the device or wait for room.
     #[inline]
     pub fn unfinished(&self) -> usize {
         self.unfinished.load(Ordering::Relaxed)
     }
 
-    /// Notes, under the lock, how many requests wait to be done.
+    /// Notes, under the lock, how many requests are unfinished.
     #[inline]
     fn note(&self, state: &State<D>) {
-        self.unfinished.store(state.unfinished, Ordering::Relaxed);
+        self.unfinished.store(state.unfinished(), Ordering::Relaxed);
     }
 
     /// For an owner who must look at a device that can't interrupt: waits until it has something to do.
     pub async fn busy(&self) {
         poll_fn(|context| {
             let mut state = self.state.lock();
-            if state.unfinished > 0 {
+            if state.unfinished() > 0 {
                 return Poll::Ready(());
             }
             let old = replace_waker(&mut state.owner, context.waker());
@@ -304,35 +317,32 @@ impl<D: Driver> Asynchronous<D> {
     /// The device broke the rules and was stopped; see [`Self::stop`].
     #[inline]
     pub fn turn(&self) -> Result<bool> {
-        // Each completion frees a seat for the next: with more than there are, one device could go on for ever.
-        let mut budget = self.state.lock().seats.len();
+        let mut steps = 0;
         loop {
-            let step = {
-                let mut state = self.state.lock();
-                match state.step() {
-                    Ok(Step::NothingLeft) => {
-                        state.kick();
-                        self.note(&state);
-                        Step::NothingLeft
-                    }
-                    Ok(step) => step,
-                    Err(error) => {
-                        drop(state);
-                        self.stop(error);
-                        return Err(error);
-                    }
-                }
+            let mut state = self.state.lock();
+            // Each completion frees a seat for the next: with more than there are, one device could go on for ever.
+            let enough = steps > 0 && steps >= state.seats.len();
+            let step = match enough {
+                true => Ok(Step::NothingLeft),
+                false => state.step(),
             };
             match step {
-                Step::Wake(waker) => waker.wake(),
-                Step::Drop(finished) => drop(finished),
-                Step::NothingLeft => return Ok(false),
+                Ok(Step::NothingLeft) => {
+                    state.kick();
+                    self.note(&state);
+                    return Ok(enough);
+                }
+                Ok(step) => {
+                    drop(state);
+                    step.finish();
+                }
+                Err(error) => {
+                    drop(state);
+                    self.stop(error);
+                    return Err(error);
+                }
             }
-            budget = budget.saturating_sub(1);
-            if budget == 0 {
-                self.kick();
-                return Ok(true);
-            }
+            steps += 1;
         }
     }
 
@@ -416,7 +426,12 @@ impl<D: Driver> Asynchronous<D> {
     /// Nobody waits for a request any more.
     #[cold]
     fn abandon(&self, stage: Stage) {
-        let (owner, left) = self.state.lock().abandon(stage);
+        let (owner, left) = {
+            let mut state = self.state.lock();
+            let abandoned = state.abandon(stage);
+            self.note(&state);
+            abandoned
+        };
         drop(left);
         if let Some(owner) = owner {
             owner.wake();
@@ -451,6 +466,12 @@ impl<D: Driver> State<D> {
         self.seats.resize_with(size, || Seat::Free);
     }
 
+    /// Requests that are with the device or wait for room.
+    #[inline]
+    fn unfinished(&self) -> usize {
+        self.in_flight + self.backlog.len()
+    }
+
     #[inline]
     fn kick(&mut self) {
         if core::mem::take(&mut self.submitted) {
@@ -458,7 +479,11 @@ impl<D: Driver> State<D> {
         }
     }
 
-    /// Hands a request to the device, or lets it wait for room. Gives where it is then; `None` if it was refused.
+    /// Hands a request to the device, or lets it wait for room. Gives where it is then.
+    ///
+    /// # Errors
+    ///
+    /// Why it was refused; it is where it was. `None` if there was none.
     #[inline(always)]
     fn start(
         &mut self,
@@ -496,7 +521,7 @@ impl<D: Driver> State<D> {
             *seat = Seat::Waiting(waker);
         }
         self.submitted = true;
-        self.unfinished += 1;
+        self.in_flight += 1;
         Ticket {
             session: self.session,
             token,
@@ -512,7 +537,7 @@ impl<D: Driver> State<D> {
         let Some(token) = self.driver.complete()? else {
             return Ok(self.submit_waiting().map_or(Step::NothingLeft, Step::Wake));
         };
-        self.unfinished = self.unfinished.saturating_sub(1);
+        self.in_flight = self.in_flight.saturating_sub(1);
         let Some(seat) = self.seats.get_mut(token.index()) else {
             return Ok(Step::Drop(self.driver.take(token)));
         };
@@ -572,7 +597,7 @@ impl<D: Driver> State<D> {
         }
         self.stopped = Some(error);
         self.submitted = false;
-        self.unfinished = 0;
+        self.in_flight = 0;
         let mut wakers: Vec<Waker> = self.mender.take().into_iter().collect();
         let session = self.session;
         self.session = session.wrapping_add(1);

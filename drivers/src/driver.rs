@@ -15,7 +15,7 @@ pub trait Driver: Send {
     /// # Errors
     ///
     /// The request comes back: it can't succeed on this device, or [`Cause::QueueFull`] says that it will fit when
-    /// others are done. With nothing in flight, nothing is refused for that.
+    /// others are done. With nothing in flight and nothing left to be taken, nothing is refused for that.
     fn submit(&mut self, request: Self::Request) -> Result<Token, Rejected<Self::Request>>;
 
     /// As [`Self::submit`], but takes the request out of its place only when it is accepted: a driver on a hot path moves it

@@ -527,3 +527,47 @@ fn the_driver_can_be_asked_and_taken_back() {
     drop(blk);
     memory.assert_clean();
 }
+
+#[test]
+fn turns_taken_only_while_there_is_something_to_do_serve_those_that_wait_for_room_too() {
+    let memory = Memory::fresh();
+    let machine = machine(FakeBlk::new(16), small_queue(4));
+    let mut reads: Vec<_> = (0..12)
+        .map(|sector| Task::new(machine.disk.read(sector, buffer(512))))
+        .collect();
+    // As a kernel does at the end of each round of its executor. The device is done at once with all that it has, so that
+    // again and again nothing is with it while some requests wait for room.
+    for _ in 0..12 {
+        reads.retain_mut(|read| match read.run() {
+            Poll::Ready(done) => {
+                done.expect("an honest device");
+                false
+            }
+            Poll::Pending => true,
+        });
+        if !machine.disk.is_idle() {
+            machine.disk.turn().expect("an honest device");
+        }
+    }
+    assert!(reads.is_empty(), "{} sleep for ever", reads.len());
+    assert!(machine.disk.is_idle());
+    drop(reads);
+    // One that is taken back while it waits is nothing to do either.
+    machine.device.set_pace(Pace::Manual);
+    let mut reads: Vec<_> = (0..5)
+        .map(|sector| Task::new(machine.disk.read(sector, buffer(512))))
+        .collect();
+    reads
+        .iter_mut()
+        .for_each(|read| assert!(read.run().is_pending()));
+    assert_eq!(machine.disk.unfinished(), 5);
+    reads.pop();
+    assert_eq!(machine.disk.unfinished(), 4);
+    machine.disk.kick();
+    machine.device.pump();
+    machine.process();
+    assert!(machine.disk.is_idle());
+    drop(reads);
+    drop(machine);
+    memory.assert_clean();
+}

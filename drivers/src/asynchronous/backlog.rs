@@ -42,6 +42,12 @@ impl<R> Backlog<R> {
         self.waiting.is_empty()
     }
 
+    /// How many wait.
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Puts a request behind all others. Gives its place.
     pub(super) fn push(&mut self, request: R, waker: &Waker) -> usize {
         let entry = Entry::Waiting(request, waker.clone());

@@ -159,10 +159,13 @@ impl<D: Driver> EndOfRound for Shared<D> {
     #[inline]
     fn end_round(&self) -> bool {
         let interrupted = self.interrupts.take(self.queues);
-        if self.face.is_idle() && !interrupted {
+        let asked = self.armed.load(Ordering::Relaxed);
+        // A device that was not asked for an interrupt may have something without one, such as an event: see
+        // `prepare_to_sleep`.
+        if asked && !interrupted && self.face.is_idle() {
             return false;
         }
-        let asked = self.armed.swap(false, Ordering::Relaxed);
+        self.armed.store(false, Ordering::Relaxed);
         let before = self.face.unfinished();
         // The owner is told of an error by `stopped`.
         let more = self.face.turn().unwrap_or(false);
@@ -300,6 +303,7 @@ mod tests {
     use core::future::ready;
 
     use embassy_futures::block_on;
+    use embassy_futures::select::{Either, select};
     use vringlet::queue::{QueueStats, Rejected};
     use vringlet::{Cause, DeviceId, DeviceName, Finished, Location, Result, Token};
 
@@ -314,6 +318,8 @@ mod tests {
     /// The driver of a device that never does anything right, but may come back from a reset.
     struct Broken {
         comes_back: bool,
+        /// There is something to be taken when the device is asked for an interrupt.
+        has_come: bool,
         restarts: u32,
     }
 
@@ -321,6 +327,7 @@ mod tests {
         fn shared(comes_back: bool) -> Shared<Self> {
             let driver = Self {
                 comes_back,
+                has_come: false,
                 restarts: 0,
             };
             Shared::new(driver, Interrupts::none(), 1)
@@ -346,7 +353,7 @@ mod tests {
         }
 
         fn enable_interrupts(&mut self) -> bool {
-            false
+            self.has_come
         }
 
         fn disable_interrupts(&mut self) {}
@@ -370,6 +377,20 @@ mod tests {
                 false => Err(BROKEN),
             }
         }
+    }
+
+    #[test]
+    fn what_comes_before_the_processor_sleeps_is_taken_though_nothing_is_awaited() {
+        let device = Broken::shared(true);
+        device.armed.store(false, Ordering::Relaxed);
+        device.with(|driver| driver.has_come = true);
+        assert!(!device.prepare_to_sleep(), "something is there already");
+        device.end_round();
+        let stopped = block_on(select(device.stopped(), ready(())));
+        assert!(
+            matches!(stopped, Either::First(BROKEN)),
+            "it was not looked at"
+        );
     }
 
     #[test]
