@@ -57,8 +57,9 @@ pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
 }
 
 impl Disk {
-    fn report(&self) -> Report {
-        self.shared.complete(self.with(|blk| blk.report()))
+    /// The driver's account of the disk.
+    pub fn report(&self) -> Report {
+        self.shared.report(|blk| blk.report())
     }
 
     /// The owner's task.

@@ -405,7 +405,7 @@ impl core::fmt::Display for Told<'_> {
 
 impl Driven for &'static Adapter {
     fn report(&self) -> Report {
-        self.shared.complete(self.with(|gpu| gpu.report()))
+        self.shared.report(|gpu| gpu.report())
     }
 
     fn summary(&self) -> String {

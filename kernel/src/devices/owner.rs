@@ -107,8 +107,9 @@ impl<D: Driver> Shared<D> {
         &self.interrupts
     }
 
-    /// Fills in what only the kernel knows of a report.
-    pub(super) fn complete(&self, mut report: Report) -> Report {
+    /// The driver's account of the device, with the interrupts that only the kernel counts.
+    pub(super) fn report(&self, of: impl FnOnce(&mut D) -> Report) -> Report {
+        let mut report = self.face.with(of);
         for queue in report.queues.iter_mut().take(self.queues) {
             queue.stats.interrupts = self.interrupts.count(queue.index);
         }

@@ -94,8 +94,7 @@ impl Pmem {
 
     /// The driver's account of the device.
     pub fn report(&self) -> Report {
-        let report = self.shared.with(|driver| driver.report());
-        self.shared.complete(report)
+        self.shared.report(|driver| driver.report())
     }
 
     /// The owner's task.

@@ -88,8 +88,7 @@ impl Rng {
 
 impl Driven for &'static Rng {
     fn report(&self) -> Report {
-        let report = self.shared.with(|rng| rng.report());
-        self.shared.complete(report)
+        self.shared.report(|rng| rng.report())
     }
 
     fn summary(&self) -> String {

@@ -1,11 +1,11 @@
 //! Disks: every command, every size, and what must not happen to them.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use vringlet_tests::cell::{Cell, MEMORY};
 use vringlet_tests::disk::{Disk, MIB, SECTOR};
 use vringlet_tests::guest::End;
-use vringlet_tests::qemu::{Format, Image, escape, utf8};
+use vringlet_tests::qemu::{Format, Image, Qemu, escape, utf8};
 
 use crate::Spec;
 
@@ -41,6 +41,8 @@ pub(crate) fn cells() -> Vec<Spec> {
         ));
     }
     cells.push(Spec::new("q35/disk/selftest-broken-off", broken_off));
+    cells.push(Spec::new("q35/disk/deeper-than-the-queue", deep));
+    cells.push(Spec::new("q35/disk/interrupts-counted", counted));
     for (size, name) in [(64, "64"), (1024, "1024")] {
         cells.push(Spec::new(
             format!("q35/disk/queue-size={name}"),
@@ -329,6 +331,48 @@ fn out_of_range(cell: &Cell, machine: &str) -> Result<()> {
         );
     }
     disk.check()
+}
+
+/// A guest whose disk has nothing behind it, and takes `latency` nanoseconds for each request.
+fn null_disk(cell: &Cell, latency: u64, script: &str) -> Result<Qemu> {
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    let zeros = format!(
+        "driver=null-co,node-name=d0,size={},read-zeroes=on,latency-ns={latency}",
+        64 * MIB
+    );
+    qemu.arg("-blockdev", &zeros);
+    qemu.virtio("blk", "dev0", "drive=d0");
+    qemu.script(script);
+    Ok(qemu)
+}
+
+/// More requests than the queue takes, of a disk that is done with all that it has at once: those that wait for room get
+/// it all the same.
+fn deep(cell: &Cell) -> Result<()> {
+    const BENCH: &str = "blk bench blk0 depth=600 count=20000";
+    let qemu = null_disk(cell, 0, &format!("strict; {BENCH}; poweroff"))?;
+    let mut guest = cell.boot(qemu)?;
+    guest.expect(" requests=20000 ")?;
+    guest.ends_with(&End::PowerOff)
+}
+
+/// One request after the other, of a disk that is slower than the processor falls asleep: an interrupt ends each sleep.
+fn counted(cell: &Cell) -> Result<()> {
+    const BENCH: &str = "blk bench blk0 depth=1 count=200";
+    let qemu = null_disk(cell, 1_000_000, &format!("strict; {BENCH}; poweroff"))?;
+    let mut guest = cell.boot(qemu)?;
+    let said = guest.expect(" requests=200 ")?.text;
+    let of = |name: &str| -> Result<u64> {
+        let mut words = said.split_whitespace();
+        let value = words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        let value = value.with_context(|| format!("{said:?} has no {name}"))?;
+        Ok(value.parse()?)
+    };
+    ensure!(of("kicks")? == 200, "{said}");
+    // Where the host is busy, a request may be done before the processor sleeps, and then needs none.
+    let interrupts = of("interrupts")?;
+    ensure!((1..=200).contains(&interrupts), "{said}");
+    guest.ends_with(&End::PowerOff)
 }
 
 /// Rings of other lengths than the usual one, more requests at once than fit into the short one.

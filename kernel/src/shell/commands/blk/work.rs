@@ -224,13 +224,13 @@ impl<'a> Work<'a> {
             }
             Ok::<(), Error>(())
         };
-        let before = self.disk.with(|blk| blk.report());
+        let before = self.disk.report();
         let (slept_before, _) = task::idle();
         let start = time::now();
         try_join_all((0..self.depth).map(|_| worker())).await?;
         let time = start.elapsed();
         let (slept, _) = task::idle();
-        let after = self.disk.with(|blk| blk.report());
+        let after = self.disk.report();
         let sum = |report: &vringlet::Report, f: fn(&vringlet::QueueStats) -> u64| {
             report
                 .queues
