@@ -128,6 +128,14 @@ pub enum Cause {
     },
     /// The device has no MSI-X entry of that number, or refused the vector (spec 4.1.5.1.2).
     VectorRefused(u16),
+    /// What a device says are its registers can't be: it is memory of the machine, or out of reach; or there is no room to
+    /// map them.
+    BadRegisters {
+        /// Physical address of the first byte.
+        address: u64,
+        /// Length in bytes.
+        len: u64,
+    },
     /// No memory for a ring or a request.
     NoMemory,
 
@@ -337,6 +345,12 @@ impl fmt::Display for Cause {
                 write!(f, "impossible configuration: {field} = {value:#x}")
             }
             Self::VectorRefused(vector) => write!(f, "refused MSI-X vector {vector}"),
+            Self::BadRegisters { address, len } => {
+                write!(
+                    f,
+                    "no registers can be mapped at {address:#x}, {len:#x} bytes"
+                )
+            }
             Self::NoMemory => f.write_str("no memory for DMA"),
             Self::NoSuchQueue => f.write_str("no such queue"),
             Self::QueueInUse => f.write_str("queue is in use already"),

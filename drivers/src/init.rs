@@ -1,5 +1,6 @@
 //! The one way that every driver initialises its device (spec 3.1.1).
 
+use crate::dma::DmaContext;
 use crate::error::{Cause, Error, Result};
 use crate::features::{Negotiated, RingFeatures, SUPPORTED};
 use crate::transport::{Status, Transport};
@@ -57,6 +58,10 @@ fn try_negotiate<T: Transport>(
     if !transport.status().contains(Status::FEATURES_OK) {
         return fail(transport, Cause::FeaturesRefused { offered, accepted });
     }
+    let access_platform = accepted & RingFeatures::ACCESS_PLATFORM.bits() != 0;
+    let name = transport.name();
+    let agreed = transport.dma_mut().negotiated(name, access_platform);
+    agreed.map_err(|cause| Error::new(name, cause))?;
     Ok(Negotiated { offered, accepted })
 }
 

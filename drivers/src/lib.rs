@@ -7,23 +7,23 @@
 //! 2. [`queue`]: the virtqueue. It owns what a request lends to the device and checks what the device says.
 //! 3. A folder for each device type.
 //!
-//! What a kernel brings is [`virtio_drivers::Hal`] for memory, and for PCI
+//! What a kernel brings is a [`DmaContext`] for memory and registers, and for PCI
 //! [`virtio_drivers::transport::pci::bus::ConfigurationAccess`].
 //!
 //! # Example
 //!
 //! A disk, here one of the `fake` module (feature `fake`); on a PCI bus the transport is made by [`PciTransport::new`],
-//! and the platform is the kernel's own implementation of [`Hal`].
+//! and brings the kernel's own [`DmaContext`].
 //!
 //! ```
 //! use vringlet::blk::{Blk, Options};
 //! use vringlet::blocking::Blocking;
-//! use vringlet::fake::{FakeBlk, FakeDevice, FakeHal};
+//! use vringlet::fake::{FakeBlk, FakeDevice};
 //! use vringlet::Buffer;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let device = FakeDevice::new(FakeBlk::new(2048));
-//! let disk = Blk::<FakeHal, _>::new(device.transport(), Options::default())?;
+//! let disk = Blk::new(device.transport(), Options::default())?;
 //! assert_eq!(disk.config().capacity, 2048);
 //!
 //! // Each wait has a bound of the caller's: here the device may be asked a thousand times.
@@ -48,7 +48,7 @@
 //! ids, indices, configuration and capabilities are allegations until checked. What can't be prevented without an IOMMU
 //! is that a device writes to memory which it was never lent.
 //!
-//! `unsafe` is confined to [`dma`], [`mmio`], `barrier`, [`buffer`], [`region`] and the loans of
+//! `unsafe` is confined to [`dma`], [`registers`], `barrier`, [`buffer`], [`region`] and the loans of
 //! [`queue`] (`queue/slot.rs`); there is none in a device driver. [`Transport`] is unsafe to implement.
 
 #![cfg_attr(not(test), no_std)]
@@ -75,20 +75,22 @@ pub mod fake;
 pub mod features;
 pub mod gpu;
 pub mod init;
-#[expect(unsafe_code, reason = "device registers")]
-pub mod mmio;
 pub mod net;
 pub mod pmem;
 pub mod queue;
 #[expect(unsafe_code, reason = "memory of a device, mapped")]
 pub mod region;
+#[expect(unsafe_code, reason = "device registers")]
+pub mod registers;
 pub mod report;
 pub mod rng;
 pub mod sound;
+pub mod stock;
 pub mod transport;
 
 pub use buffer::Buffer;
 pub use device::{DeviceId, DeviceName, Location};
+pub use dma::{Direction, DmaContext};
 pub use driver::{Driver, Failed, Finished};
 pub use error::{Cause, Error, Result};
 pub use net::Net;
@@ -96,4 +98,3 @@ pub use queue::{Queue, QueueOptions, QueueStats, Token};
 pub use region::Region;
 pub use report::{QueueReport, Report};
 pub use transport::{MmioTransport, PciTransport, Transport};
-pub use virtio_drivers::Hal;

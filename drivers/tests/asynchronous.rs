@@ -11,12 +11,12 @@ use std::task::{Context, Poll, Wake, Waker};
 use vringlet::asynchronous::Asynchronous;
 use vringlet::blk::{Blk, Options, Request};
 use vringlet::fake::{
-    FakeBlk, FakeDevice, FakeHal, FakeTransport, Fault, Interrupt, Memory, Order, Pace, Random,
+    FakeBlk, FakeDevice, FakeTransport, Fault, Interrupt, Memory, Order, Pace, Random,
 };
 use vringlet::features::RingFeatures;
 use vringlet::{Buffer, Cause, Driver};
 
-type Disk = Asynchronous<Blk<FakeHal, FakeTransport<FakeBlk>>>;
+type Disk = Asynchronous<Blk<FakeTransport<FakeBlk>>>;
 
 /// Whether and how often somebody was woken.
 #[derive(Default)]

@@ -8,13 +8,13 @@
 use vringlet::blk::{Blk, CacheMode, Config, Data, Features, Options, Request, SECTOR_LEN};
 use vringlet::blocking::Blocking;
 use vringlet::fake::{
-    FakeBlk, FakeDevice, FakeHal, FakeTransport, Fault, Interrupt, Memory, Order, Pace, Random,
+    FakeBlk, FakeDevice, FakeTransport, Fault, Interrupt, Memory, Order, Pace, Random,
 };
 use vringlet::features::RingFeatures;
 use vringlet::transport::Status;
 use vringlet::{Buffer, Cause, Driver, Error, Transport};
 
-type Disk = Blk<FakeHal, FakeTransport<FakeBlk>>;
+type Disk = Blk<FakeTransport<FakeBlk>>;
 
 const IN: u32 = 0;
 const OUT: u32 = 1;
@@ -686,7 +686,7 @@ fn a_device_that_cannot_be_reset_keeps_its_memory() {
 fn other_devices_are_refused() {
     Memory::fresh();
     let device = FakeDevice::new(vringlet::fake::FakeNic::new());
-    let made = Blk::<FakeHal, _>::new(device.transport(), Options::default());
+    let made = Blk::new(device.transport(), Options::default());
     let error = made.err().expect("not a disk");
     assert_eq!(error.cause, Cause::WrongDeviceType { expected: 2 });
 }

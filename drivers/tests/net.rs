@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use vringlet::fake::{
-    DeviceModel, FakeDevice, FakeHal, FakeNic, FakeTransport, Fault, Memory, Pace, Queues, Random,
+    DeviceModel, FakeDevice, FakeNic, FakeTransport, Fault, Memory, Pace, Queues, Random,
 };
 use vringlet::features::RingFeatures;
 use vringlet::net::{Command, Event, Features, Link, MacAddress, Net, Options, ReceiveMode};
@@ -15,7 +15,7 @@ use vringlet::transport::InterruptCauses;
 use vringlet::{Cause, DeviceId};
 
 type Card = FakeDevice<FakeNic>;
-type Driver = Net<FakeHal, FakeTransport<FakeNic>>;
+type Driver = Net<FakeTransport<FakeNic>>;
 
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
@@ -865,7 +865,7 @@ fn wrong_queue_sizes_and_devices_are_refused() {
         memory.assert_clean();
     }
     let disk = FakeDevice::new(vringlet::fake::FakeBlk::new(16));
-    let result: Result<Net<FakeHal, _>, _> = Net::new(disk.transport(), Options::default());
+    let result: Result<Net<_>, _> = Net::new(disk.transport(), Options::default());
     let error = result.map(|_| ()).expect_err("a disk");
     let expected = DeviceId::NET.0;
     assert_eq!(error.cause, Cause::WrongDeviceType { expected });
@@ -1114,11 +1114,7 @@ fn scripted(
     features: Features,
     receive_buffer_len: usize,
     buffers: impl IntoIterator<Item = Vec<u8>>,
-) -> (
-    Memory,
-    FakeDevice<Scripted>,
-    Net<FakeHal, FakeTransport<Scripted>>,
-) {
+) -> (Memory, FakeDevice<Scripted>, Net<FakeTransport<Scripted>>) {
     let memory = Memory::fresh();
     let buffers = buffers.into_iter().collect();
     let card = FakeDevice::new(Scripted { features, buffers });
@@ -1145,7 +1141,7 @@ fn bad_frames_without_end_keep_nobody_in_receive() {
         let flood = flood.into_iter().chain([buffer(1, 60)]);
         let (memory, card, mut net) = scripted(features, 2048, flood);
         let buffers = u64::from(net.receive_buffers().0);
-        let taken = |net: &Net<_, _>| net.report().queues[0].stats.completed;
+        let taken = |net: &Net<_>| net.report().queues[0].stats.completed;
         let mut calls = 0;
         loop {
             let before = taken(&net);

@@ -7,13 +7,13 @@ use std::task::{Context, Poll, Waker};
 use vringlet::asynchronous::Asynchronous;
 use vringlet::blocking::Blocking;
 use vringlet::fake::{
-    FakeDevice, FakeHal, FakePci, FakePmem, FakeTransport, Fault, Memory, Pace, PciLayout, Random,
+    FakeDevice, FakeDma, FakePci, FakePmem, FakeTransport, Fault, Memory, Pace, PciLayout, Random,
 };
 use vringlet::features::RingFeatures;
 use vringlet::pmem::{Config, Features, Flush, Options, Pmem};
 use vringlet::{Cause, Driver, PciTransport, Token};
 
-type Fake = Pmem<FakeHal, FakeTransport<FakePmem>>;
+type Fake = Pmem<FakeTransport<FakePmem>>;
 
 const QUEUE: u16 = 0;
 
@@ -419,11 +419,13 @@ fn the_region_may_be_a_shared_memory_region() {
         ..PciLayout::default()
     };
     let pci = FakePci::new(&device, layout);
-    let transport =
-        PciTransport::with_registers(&mut pci.clone(), pci.function(), |address, len| {
-            pci.map(address, len)
-        });
-    let pmem = Pmem::<FakeHal, _>::new(transport.expect("whole"), Options::default());
+    let transport = PciTransport::with_registers(
+        &mut pci.clone(),
+        pci.function(),
+        FakeDma::default(),
+        |address, len| pci.map(address, len),
+    );
+    let pmem = Pmem::new(transport.expect("whole"), Options::default());
     let pmem = pmem.expect("an honest device");
     let expected = Config {
         start: 0x10_0000_4000,
@@ -476,7 +478,7 @@ fn a_device_that_gave_up_says_so() {
 fn other_devices_and_no_callers_are_refused() {
     Memory::fresh();
     let device = FakeDevice::new(vringlet::fake::FakeBlk::new(1));
-    let made = Pmem::<FakeHal, _>::new(device.transport(), Options::default());
+    let made = Pmem::new(device.transport(), Options::default());
     let cause = made.err().map(|error| error.cause);
     assert_eq!(cause, Some(Cause::WrongDeviceType { expected: 27 }));
     let device = FakeDevice::new(FakePmem::new(1));

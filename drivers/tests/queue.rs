@@ -644,6 +644,53 @@ fn memory_that_runs_out_is_an_error_and_leaks_nothing() {
 }
 
 #[test]
+fn a_buffer_that_cannot_be_mapped_is_an_error_of_its_request_alone() {
+    for indirect in BOTH {
+        let memory = Memory::fresh();
+        let device = FakeDevice::new(Echo::new(8));
+        let mut transport = device.transport();
+        let mut queue = start(&mut transport, options(8), declined(indirect, true));
+        let whole = |queue: &mut EchoQueue<Data>, text: &[u8]| {
+            queue.submit(&[], Data::new(text, 8)).expect("room");
+            queue.kick();
+            let completion = queue.poll(&mut []).expect("honest").expect("one");
+            assert_eq!(completion.payload.writable()[..text.len()], *text);
+        };
+        whole(&mut queue, b"before");
+        // The first of two buffers is mapped, or neither.
+        for mapped in [0, 1] {
+            memory.fail_loans_after(mapped);
+            let rejected = queue
+                .submit(&[], Data::new(b"lost", 8))
+                .expect_err("no room");
+            assert_eq!(rejected.error.cause, Cause::NoMemory);
+            assert_eq!(*rejected.payload.readable[0], *b"lost");
+            assert_eq!(memory.live().1, 0, "what was mapped is given back");
+            assert_eq!(queue.in_flight(), 0);
+        }
+        memory.fail_loans_after(None);
+        whole(&mut queue, b"after");
+        finish(&memory, &mut transport, queue);
+    }
+}
+
+#[test]
+fn the_context_learns_whether_the_platform_translates() {
+    for offered in BOTH {
+        let memory = Memory::fresh();
+        let device = FakeDevice::new(Echo::new(8));
+        let mut features = RingFeatures::VERSION_1;
+        features.set(RingFeatures::ACCESS_PLATFORM, offered);
+        device.offer(features);
+        let mut transport = device.transport();
+        assert_eq!(transport.dma().access_platform(), None);
+        let queue = start(&mut transport, options(8), 0);
+        assert_eq!(transport.dma().access_platform(), Some(offered));
+        finish(&memory, &mut transport, queue);
+    }
+}
+
+#[test]
 fn a_proof_of_an_earlier_reset_releases_nothing() {
     let memory = Memory::fresh();
     let device = FakeDevice::new(Echo::new(8));

@@ -5,13 +5,13 @@ use std::task::{Context, Poll, Waker};
 
 use vringlet::asynchronous::Asynchronous;
 use vringlet::blocking::Blocking;
-use vringlet::fake::{FakeBlk, FakeDevice, FakeHal, FakeRng, FakeTransport};
+use vringlet::fake::{FakeBlk, FakeDevice, FakeRng, FakeTransport};
 use vringlet::fake::{Fault, Memory, Pace, Random};
 use vringlet::features::RingFeatures;
 use vringlet::rng::{Options, Request, Rng};
 use vringlet::{Buffer, Cause, Driver, Token};
 
-type Fake = Rng<FakeHal, FakeTransport<FakeRng>>;
+type Fake = Rng<FakeTransport<FakeRng>>;
 
 const QUEUE: u16 = 0;
 
@@ -265,7 +265,7 @@ fn a_device_that_does_not_start_is_refused() {
     }
     let memory = Memory::fresh();
     let device = FakeDevice::new(FakeBlk::new(1));
-    let made = Rng::<FakeHal, _>::new(device.transport(), Options::default());
+    let made = Rng::new(device.transport(), Options::default());
     let cause = made.err().map(|error| error.cause);
     assert_eq!(cause, Some(Cause::WrongDeviceType { expected: 4 }));
     memory.assert_clean();

@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Waker};
 use vringlet::asynchronous::Asynchronous;
 use vringlet::blocking::Blocking;
 use vringlet::fake::{
-    DeviceModel, FakeControl, FakeDevice, FakeHal, FakeSound, FakeState, FakeStream, FakeTransport,
-    Fault, Memory, Pace, Queues,
+    DeviceModel, FakeControl, FakeDevice, FakeSound, FakeState, FakeStream, FakeTransport, Fault,
+    Memory, Pace, Queues,
 };
 use vringlet::features::RingFeatures;
 use vringlet::sound::{
@@ -18,7 +18,7 @@ use vringlet::sound::{
 use vringlet::transport::Status;
 use vringlet::{Buffer, Cause, DeviceId, Driver};
 
-type Card = Sound<FakeHal, FakeTransport<FakeSound>>;
+type Card = Sound<FakeTransport<FakeSound>>;
 type Face = Asynchronous<Card>;
 
 const JACK_INFO: u32 = 1;
@@ -105,11 +105,11 @@ fn run<F: Future>(face: &Face, future: F) -> F::Output {
     try_run(face, future).expect("a future that ends")
 }
 
-fn play(face: &Face) -> Playback<'_, FakeHal, FakeTransport<FakeSound>> {
+fn play(face: &Face) -> Playback<'_, FakeTransport<FakeSound>> {
     run(face, face.play(OUT, params())).expect("an output stream")
 }
 
-fn record(face: &Face) -> Capture<'_, FakeHal, FakeTransport<FakeSound>> {
+fn record(face: &Face) -> Capture<'_, FakeTransport<FakeSound>> {
     run(face, face.record(IN, params())).expect("an input stream")
 }
 
@@ -1334,15 +1334,14 @@ fn events_without_end_keep_nobody_in_poll() {
     }
     let memory = Memory::fresh();
     let device = FakeDevice::new(Chatter { events: 0 });
-    let mut card =
-        Sound::<FakeHal, _>::new(device.transport(), Options::default()).expect("a device");
+    let mut card = Sound::new(device.transport(), Options::default()).expect("a device");
     // It may tell of events when it was asked for all that it has.
     let request = Request::info(Kind::Jacks, 1).expect("memory");
     card.submit(request).expect("room");
     card.kick();
     card.poll().expect("no rule is broken").expect("done");
     device.pump();
-    let events = |card: &Sound<FakeHal, _>| card.report().queues[1].stats.completed;
+    let events = |card: &Sound<_>| card.report().queues[1].stats.completed;
     let mut last = 0;
     for _ in 0..50 {
         assert!(card.poll().expect("no rule is broken").is_none());

@@ -4,9 +4,9 @@ mod common;
 
 use common::{Data, Echo};
 use virtio_drivers::device::blk::VirtIOBlk;
-use vringlet::fake::{FakeBlk, FakeDevice, FakeHal, Fault, Memory, Pace};
+use vringlet::fake::{FakeBlk, FakeDevice, FakeDma, FakeHal, Fault, Memory, Pace};
 use vringlet::init::{driver_ok, negotiate};
-use vringlet::transport::compat::{FromStock, IntoStock, Leaky};
+use vringlet::stock::{FromStock, IntoStock, Leaky};
 use vringlet::{Cause, DeviceId, Location, Queue, QueueOptions, Transport};
 
 fn into_stock<T: Transport>(transport: T) -> IntoStock<T> {
@@ -14,9 +14,12 @@ fn into_stock<T: Transport>(transport: T) -> IntoStock<T> {
     unsafe { IntoStock::new(transport) }.expect("a type that it knows")
 }
 
-fn from_stock<T: Transport>(stock: IntoStock<T>, location: Location) -> FromStock<IntoStock<T>> {
+fn from_stock<T: Transport>(
+    stock: IntoStock<T>,
+    location: Location,
+) -> FromStock<IntoStock<T>, FakeDma> {
     // SAFETY: what is underneath is a transport of ours, and the only one of its device.
-    unsafe { FromStock::new(stock, location) }
+    unsafe { FromStock::new(stock, location, FakeDma::default()) }
 }
 
 #[test]
@@ -28,7 +31,7 @@ fn a_proof_of_another_device_of_the_same_name_frees_nothing() {
     let mut transport = from_stock(into_stock(one.transport()), location);
     let mut namesake = from_stock(into_stock(other.transport()), location);
     let negotiated = negotiate(&mut transport, 0, 0, 0).expect("an honest device");
-    let mut queue: Queue<FakeHal, _, Data> =
+    let mut queue: Queue<_, Data> =
         Queue::new(&mut transport, 0, QueueOptions::default(), negotiated).expect("a queue");
     driver_ok(&mut transport).expect("an honest device");
     queue.submit(&[], Data::new(b"abc", 8)).expect("room");
@@ -103,10 +106,9 @@ fn our_queue_runs_on_its_transport() {
     let mut transport = from_stock(stock, location);
     assert_eq!(transport.name().id, DeviceId(4));
     let negotiated = negotiate(&mut transport, 0, 0, 0).expect("an honest device");
-    let mut queue: Queue<FakeHal, _, Data> =
+    let mut queue: Queue<_, Data> =
         Queue::new(&mut transport, 0, QueueOptions::default(), negotiated).expect("a queue");
-    let again =
-        Queue::<FakeHal, _, Data>::new(&mut transport, 0, QueueOptions::default(), negotiated);
+    let again = Queue::<_, Data>::new(&mut transport, 0, QueueOptions::default(), negotiated);
     assert_eq!(
         again.err().map(|error| error.cause),
         Some(Cause::QueueInUse)

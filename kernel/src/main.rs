@@ -11,7 +11,7 @@
 //!   `interrupts::allocate(name, handler)` (MSI-X: gives the message address and data) or to
 //!   `interrupts::lines::connect_shared(line, name, handler)`, then `EVENT.wait().await` in the task. A handler of your
 //!   own implements `interrupts::Handler` and takes no lock.
-//! - **Memory for a device**: `memory::dma::KernelHal` is the `virtio_drivers::Hal`; registers are mapped by
+//! - **Memory for a device**: `memory::dma::KernelDma` is the `vringlet::DmaContext`; registers are mapped by
 //!   `memory::paging::map_mmio`, which refuses what cannot be registers.
 //! - **A setting**: `fw_cfg::option("name")` is the value of `name=...` in `opt/vringlet/cmdline`.
 //!

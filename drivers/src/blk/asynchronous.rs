@@ -6,8 +6,6 @@ use core::ops::Range;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 
-use virtio_drivers::Hal;
-
 use super::{Blk, Request};
 use crate::asynchronous::{Asynchronous, Perform};
 use crate::buffer::Buffer;
@@ -16,14 +14,14 @@ use crate::error::Result;
 use crate::transport::Transport;
 
 /// A method per operation; requests with several buffers go through [`Asynchronous::perform`].
-impl<H: Hal, T: Transport> Asynchronous<Blk<H, T>> {
+impl<T: Transport> Asynchronous<Blk<T>> {
     /// Fills `buffer` with what is on the disk from `sector` on.
     ///
     /// # Errors
     ///
     /// The buffer comes back with the error, unless the device kept it.
     #[inline]
-    pub fn read(&self, sector: u64, buffer: Buffer) -> Transfer<'_, H, T> {
+    pub fn read(&self, sector: u64, buffer: Buffer) -> Transfer<'_, T> {
         Transfer(self.perform(Request::read(sector, buffer)))
     }
 
@@ -34,7 +32,7 @@ impl<H: Hal, T: Transport> Asynchronous<Blk<H, T>> {
     ///
     /// As for [`Self::read`].
     #[inline]
-    pub fn write(&self, sector: u64, buffer: Buffer) -> Transfer<'_, H, T> {
+    pub fn write(&self, sector: u64, buffer: Buffer) -> Transfer<'_, T> {
         Transfer(self.perform(Request::write(sector, buffer)))
     }
 
@@ -70,9 +68,9 @@ impl<H: Hal, T: Transport> Asynchronous<Blk<H, T>> {
 
 /// A read or write of one buffer, which comes back when it is done. See [`Asynchronous::read`] and [`Asynchronous::write`].
 #[must_use = "nothing happens before a future is polled"]
-pub struct Transfer<'a, H: Hal, T: Transport>(Perform<'a, Blk<H, T>>);
+pub struct Transfer<'a, T: Transport>(Perform<'a, Blk<T>>);
 
-impl<H: Hal, T: Transport> Future for Transfer<'_, H, T> {
+impl<T: Transport> Future for Transfer<'_, T> {
     type Output = Result<Buffer, Failed<Buffer>>;
 
     #[inline(always)]

@@ -3,8 +3,6 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use virtio_drivers::Hal;
-
 use super::asynchronous::with_buffer;
 use super::{Blk, Request};
 use crate::blocking::Blocking;
@@ -14,7 +12,7 @@ use crate::error::Result;
 use crate::transport::Transport;
 
 /// A method per operation; requests with several buffers go through [`Blocking::perform`].
-impl<H: Hal, T: Transport> Blocking<Blk<H, T>> {
+impl<T: Transport> Blocking<Blk<T>> {
     /// Fills `buffer` with what is on the disk from `sector` on.
     ///
     /// # Errors

@@ -8,11 +8,11 @@
 //! use vringlet::Buffer;
 //! use vringlet::blk::{Blk, Options};
 //! use vringlet::blocking::Blocking;
-//! use vringlet::fake::{FakeBlk, FakeDevice, FakeHal};
+//! use vringlet::fake::{FakeBlk, FakeDevice};
 //!
-//! // A RAM disk; a kernel has a `PciTransport` here, and its own `Hal`.
+//! // A RAM disk; a kernel has a `PciTransport` here.
 //! let device = FakeDevice::new(FakeBlk::new(64));
-//! let mut disk = Blocking::new(Blk::<FakeHal, _>::new(device.transport(), Options::default())?);
+//! let mut disk = Blocking::new(Blk::new(device.transport(), Options::default())?);
 //!
 //! // How long to wait is the caller's business.
 //! let mut turns = 1000;
@@ -42,8 +42,6 @@ mod wire;
 
 use alloc::vec;
 use alloc::vec::Vec;
-
-use virtio_drivers::Hal;
 
 use crate::device::{DeviceId, DeviceName};
 use crate::driver::{Driver, Finished};
@@ -96,18 +94,18 @@ struct Counters {
 }
 
 /// A block device with one request queue.
-pub struct Blk<H: Hal, T: Transport> {
+pub struct Blk<T: Transport> {
     transport: T,
     options: Options,
-    active: Active<H, T>,
+    active: Active<T>,
     counters: Counters,
 }
 
 /// What initialisation makes; made anew by a restart.
-struct Active<H: Hal, T: Transport> {
+struct Active<T: Transport> {
     negotiated: Negotiated,
     config: Config,
-    queue: Queue<H, T::Notifier, Request>,
+    queue: Queue<T, Request>,
     /// The most segments of data in a request.
     segments_max: usize,
 }
@@ -116,7 +114,7 @@ struct Active<H: Hal, T: Transport> {
 const REQUEST_QUEUE: u16 = 0;
 const QUEUE_NAME: &str = "requestq1";
 
-impl<H: Hal, T: Transport> Active<H, T> {
+impl<T: Transport> Active<T> {
     fn new(transport: &mut T, options: Options) -> Result<Self> {
         let understood = Features::all().bits();
         let declined = options.declined.bits();
@@ -168,7 +166,7 @@ fn segments_max(config: &Config, room: usize) -> usize {
     config.seg_max.map_or(room, |max| room.min(max as usize))
 }
 
-impl<H: Hal, T: Transport> Blk<H, T> {
+impl<T: Transport> Blk<T> {
     /// Initialises the device that `transport` leads to.
     ///
     /// # Errors
@@ -306,7 +304,7 @@ fn judge(completion: &Completion<Request>, bytes: u64) -> Result<(), Cause> {
     Ok(())
 }
 
-impl<H: Hal, T: Transport> Driver for Blk<H, T> {
+impl<T: Transport> Driver for Blk<T> {
     type Request = Request;
 
     fn submit(&mut self, mut request: Request) -> Result<Token, Rejected<Request>> {
@@ -391,7 +389,7 @@ impl<H: Hal, T: Transport> Driver for Blk<H, T> {
     }
 }
 
-impl<H: Hal, T: Transport> Drop for Blk<H, T> {
+impl<T: Transport> Drop for Blk<T> {
     fn drop(&mut self) {
         // Else the queue's memory, which the device may still write to, would be leaked. That is what happens if the
         // device does not come back from the reset.

@@ -10,12 +10,12 @@
 //!
 //! ```
 //! use vringlet::blocking::Blocking;
-//! use vringlet::fake::{FakeDevice, FakeGpu, FakeHal};
+//! use vringlet::fake::{FakeDevice, FakeGpu};
 //! use vringlet::gpu::{Buffering, Gpu, Options, Rect, Screen};
 //!
-//! // An adapter in memory; a kernel has a `PciTransport` here, and its own `Hal`.
+//! // An adapter in memory; a kernel has a `PciTransport` here.
 //! let device = FakeDevice::new(FakeGpu::new());
-//! let mut gpu = Blocking::new(Gpu::<FakeHal, _>::new(device.transport(), Options::default())?);
+//! let mut gpu = Blocking::new(Gpu::new(device.transport(), Options::default())?);
 //!
 //! // How long to wait is the caller's business.
 //! let mut turns = 1000;
@@ -25,7 +25,9 @@
 //! };
 //! gpu.refresh(&mut wait)?;
 //! let head = gpu.driver().layout().expect("the device answered").primary();
-//! let mut screen = Screen::new(head.scanout, head.rect.size(), Buffering::Single).expect("memory");
+//! let dma = gpu.driver().dma().clone();
+//! let size = head.rect.size();
+//! let mut screen = Screen::new(&dma, head.scanout, size, Buffering::Single).expect("memory");
 //! screen.canvas().fill(Rect::new(10, 20, 300, 200), 0xff8000);
 //! gpu.present(&mut screen, &mut wait)?;
 //!
@@ -68,7 +70,6 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::mem;
 
-use virtio_drivers::Hal;
 use zerocopy::FromBytes;
 
 use self::request::Command;
@@ -125,16 +126,16 @@ const MAX_SEGMENTS: usize = 3;
 const MAX_REQUESTS: u16 = 64;
 
 /// A virtio GPU in 2D mode.
-pub struct Gpu<H: Hal + 'static, T: Transport> {
+pub struct Gpu<T: Transport> {
     transport: T,
     options: Options,
-    active: Active<H, T>,
+    active: Active<T>,
     /// Requests that were submitted and not given back, by token.
-    tasks: Vec<Option<Task<H>>>,
+    tasks: Vec<Option<Task<T::Dma>>>,
     /// Those of them that have commands left which the device doesn't have, oldest first.
     waiting: VecDeque<usize>,
     finished: VecDeque<usize>,
-    resources: Resources<H>,
+    resources: Resources<T::Dma>,
     next_fence: u64,
     layout: Option<Layout>,
     changes: Vec<Change>,
@@ -143,11 +144,11 @@ pub struct Gpu<H: Hal + 'static, T: Transport> {
 }
 
 /// What initialisation makes; made anew by a restart.
-struct Active<H: Hal + 'static, T: Transport> {
+struct Active<T: Transport> {
     negotiated: Negotiated,
     scanouts: u32,
-    control: Queue<H, T::Notifier, Sent<H>>,
-    cursor: Queue<H, T::Notifier, CommandType>,
+    control: Queue<T, Sent<T::Dma>>,
+    cursor: Queue<T, CommandType>,
 }
 
 /// What a GPU did since it was found.
@@ -167,7 +168,7 @@ struct Counters {
     cursor_errors: u64,
 }
 
-impl<H: Hal + 'static, T: Transport> Active<H, T> {
+impl<T: Transport> Active<T> {
     fn new(transport: &mut T, options: Options) -> Result<Self> {
         let understood = Features::all().bits();
         let negotiated = init::negotiate(transport, understood, 0, options.declined.bits())?;
@@ -218,7 +219,7 @@ impl<H: Hal + 'static, T: Transport> Active<H, T> {
     }
 }
 
-impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
+impl<T: Transport> Gpu<T> {
     /// Initialises the device that `transport` leads to.
     ///
     /// # Errors
@@ -248,6 +249,11 @@ impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
             changes: Vec::new(),
             counters: Counters::default(),
         })
+    }
+
+    /// How the device reaches memory: what its pictures are made with.
+    pub fn dma(&self) -> &T::Dma {
+        self.transport.dma()
     }
 
     /// Its type and place.
@@ -359,7 +365,7 @@ impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
 }
 
 /// Sending the commands of requests, as there is room, and taking the answers.
-impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
+impl<T: Transport> Gpu<T> {
     /// Sends what can be sent of all requests that wait, oldest first. Says whether there was anything.
     fn feed_all(&mut self) -> bool {
         let mut any = false;
@@ -427,7 +433,7 @@ impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
     }
 
     /// Takes down how a command ended.
-    fn settle(&mut self, completion: Completion<Sent<H>>, header: &[u8]) {
+    fn settle(&mut self, completion: Completion<Sent<T::Dma>>, header: &[u8]) {
         let sent = completion.payload;
         let Subject {
             command, scanout, ..
@@ -509,7 +515,7 @@ impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
     }
 
     /// Hands a request back that is over.
-    fn give_back(&mut self, index: usize) -> Option<Finished<Request<H>>> {
+    fn give_back(&mut self, index: usize) -> Option<Finished<Request<T::Dma>>> {
         let mut task = self.tasks.get_mut(index)?.take_if(|task| task.is_over())?;
         if let Some(promise) = task.request.promise.take()
             && task.result.is_ok()
@@ -524,12 +530,12 @@ impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
     }
 }
 
-impl<H: Hal + 'static, T: Transport> Driver for Gpu<H, T> {
-    type Request = Request<H>;
+impl<T: Transport> Driver for Gpu<T> {
+    type Request = Request<T::Dma>;
 
-    fn submit(&mut self, request: Request<H>) -> Result<Token, Rejected<Request<H>>> {
+    fn submit(&mut self, request: Request<T::Dma>) -> Result<Token, Rejected<Request<T::Dma>>> {
         let reject = |error, payload| Err(Rejected { error, payload });
-        let asks_edid = |command: &Command<H>| matches!(command, Command::Edid { .. });
+        let asks_edid = |command: &Command<T::Dma>| matches!(command, Command::Edid { .. });
         if !self.has_edid() && request.commands.iter().any(asks_edid) {
             return reject(self.error(Cause::Unsupported), request);
         }
@@ -579,7 +585,7 @@ impl<H: Hal + 'static, T: Transport> Driver for Gpu<H, T> {
         }
     }
 
-    fn take(&mut self, token: Token) -> Option<Finished<Request<H>>> {
+    fn take(&mut self, token: Token) -> Option<Finished<Request<T::Dma>>> {
         self.give_back(token.index())
     }
 
@@ -599,7 +605,7 @@ impl<H: Hal + 'static, T: Transport> Driver for Gpu<H, T> {
         self.active.control.error(cause)
     }
 
-    fn reset(&mut self) -> Result<Vec<(Token, Request<H>)>> {
+    fn reset(&mut self) -> Result<Vec<(Token, Request<T::Dma>)>> {
         let proof = self.transport.reset()?;
         drop(self.active.control.release(&proof));
         drop(self.active.cursor.release(&proof));
@@ -627,7 +633,7 @@ impl<H: Hal + 'static, T: Transport> Driver for Gpu<H, T> {
     }
 }
 
-impl<H: Hal + 'static, T: Transport> Drop for Gpu<H, T> {
+impl<T: Transport> Drop for Gpu<T> {
     fn drop(&mut self) {
         // Else the memory that the device may still access would be leaked. That is what happens if the device does not
         // come back from the reset.

@@ -21,15 +21,15 @@
 //!
 //! ```
 //! # #[cfg(feature = "fake")] {
-//! use vringlet::fake::{FakeDevice, FakeHal, FakeNic, Memory};
+//! use vringlet::fake::{FakeDevice, FakeNic, Memory};
 //! use vringlet::net::{Net, Options};
 //!
 //! # Memory::fresh();
-//! // A card whose wire comes back to it. A kernel has a `PciTransport` and a `Hal` of its own instead.
+//! // A card whose wire comes back to it. A kernel has a `PciTransport` instead.
 //! let mut nic = FakeNic::new();
 //! nic.loopback = true;
 //! let card = FakeDevice::new(nic);
-//! let mut net: Net<FakeHal, _> = Net::new(card.transport(), Options::default())?;
+//! let mut net: Net<_> = Net::new(card.transport(), Options::default())?;
 //!
 //! let own = net.mac().0;
 //! let mut frame = net.transmit(64)?;
@@ -56,8 +56,6 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::task::{Context, Poll, Waker};
 
-use virtio_drivers::Hal;
-
 use self::config::{Identity, LiveConfig};
 use self::control::Control;
 use self::receive::{ReceiveOptions, Receiver};
@@ -69,7 +67,7 @@ use crate::features::Negotiated;
 use crate::init;
 use crate::queue::{Payload, Queue};
 use crate::report::{QueueReport, Report};
-use crate::transport::{InterruptCauses, Notifier, Quiesced, Status, Transport};
+use crate::transport::{InterruptCauses, Quiesced, Status, Transport};
 
 pub use self::config::{FEATURE_NAMES, Features, Link, MacAddress, feature_names};
 pub use self::control::{Command, ControlStats, ReceiveMode, Reply};
@@ -142,10 +140,10 @@ pub enum Event {
 }
 
 /// A network device with one pair of queues.
-pub struct Net<H: Hal, T: Transport> {
+pub struct Net<T: Transport> {
     transport: T,
     options: Options,
-    active: Active<H, T::Notifier>,
+    active: Active<T>,
     link_changed: bool,
     announce: bool,
     /// The first thing that made the device unusable, and whether an event told of it.
@@ -158,20 +156,20 @@ pub struct Net<H: Hal, T: Transport> {
 }
 
 /// What initialisation makes; made anew by a restart.
-struct Active<H: Hal, N> {
+struct Active<T: Transport> {
     negotiated: Negotiated,
     mac: MacAddress,
     /// The largest IP packet to send.
     mtu: u16,
     live: LiveConfig,
-    queues: Queues<H, N>,
+    queues: Queues<T>,
 }
 
 /// Without MQ and RSS these are all that there are (spec 5.1.2).
-struct Queues<H: Hal, N> {
-    receiver: Receiver<H, N>,
-    transmitter: Transmitter<H, N>,
-    control: Option<Control<H, N>>,
+struct Queues<T: Transport> {
+    receiver: Receiver<T>,
+    transmitter: Transmitter<T>,
+    control: Option<Control<T>>,
 }
 
 const RECEIVE_QUEUE: u16 = 0;
@@ -186,8 +184,8 @@ fn queue_size<T: Transport>(transport: &mut T, index: u16, wanted: u16) -> u16 {
     wanted.min(1 << max.ilog2())
 }
 
-impl<H: Hal, N: Notifier> Active<H, N> {
-    fn new<T: Transport<Notifier = N>>(transport: &mut T, options: &Options) -> Result<Self> {
+impl<T: Transport> Active<T> {
+    fn new(transport: &mut T, options: &Options) -> Result<Self> {
         // A feature that needs another one is not accepted without it (spec 5.1.3.1).
         let available = transport.device_features() & !options.declined;
         let unusable = Features::unusable_with(Features::from_bits_truncate(available));
@@ -197,11 +195,7 @@ impl<H: Hal, N: Notifier> Active<H, N> {
         made.inspect_err(|_| init::give_up(transport))
     }
 
-    fn with_features<T: Transport<Notifier = N>>(
-        transport: &mut T,
-        options: &Options,
-        negotiated: Negotiated,
-    ) -> Result<Self> {
+    fn with_features(transport: &mut T, options: &Options, negotiated: Negotiated) -> Result<Self> {
         let identity = Identity::read(transport, negotiated, options.fallback_mac)?;
         let live = LiveConfig::read(transport, negotiated)?;
         let mut queues = Queues::new(transport, options, identity.mtu, negotiated)?;
@@ -221,14 +215,9 @@ impl<H: Hal, N: Notifier> Active<H, N> {
     }
 }
 
-impl<H: Hal, N: Notifier> Queues<H, N> {
+impl<T: Transport> Queues<T> {
     /// The receive and the transmit queue. `mtu` is the device's.
-    fn new<T: Transport<Notifier = N>>(
-        transport: &mut T,
-        options: &Options,
-        mtu: u16,
-        negotiated: Negotiated,
-    ) -> Result<Self> {
+    fn new(transport: &mut T, options: &Options, mtu: u16, negotiated: Negotiated) -> Result<Self> {
         let mergeable = negotiated.has(Features::MRG_RXBUF.bits());
         let max_frame = usize::from(mtu) + ETHERNET_HEADER_LEN + VLAN_TAG_LEN;
         let queue_size = queue_size(transport, RECEIVE_QUEUE, options.receive_queue_size);
@@ -262,11 +251,7 @@ impl<H: Hal, N: Notifier> Queues<H, N> {
     }
 
     /// Adds the control queue, and lets the device work.
-    fn start<T: Transport<Notifier = N>>(
-        &mut self,
-        transport: &mut T,
-        negotiated: Negotiated,
-    ) -> Result<()> {
+    fn start(&mut self, transport: &mut T, negotiated: Negotiated) -> Result<()> {
         if negotiated.has(Features::CTRL_VQ.bits()) {
             let control = Control::new(transport, CONTROL_QUEUE, CONTROL_QUEUE_SIZE, negotiated)?;
             self.control = Some(control);
@@ -286,7 +271,7 @@ impl<H: Hal, N: Notifier> Queues<H, N> {
     }
 }
 
-impl<H: Hal, T: Transport> Net<H, T> {
+impl<T: Transport> Net<T> {
     /// Initialises the device that `transport` leads to.
     ///
     /// # Errors
@@ -362,7 +347,7 @@ impl<H: Hal, T: Transport> Net<H, T> {
     ///
     /// The device broke the rules of the queue: nothing comes from it until [`Self::restart`].
     #[inline]
-    pub fn receive(&mut self) -> Result<Option<RxFrame<'_, H, T::Notifier>>> {
+    pub fn receive(&mut self) -> Result<Option<RxFrame<'_, T>>> {
         let failure = &mut self.failure;
         let received = self.active.queues.receiver.receive();
         received.inspect_err(|error| {
@@ -378,7 +363,7 @@ impl<H: Hal, T: Transport> Net<H, T> {
     /// [`Cause::QueueFull`]: all buffers are with the device; [`Self::poll_ready`] says when there is room.
     /// [`Cause::LinkDown`], or a length that the link can't take.
     #[inline]
-    pub fn transmit(&mut self, len: usize) -> Result<TxFrame<'_, H, T::Notifier>> {
+    pub fn transmit(&mut self, len: usize) -> Result<TxFrame<'_, T>> {
         self.active.queues.transmitter.reserve(len)
     }
 
@@ -643,10 +628,10 @@ impl<H: Hal, T: Transport> Net<H, T> {
     }
 }
 
-impl<H: Hal, N: Notifier> Queues<H, N> {
+impl<T: Transport> Queues<T> {
     /// Counts an interrupt for every queue that it may have been meant for.
     fn count_interrupt(&mut self) {
-        fn count<H: Hal, N: Notifier, P: Payload>(queue: &mut Queue<H, N, P>) {
+        fn count<T: Transport, P: Payload>(queue: &mut Queue<T, P>) {
             if queue.has_completions() {
                 queue.count_interrupt();
             }
@@ -689,7 +674,7 @@ impl<H: Hal, N: Notifier> Queues<H, N> {
     }
 }
 
-impl<H: Hal, T: Transport> Drop for Net<H, T> {
+impl<T: Transport> Drop for Net<T> {
     fn drop(&mut self) {
         match self.transport.reset() {
             Ok(proof) => self.active.queues.release(&proof),

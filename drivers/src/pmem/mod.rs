@@ -7,11 +7,11 @@
 //!
 //! ```
 //! use vringlet::blocking::Blocking;
-//! use vringlet::fake::{FakeDevice, FakeHal, FakePmem};
+//! use vringlet::fake::{FakeDevice, FakePmem};
 //! use vringlet::pmem::{Options, Pmem};
 //!
 //! let device = FakeDevice::new(FakePmem::new(4096));
-//! let pmem = Pmem::<FakeHal, _>::new(device.transport(), Options::default())?;
+//! let pmem = Pmem::new(device.transport(), Options::default())?;
 //! assert_eq!(pmem.config().size, 4096);
 //!
 //! // A store, as the mapped region would do it; then the flush, waited for as long as the caller says.
@@ -46,8 +46,6 @@ mod wire;
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
-
-use virtio_drivers::Hal;
 
 use crate::device::{DeviceId, DeviceName};
 use crate::driver::{Driver, Finished};
@@ -95,19 +93,19 @@ struct Counters {
 }
 
 /// A pmem device.
-pub struct Pmem<H: Hal, T: Transport> {
+pub struct Pmem<T: Transport> {
     transport: T,
     options: Options,
-    active: Active<H, T>,
+    active: Active<T>,
     callers: Callers,
     counters: Counters,
 }
 
 /// What initialisation makes; made anew by a restart.
-struct Active<H: Hal, T: Transport> {
+struct Active<T: Transport> {
     negotiated: Negotiated,
     config: Config,
-    queue: Queue<H, T::Notifier, ()>,
+    queue: Queue<T, ()>,
 }
 
 /// Who waits for what, by the numbers of their tokens.
@@ -150,7 +148,7 @@ const QUEUE_NAME: &str = "req_vq";
 /// A request and its response: there is never more in the queue.
 const QUEUE_SIZE: u16 = 2;
 
-impl<H: Hal, T: Transport> Active<H, T> {
+impl<T: Transport> Active<T> {
     fn new(transport: &mut T, options: Options) -> Result<Self> {
         let mut declined = options.declined.bits();
         // Without the feature the device must say in its configuration where the region is.
@@ -192,7 +190,7 @@ impl<H: Hal, T: Transport> Active<H, T> {
     }
 }
 
-impl<H: Hal, T: Transport> Pmem<H, T> {
+impl<T: Transport> Pmem<T> {
     /// Initialises the device that `transport` leads to.
     ///
     /// # Errors
@@ -309,7 +307,7 @@ impl<H: Hal, T: Transport> Pmem<H, T> {
     }
 }
 
-impl<H: Hal, T: Transport> Driver for Pmem<H, T> {
+impl<T: Transport> Driver for Pmem<T> {
     type Request = Flush;
 
     fn submit(&mut self, request: Flush) -> Result<Token, Rejected<Flush>> {
@@ -420,7 +418,7 @@ impl<H: Hal, T: Transport> Driver for Pmem<H, T> {
     }
 }
 
-impl<H: Hal, T: Transport> Drop for Pmem<H, T> {
+impl<T: Transport> Drop for Pmem<T> {
     fn drop(&mut self) {
         // Else the queue's memory, which the device may still write to, would be leaked. That is what happens if the
         // device does not come back from the reset.

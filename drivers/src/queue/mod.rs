@@ -22,12 +22,10 @@ mod slot;
 
 use alloc::vec::Vec;
 
-use virtio_drivers::{BufferDirection, Hal};
-
 use self::ring::{Own, Request, Ring};
 use self::slot::{Slot, State};
 use crate::device::DeviceName;
-use crate::dma::Dma;
+use crate::dma::{Direction, Dma, DmaContext};
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
 use crate::report::QueueReport;
@@ -134,17 +132,18 @@ pub struct QueueStats {
 }
 
 /// A virtqueue whose requests carry payloads of type `P`.
-pub struct Queue<H: Hal, N, P> {
+pub struct Queue<T: Transport, P> {
     device: DeviceName,
     index: u16,
-    ring: Ring<H>,
-    bell: N,
+    dma: T::Dma,
+    ring: Ring<T::Dma>,
+    bell: T::Notifier,
     /// The place of each request, by its id.
     slots: Vec<Slot<P>>,
     /// Ids that no request has.
     free: Vec<u16>,
     in_flight: u16,
-    wrapping: Option<Wrapping<H>>,
+    wrapping: Option<Wrapping<T::Dma>>,
     /// The device may access ring and buffers.
     live: bool,
     /// Which transport's device it is.
@@ -158,16 +157,16 @@ pub struct Queue<H: Hal, N, P> {
 }
 
 /// Headers and footers: `stride` bytes per request, the footer `footer_at` behind the header.
-struct Wrapping<H: Hal> {
-    memory: Dma<H>,
+struct Wrapping<D: DmaContext> {
+    memory: Dma<D>,
     header_len: usize,
     footer_len: usize,
     footer_at: usize,
     stride: usize,
 }
 
-impl<H: Hal> Wrapping<H> {
-    fn new(size: u16, options: QueueOptions) -> core::result::Result<Option<Self>, Cause> {
+impl<D: DmaContext> Wrapping<D> {
+    fn new(dma: &D, size: u16, options: QueueOptions) -> core::result::Result<Option<Self>, Cause> {
         let QueueOptions {
             header_len,
             footer_len,
@@ -182,7 +181,7 @@ impl<H: Hal> Wrapping<H> {
             return Ok(None);
         }
         Ok(Some(Self {
-            memory: Dma::new(stride * usize::from(size), BufferDirection::Both)?,
+            memory: Dma::new(dma, stride * usize::from(size), Direction::Both)?,
             header_len,
             footer_len,
             footer_at,
@@ -236,21 +235,21 @@ impl<H: Hal> Wrapping<H> {
 }
 
 #[inline(always)]
-fn footer<H: Hal>(wrapping: &Option<Wrapping<H>>, token: Token) -> u64 {
+fn footer<D: DmaContext>(wrapping: &Option<Wrapping<D>>, token: Token) -> u64 {
     match wrapping {
         Some(wrapping) => wrapping.first_of_footer(token.0),
         None => 0,
     }
 }
 
-impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
+impl<T: Transport, P: Payload> Queue<T, P> {
     /// Makes queue `index` of the device and enables it (spec 3.1.1 step 7).
     ///
     /// # Errors
     ///
     /// No such queue, a size that is not a power of two up to [`MAX_SIZE`], no memory, or whatever
     /// [`Transport::enable_queue`] says.
-    pub fn new<T: Transport<Notifier = N>>(
+    pub fn new(
         transport: &mut T,
         index: u16,
         options: QueueOptions,
@@ -269,9 +268,10 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
         if !options.size.is_power_of_two() || options.size > MAX_SIZE {
             return Err(bad_size);
         }
-        let size = Ring::<H>::fit(options.size, max).ok_or(bad_size)?;
-        let ring = Ring::new(size, negotiated).map_err(fail)?;
-        let wrapping = Wrapping::new(size, options).map_err(fail)?;
+        let size = Ring::<T::Dma>::fit(options.size, max).ok_or(bad_size)?;
+        let dma = transport.dma().clone();
+        let ring = Ring::new(&dma, size, negotiated).map_err(fail)?;
+        let wrapping = Wrapping::new(&dma, size, options).map_err(fail)?;
         let mut slots = Vec::new();
         let mut free = Vec::new();
         slots
@@ -286,6 +286,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
         Ok(Self {
             device,
             index,
+            dma,
             ring,
             bell,
             slots,
@@ -421,7 +422,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
         };
         let own = usize::from(header.is_some()) + usize::from(footer.is_some());
         let max = usize::from(self.ring.size());
-        let lent = slot.lend::<H>(payload, max.saturating_sub(own));
+        let lent = slot.lend(&self.dma, payload, max.saturating_sub(own));
         let added = lent.and_then(|()| {
             let loans = slot.loans();
             if loans.is_empty() && own == 0 {
@@ -432,10 +433,10 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
                 loans,
                 footer,
             };
-            self.ring.add(id, request)
+            self.ring.add(&self.dma, id, request)
         });
         if let Err(cause) = added {
-            slot.take_back::<H>();
+            slot.take_back(&self.dma);
             return Err(match cause {
                 Cause::TooManySegments { segments, .. } => Cause::TooManySegments {
                     segments: segments + own,
@@ -530,7 +531,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
         }
         slot.state = State::Done;
         slot.used_len = used.len;
-        slot.take_back::<H>();
+        slot.take_back(&self.dma);
         self.ring.free(id);
         self.in_flight -= 1;
         self.stats.completed += 1;
@@ -637,7 +638,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
                 return None;
             }
             slot.state = State::Free;
-            slot.take_back::<H>();
+            slot.take_back(&self.dma);
             Some((Token(id), slot.payload.take()?))
         });
         in_flight.collect()
@@ -650,7 +651,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
     }
 }
 
-impl<H: Hal, N, P> Drop for Queue<H, N, P> {
+impl<T: Transport, P> Drop for Queue<T, P> {
     fn drop(&mut self) {
         if !self.live {
             return;

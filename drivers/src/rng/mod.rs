@@ -6,11 +6,11 @@
 //!
 //! ```
 //! use vringlet::blocking::Blocking;
-//! use vringlet::fake::{FakeDevice, FakeHal, FakeRng};
+//! use vringlet::fake::{FakeDevice, FakeRng};
 //! use vringlet::rng::{Options, Rng};
 //!
 //! let device = FakeDevice::new(FakeRng::new());
-//! let rng = Rng::<FakeHal, _>::new(device.transport(), Options::default())?;
+//! let rng = Rng::new(device.transport(), Options::default())?;
 //!
 //! let mut key = [0; 32];
 //! let mut turns = 1000;
@@ -42,8 +42,6 @@ mod request;
 
 use alloc::vec;
 use alloc::vec::Vec;
-
-use virtio_drivers::Hal;
 
 use crate::device::{DeviceId, DeviceName};
 use crate::driver::{Driver, Finished};
@@ -88,24 +86,24 @@ struct Counters {
 }
 
 /// An entropy device.
-pub struct Rng<H: Hal, T: Transport> {
+pub struct Rng<T: Transport> {
     transport: T,
     options: Options,
-    active: Active<H, T>,
+    active: Active<T>,
     counters: Counters,
 }
 
 /// What initialisation makes; made anew by a restart.
-struct Active<H: Hal, T: Transport> {
+struct Active<T: Transport> {
     negotiated: Negotiated,
-    queue: Queue<H, T::Notifier, Request>,
+    queue: Queue<T, Request>,
 }
 
 /// The only queue.
 const REQUEST_QUEUE: u16 = 0;
 const QUEUE_NAME: &str = "requestq";
 
-impl<H: Hal, T: Transport> Active<H, T> {
+impl<T: Transport> Active<T> {
     fn new(transport: &mut T, options: Options) -> Result<Self> {
         // The device type has no features of its own (spec 5.4.3).
         let negotiated = init::negotiate(transport, 0, 0, options.declined.bits())?;
@@ -129,7 +127,7 @@ impl<H: Hal, T: Transport> Active<H, T> {
     }
 }
 
-impl<H: Hal, T: Transport> Rng<H, T> {
+impl<T: Transport> Rng<T> {
     /// Initialises the device that `transport` leads to.
     ///
     /// # Errors
@@ -211,7 +209,7 @@ impl<H: Hal, T: Transport> Rng<H, T> {
     }
 }
 
-impl<H: Hal, T: Transport> Driver for Rng<H, T> {
+impl<T: Transport> Driver for Rng<T> {
     type Request = Request;
 
     fn submit(&mut self, request: Request) -> Result<Token, Rejected<Request>> {
@@ -272,7 +270,7 @@ impl<H: Hal, T: Transport> Driver for Rng<H, T> {
     }
 }
 
-impl<H: Hal, T: Transport> Drop for Rng<H, T> {
+impl<T: Transport> Drop for Rng<T> {
     fn drop(&mut self) {
         // Else the queue's memory, which the device may still write to, would be leaked. That is what happens if the
         // device does not come back from the reset.

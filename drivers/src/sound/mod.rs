@@ -38,8 +38,6 @@ use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use virtio_drivers::Hal;
-
 use self::event::Events;
 use self::request::{Body, Control, Header, Message, Transfer};
 use self::stream::Stream;
@@ -103,10 +101,10 @@ const TRANSFER_SEGMENTS: usize = 3;
 const MAX_STATUS_READS: u32 = 100_000;
 
 /// A virtio sound device.
-pub struct Sound<H: Hal, T: Transport> {
+pub struct Sound<T: Transport> {
     transport: T,
     options: Options,
-    active: Active<H, T>,
+    active: Active<T>,
     items: Items,
     streams: Vec<Stream>,
     next_claim: u64,
@@ -117,17 +115,17 @@ pub struct Sound<H: Hal, T: Transport> {
 }
 
 /// What initialisation makes; made anew by a restart.
-struct Active<H: Hal, T: Transport> {
+struct Active<T: Transport> {
     negotiated: Negotiated,
     config: Config,
-    queues: Queues<H, T>,
+    queues: Queues<T>,
 }
 
-struct Queues<H: Hal, T: Transport> {
-    control: Queue<H, T::Notifier, Control>,
-    event: Queue<H, T::Notifier, ()>,
-    tx: Queue<H, T::Notifier, Transfer>,
-    rx: Queue<H, T::Notifier, Transfer>,
+struct Queues<T: Transport> {
+    control: Queue<T, Control>,
+    event: Queue<T, ()>,
+    tx: Queue<T, Transfer>,
+    rx: Queue<T, Transfer>,
 }
 
 /// What a sound device did since it was found.
@@ -138,7 +136,7 @@ struct Counters {
     config_changes: u64,
 }
 
-impl<H: Hal, T: Transport> Active<H, T> {
+impl<T: Transport> Active<T> {
     fn new(transport: &mut T, options: Options) -> Result<Self> {
         let understood = Features::all().bits();
         let negotiated = init::negotiate(transport, understood, 0, options.declined.bits())?;
@@ -164,7 +162,7 @@ impl<H: Hal, T: Transport> Active<H, T> {
     }
 }
 
-impl<H: Hal, T: Transport> Queues<H, T> {
+impl<T: Transport> Queues<T> {
     fn new(transport: &mut T, options: Options, negotiated: Negotiated) -> Result<Self> {
         let with = |size, header_len, footer_len| QueueOptions {
             size,
@@ -261,11 +259,11 @@ impl<H: Hal, T: Transport> Queues<H, T> {
 }
 
 /// Frees the memory of a queue, if there is one, or gives the reason why there is none.
-fn discard<H: Hal, N: crate::transport::Notifier, P: crate::queue::Payload>(
-    queue: Result<Queue<H, N, P>>,
+fn discard<T: Transport, P: crate::queue::Payload>(
+    queue: Result<Queue<T, P>>,
     proof: &Quiesced,
 ) -> Option<Error> {
-    let release = |mut queue: Queue<H, N, P>| drop(queue.release(proof));
+    let release = |mut queue: Queue<T, P>| drop(queue.release(proof));
     queue.map(release).err()
 }
 
@@ -274,7 +272,7 @@ fn offset(token: Token, base: u16) -> Token {
     Token::new(base + token.index() as u16)
 }
 
-impl<H: Hal, T: Transport> Sound<H, T> {
+impl<T: Transport> Sound<T> {
     /// Initialises the device that `transport` leads to.
     ///
     /// # Errors
@@ -501,7 +499,7 @@ impl<H: Hal, T: Transport> Sound<H, T> {
 }
 
 /// After a session that ended without a RELEASE.
-impl<H: Hal, T: Transport> Sound<H, T> {
+impl<T: Transport> Sound<T> {
     /// Has the device stop and release all streams, in whatever state they are. What it answers doesn't matter, nor what it
     /// does to the queues of transfers: it must be reset afterwards. A device that does not answer is waited for as long
     /// as [`AnswerWait`] allows, in all and not for each stream.
@@ -559,7 +557,7 @@ impl AnswerWait {
 }
 
 /// Taking what the device is done with.
-impl<H: Hal, T: Transport> Sound<H, T> {
+impl<T: Transport> Sound<T> {
     /// Gives the device room for events once it was asked for everything, the last step of its initialisation (spec 5.14.5).
     ///
     /// It is not notified: it looks for a buffer when it has an event, and Linux does the same. vhost-device-sound 0.3.0, if
@@ -693,7 +691,7 @@ fn take_answer(
 }
 
 /// Giving it something to do.
-impl<H: Hal, T: Transport> Sound<H, T> {
+impl<T: Transport> Sound<T> {
     /// Checks a control message, and makes what the device reads first.
     fn admit_control(&self, control: &Control) -> Result<Header, Cause> {
         control.check(&self.active.config, &self.items)?;
@@ -794,7 +792,7 @@ fn rejected(error: Error, body: Body) -> Rejected<Request> {
     Rejected { error, payload }
 }
 
-impl<H: Hal, T: Transport> Driver for Sound<H, T> {
+impl<T: Transport> Driver for Sound<T> {
     type Request = Request;
 
     fn submit(&mut self, request: Request) -> Result<Token, Rejected<Request>> {
@@ -916,7 +914,7 @@ impl<H: Hal, T: Transport> Driver for Sound<H, T> {
     }
 }
 
-impl<H: Hal, T: Transport> Drop for Sound<H, T> {
+impl<T: Transport> Drop for Sound<T> {
     fn drop(&mut self) {
         // Else the queues' memory, which the device may still access, would be leaked. That is what happens if the device
         // does not come back from the reset.

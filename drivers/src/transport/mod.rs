@@ -3,9 +3,7 @@
 //! - [`pci`]: modern virtio over PCI, with MSI-X and shared-memory regions.
 //! - [`mmio`]: modern virtio over MMIO, with shared-memory regions.
 //! - [`either`]: one type for both.
-//! - [`compat`]: any transport of the `virtio-drivers` crate under our drivers, and ours under its.
 
-pub mod compat;
 mod config;
 pub mod either;
 pub mod mmio;
@@ -17,6 +15,7 @@ use bitflags::bitflags;
 use spin::Mutex;
 
 use crate::device::DeviceName;
+use crate::dma::DmaContext;
 use crate::error::{Cause, Error, Result};
 
 pub use mmio::MmioTransport;
@@ -167,7 +166,8 @@ pub trait Notifier: Send {
 ///   that it is done (its status reads 0, and not because nothing is there to be read), and nothing else makes one;
 /// - [`Self::enable_queue`] tells this device, and none other, of the addresses that it is given, and remembers them no
 ///   longer than until the next reset;
-/// - [`Self::set_driver_features`] writes what it is given and nothing else writes features.
+/// - [`Self::set_driver_features`] writes what it is given and nothing else writes features;
+/// - [`Self::dma`] gives a context of this device.
 ///
 /// A transport that wraps another one keeps these promises by handing the calls on.
 #[expect(
@@ -178,11 +178,20 @@ pub unsafe trait Transport: Send {
     /// The bell of one queue.
     type Notifier: Notifier;
 
+    /// How the device reaches memory.
+    type Dma: DmaContext;
+
     /// What the device is and where.
     fn name(&self) -> DeviceName;
 
     /// Which hold on the device this is.
     fn instance(&self) -> &Instance;
+
+    /// How the device reaches memory.
+    fn dma(&self) -> &Self::Dma;
+
+    /// The same, for telling it what was agreed on with the device.
+    fn dma_mut(&mut self) -> &mut Self::Dma;
 
     /// Resets the device and waits, for a bounded time, until it says that it is done.
     fn reset(&mut self) -> Result<Quiesced>;

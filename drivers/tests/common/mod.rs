@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
-use vringlet::fake::{DeviceModel, FakeHal, FakeNotifier, FakeTransport, Queues};
+use vringlet::fake::{DeviceModel, FakeTransport, Queues};
 use vringlet::init::{driver_ok, negotiate};
 use vringlet::queue::{Chain, Payload};
 use vringlet::{Buffer, DeviceId, Queue, QueueOptions, Transport};
@@ -73,7 +73,7 @@ impl Payload for Data {
     }
 }
 
-pub(crate) type EchoQueue<P> = Queue<FakeHal, FakeNotifier<Echo>, P>;
+pub(crate) type EchoQueue<P> = Queue<FakeTransport<Echo>, P>;
 
 /// Initialises the device, doing without the features `declined`.
 pub(crate) fn start<P: Payload>(

@@ -13,18 +13,17 @@ use vringlet::{Cause, Error, Report};
 
 use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
-use crate::memory::dma::KernelHal;
 use crate::task;
 
 /// A disk. Dereferences to the driver's asynchronous face.
 pub struct Disk {
     /// Its name, such as `blk0`.
     pub name: String,
-    shared: Shared<Blk<KernelHal, DeviceTransport>>,
+    shared: Shared<Blk<DeviceTransport>>,
 }
 
 impl Deref for Disk {
-    type Target = Asynchronous<Blk<KernelHal, DeviceTransport>>;
+    type Target = Asynchronous<Blk<DeviceTransport>>;
 
     fn deref(&self) -> &Self::Target {
         &self.shared

@@ -22,7 +22,7 @@ use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
 use crate::dashboard::Drawn;
 use crate::interrupts::Event;
-use crate::memory::dma::KernelHal;
+use crate::memory::dma::KernelDma;
 use crate::picture::Picture;
 use crate::{task, time};
 
@@ -37,7 +37,7 @@ const DESK_PAUSE: Duration = Duration::from_millis(1);
 pub struct Adapter {
     /// Its name, such as `gpu0`.
     pub name: String,
-    shared: Shared<Gpu<KernelHal, DeviceTransport>>,
+    shared: Shared<Gpu<DeviceTransport>>,
     /// The arrangement of displays may have changed.
     changed: Event,
     /// The device was reset, and has no pictures any more.
@@ -51,8 +51,8 @@ pub struct Adapter {
 /// What an adapter shows.
 #[derive(Default)]
 pub struct Desk {
-    screens: Vec<Screen<KernelHal>>,
-    cursor: Option<Cursor<KernelHal>>,
+    screens: Vec<Screen<KernelDma>>,
+    cursor: Option<Cursor<KernelDma>>,
     /// What the displays show, whatever displays there are.
     pub showing: Showing,
 }
@@ -82,7 +82,7 @@ pub struct Borrowed<'a> {
 }
 
 impl Deref for Adapter {
-    type Target = Asynchronous<Gpu<KernelHal, DeviceTransport>>;
+    type Target = Asynchronous<Gpu<DeviceTransport>>;
 
     fn deref(&self) -> &Self::Target {
         &self.shared
@@ -267,7 +267,7 @@ impl Borrowed<'_> {
     }
 
     /// What is drawn on to be seen on a display after [`Self::present`].
-    pub fn canvas(&mut self, head: Head) -> Result<&mut Framebuffer<KernelHal>, Error> {
+    pub fn canvas(&mut self, head: Head) -> Result<&mut Framebuffer<KernelDma>, Error> {
         Ok(self.screen(head)?.canvas())
     }
 
@@ -276,7 +276,7 @@ impl Borrowed<'_> {
         let adapter = self.adapter;
         if self.cursor.is_none() {
             let (size, pixels) = arrow();
-            let cursor = Cursor::new(size, &pixels, (0, 0));
+            let cursor = Cursor::new(&KernelDma, size, &pixels, (0, 0));
             let cursor = cursor.map_err(|cause| adapter.with(|gpu| gpu.error(cause)))?;
             adapter.load(&cursor).await?;
             self.cursor = Some(cursor);
@@ -302,7 +302,7 @@ impl Borrowed<'_> {
     }
 
     /// The screen of a display, of the display's size.
-    fn screen(&mut self, head: Head) -> Result<&mut Screen<KernelHal>, Error> {
+    fn screen(&mut self, head: Head) -> Result<&mut Screen<KernelDma>, Error> {
         let adapter = self.adapter;
         let size = head.rect.size();
         let failed = |cause| adapter.with(|gpu| gpu.error(cause));
@@ -313,7 +313,7 @@ impl Borrowed<'_> {
         let index = match known {
             Some(index) => index,
             None => {
-                let screen = Screen::new(head.scanout, size, Buffering::Single);
+                let screen = Screen::new(&KernelDma, head.scanout, size, Buffering::Single);
                 self.screens.push(screen.map_err(failed)?);
                 self.screens.len() - 1
             }
@@ -345,7 +345,7 @@ impl Borrowed<'_> {
 
 /// The test pattern: red grows to the right, green downwards, and blue tells every pixel and scanout apart from its
 /// neighbours.
-fn draw_test(canvas: &mut Framebuffer<KernelHal>, scanout: u32, size: Size) {
+fn draw_test(canvas: &mut Framebuffer<KernelDma>, scanout: u32, size: Size) {
     let mut row = Vec::new();
     for y in 0..size.height {
         row.clear();
@@ -360,7 +360,7 @@ fn draw_test(canvas: &mut Framebuffer<KernelHal>, scanout: u32, size: Size) {
 }
 
 /// A picture on black. Others have their turn between its rows.
-async fn draw_picture(canvas: &mut Framebuffer<KernelHal>, picture: &Picture, size: Size) {
+async fn draw_picture(canvas: &mut Framebuffer<KernelDma>, picture: &Picture, size: Size) {
     let place = picture.place(size);
     canvas.fill(Rect::new(0, 0, size.width, size.height), 0);
     for y in 0..place.height {

@@ -12,8 +12,8 @@ use core::time::Duration;
 
 use vringlet::transport::pci::{self, Message};
 use vringlet::transport::{InterruptCauses, mmio};
-use vringlet::{MmioTransport, PciTransport};
 
+use super::transport::{Mmio, Pci};
 use crate::interrupts::{self, Event, Handler, lines};
 use crate::pci::{ConfigSpace, Function};
 use crate::time;
@@ -78,7 +78,7 @@ struct Heard {
 
 impl Interrupts {
     /// Connects a PCI device: every queue gets a message of its own if the device and the kernel have that many.
-    pub(super) fn of_pci(transport: &mut PciTransport, function: &Function, name: &str) -> Self {
+    pub(super) fn of_pci(transport: &mut Pci, function: &Function, name: &str) -> Self {
         let queues = transport.queue_count().clamp(1, MOST_QUEUES);
         let mut this = Self::unconnected(queues, name);
         match this.connect_messages(transport, name) {
@@ -111,7 +111,7 @@ impl Interrupts {
     }
 
     /// Connects a virtio-mmio device to its line.
-    pub(super) fn of_mmio(transport: &MmioTransport, line: Option<u32>, name: &str) -> Self {
+    pub(super) fn of_mmio(transport: &Mmio, line: Option<u32>, name: &str) -> Self {
         let mut this = Self::unconnected(MOST_QUEUES, name);
         let connected = line
             .ok_or("nothing says which interrupt line is its own".into())
@@ -159,7 +159,7 @@ impl Interrupts {
     #[expect(unsafe_code, reason = "the kernel knows what its messages do")]
     fn connect_messages(
         &self,
-        transport: &mut PciTransport,
+        transport: &mut Pci,
         name: &str,
     ) -> Result<(), alloc::string::String> {
         let available = usize::from(transport.msix_vectors());

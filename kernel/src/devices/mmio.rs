@@ -2,9 +2,12 @@
 
 use alloc::vec::Vec;
 
-use vringlet::{Cause, Error, MmioTransport};
+use vringlet::registers::Mmio as Registers;
+use vringlet::{Cause, Error};
 
-use crate::memory::paging;
+use super::transport::Mmio;
+
+use crate::memory::dma::KernelDma;
 use crate::{acpi, fw_cfg, pci};
 
 /// Where QEMU's microvm has its slots, when nothing says so.
@@ -67,19 +70,13 @@ fn parse(word: &str) -> Option<Slot> {
 
 impl Slot {
     /// The device in the slot; `None` if nothing is there.
-    pub(super) fn open(&self) -> Result<Option<MmioTransport>, Error> {
+    pub(super) fn open(&self) -> Result<Option<Mmio>, Error> {
         let bytes = self.bytes.clamp(SMALLEST, LARGEST);
-        let registers = match paging::registers(self.address, bytes) {
-            Ok(registers) => registers,
-            Err(error) => {
-                log::warn!(
-                    "registers at {:#x}, {bytes:#x} bytes: {error}",
-                    self.address
-                );
-                return Ok(None);
-            }
+        // Why they can't be mapped is in the log.
+        let Ok(registers) = Registers::map(&KernelDma, self.address, bytes as u64) else {
+            return Ok(None);
         };
-        match MmioTransport::new(registers, self.address) {
+        match Mmio::new(registers, self.address, KernelDma) {
             // Where no device was put, or where it was only guessed that one may be.
             Err(error) if matches!(error.cause, Cause::NotVirtioMmio { .. }) => {
                 log::debug!("{error}");

@@ -12,11 +12,10 @@ use vringlet::transport::InterruptCauses;
 use vringlet::{Error, Report};
 
 use super::{DeviceTransport, Driven, Found, Interrupts, owner};
-use crate::memory::dma::KernelHal;
 use crate::time;
 
 /// The driver of a card. It is a smoltcp device.
-pub type Driver = Net<KernelHal, DeviceTransport>;
+pub type Driver = Net<DeviceTransport>;
 
 /// A network card.
 pub struct Card {

@@ -13,7 +13,6 @@ use vringlet::{Cause, Driver as _, Error, Region, Report};
 
 use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
-use crate::memory::dma::KernelHal;
 use crate::memory::paging;
 use crate::task;
 
@@ -22,7 +21,7 @@ pub struct Pmem {
     /// Its name, such as `pmem0`.
     pub name: String,
     config: Config,
-    shared: Shared<Driver<KernelHal, DeviceTransport>>,
+    shared: Shared<Driver<DeviceTransport>>,
     region: Mutex<Region>,
     in_use: AtomicBool,
 }

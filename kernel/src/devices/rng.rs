@@ -12,7 +12,6 @@ use vringlet::{Cause, Driver as _, Error, Report};
 
 use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
-use crate::memory::dma::KernelHal;
 use crate::{task, time};
 
 /// How long one answer may take, of whatever length: the host may ration its random bytes.
@@ -21,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A source of random bytes.
 pub struct Rng {
     name: String,
-    shared: Shared<Driver<KernelHal, DeviceTransport>>,
+    shared: Shared<Driver<DeviceTransport>>,
 }
 
 static RNGS: Mutex<Vec<&'static Rng>> = Mutex::new(Vec::new());

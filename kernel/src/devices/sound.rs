@@ -22,7 +22,6 @@ use vringlet::{Cause, Driver, Error, Report};
 use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
 use crate::interrupts::Event;
-use crate::memory::dma::KernelHal;
 use crate::{task, time};
 
 /// The queues of a card: control, events, output, input.
@@ -42,13 +41,13 @@ const RUN_OUT: Duration = Duration::from_millis(300);
 pub struct Card {
     /// Its name, such as `snd0`.
     pub name: String,
-    shared: Shared<Sound<KernelHal, DeviceTransport>>,
+    shared: Shared<Sound<DeviceTransport>>,
     /// It must not be started again.
     silenced: Event,
 }
 
 impl Deref for Card {
-    type Target = Asynchronous<Sound<KernelHal, DeviceTransport>>;
+    type Target = Asynchronous<Sound<DeviceTransport>>;
 
     fn deref(&self) -> &Self::Target {
         &self.shared

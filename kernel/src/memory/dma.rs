@@ -1,6 +1,6 @@
-//! Memory shared with devices: the kernel's `virtio_drivers::Hal`.
+//! Memory shared with devices: [`KernelDma`], what every device's driver knows of this kernel's memory.
 //!
-//! There is no IOMMU: a device address is a physical address. Heap buffers are contiguous and shared where they are;
+//! There is no IOMMU: a device address is a physical address. Heap buffers are contiguous and lent where they are;
 //! a buffer that is not (one on the stack, across pages) is copied through contiguous memory.
 
 #![allow(unsafe_code)]
@@ -8,18 +8,16 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use virtio_drivers::{BufferDirection, Hal, PhysAddr};
+use vringlet::{Cause, Direction, DmaContext};
 
 use super::{PAGE_BYTES, frames, paging};
 
-/// What the drivers know of this kernel's memory.
-pub struct KernelHal;
+/// How devices reach this kernel's memory: all of them alike.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelDma;
 
 static PAGES_IN_USE: AtomicUsize = AtomicUsize::new(0);
 static BOUNCES: AtomicUsize = AtomicUsize::new(0);
-
-/// What a failed allocation and a failed share return as the device address.
-const NO_ADDRESS: PhysAddr = 0;
 
 /// Pages that drivers hold now, and how many buffers had to be copied so far.
 pub fn usage() -> (usize, usize) {
@@ -29,107 +27,111 @@ pub fn usage() -> (usize, usize) {
     )
 }
 
-// SAFETY: `dma_alloc` returns zeroed, page aligned frames that nothing else uses until they are released, mapped for
-// as long as the kernel runs; `mmio_phys_to_virt` maps what is not memory.
-unsafe impl Hal for KernelHal {
-    fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
-        let failed = (NO_ADDRESS, NonNull::dangling());
-        let Some(bytes) = pages.checked_mul(PAGE_BYTES) else {
-            return failed;
-        };
+// SAFETY: `allocate` gives zeroed, page-aligned frames in one run that nothing else uses until they are released, mapped
+// for as long as the kernel runs; `map` gives where the bytes are, or where a copy of them is, which `unmap` brings back;
+// `map_registers` maps nothing that is memory, uncached and for good.
+unsafe impl DmaContext for KernelDma {
+    fn allocate(&self, pages: usize, _: Direction) -> Result<(u64, NonNull<u8>), Cause> {
+        let bytes = pages.checked_mul(PAGE_BYTES).ok_or(Cause::NoMemory)?;
         let Some(start) = frames::allocate(pages, 1) else {
             log::warn!("dma: no {pages} contiguous pages left");
-            return failed;
+            return Err(Cause::NoMemory);
         };
         let Some(memory) = paging::memory_at(start.as_u64(), bytes) else {
             frames::release(start, pages);
-            return failed;
+            return Err(Cause::NoMemory);
         };
         // SAFETY: the frames were just allocated and are mapped at `memory`.
         unsafe { memory.as_ptr().write_bytes(0, bytes) };
         PAGES_IN_USE.fetch_add(pages, Ordering::Relaxed);
-        (start.as_u64(), memory)
+        Ok((start.as_u64(), memory))
     }
 
-    unsafe fn dma_dealloc(paddr: PhysAddr, _: NonNull<u8>, pages: usize) -> i32 {
-        let address = x86_64::PhysAddr::try_new(paddr);
-        if address.is_ok_and(|start| frames::release(start, pages)) {
+    unsafe fn release(&self, address: u64, _: NonNull<u8>, pages: usize) {
+        let start = x86_64::PhysAddr::try_new(address);
+        if start.is_ok_and(|start| frames::release(start, pages)) {
             PAGES_IN_USE.fetch_sub(pages, Ordering::Relaxed);
         } else {
-            // The caller can do nothing about it (virtio-drivers panics on an error), and nothing was changed.
-            log::error!("dma: {pages} pages at {paddr:#x} given back but not taken");
+            // The caller can do nothing about it, and nothing was changed.
+            log::error!("dma: {pages} pages at {address:#x} given back but not taken");
         }
-        0
     }
 
-    unsafe fn mmio_phys_to_virt(paddr: PhysAddr, size: usize) -> NonNull<u8> {
-        paging::map_mmio(paddr, size).unwrap_or_else(|error| {
-            log::error!(
-                "registers at {paddr:#x}, {size:#x} bytes: {error}; treated as an absent device"
-            );
-            absent_device(size)
+    #[inline]
+    unsafe fn map(&self, bytes: NonNull<[u8]>, direction: Direction) -> Result<u64, Cause> {
+        if let Some(physical) = contiguous(bytes) {
+            return Ok(physical);
+        }
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.map_copy(bytes, direction) }
+    }
+
+    #[inline]
+    unsafe fn unmap(&self, address: u64, bytes: NonNull<[u8]>, direction: Direction) {
+        // Most guests never copy a buffer, and need not find that out for each.
+        let never_copied = BOUNCES.load(Ordering::Relaxed) == 0;
+        if never_copied || contiguous(bytes) == Some(address) {
+            return;
+        }
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.unmap_copy(address, bytes, direction) }
+    }
+
+    fn map_registers(&self, address: u64, len: usize) -> Result<NonNull<u8>, Cause> {
+        paging::map_mmio(address, len).map_err(|error| {
+            log::warn!("registers at {address:#x}, {len:#x} bytes: {error}");
+            let len = len as u64;
+            Cause::BadRegisters { address, len }
         })
     }
+}
 
-    unsafe fn share(buffer: NonNull<[u8]>, direction: BufferDirection) -> PhysAddr {
-        if let Some(physical) = contiguous(buffer) {
-            return physical;
-        }
-        let pages = buffer.len().div_ceil(PAGE_BYTES);
-        let (physical, memory) = Self::dma_alloc(pages, direction);
-        if physical == NO_ADDRESS {
-            // There is no way to fail. A device that uses address 0 reaches the first page of memory, below
-            // everything the kernel hands out.
-            return NO_ADDRESS;
-        }
+impl KernelDma {
+    /// Lends a copy of the bytes.
+    ///
+    /// # Safety
+    ///
+    /// As for [`DmaContext::map`].
+    #[cold]
+    unsafe fn map_copy(&self, bytes: NonNull<[u8]>, direction: Direction) -> Result<u64, Cause> {
+        let pages = bytes.len().div_ceil(PAGE_BYTES);
+        let (physical, memory) = self.allocate(pages, direction)?;
         BOUNCES.fetch_add(1, Ordering::Relaxed);
-        if direction != BufferDirection::DeviceToDriver {
-            // SAFETY: the caller lends `buffer`; the pages are new and at least as long.
+        if direction != Direction::FromDevice {
+            // SAFETY: the caller lends `bytes`; the pages are new and at least as long.
             unsafe {
                 memory
                     .as_ptr()
-                    .copy_from_nonoverlapping(buffer.cast().as_ptr(), buffer.len())
+                    .copy_from_nonoverlapping(bytes.cast().as_ptr(), bytes.len())
             };
         }
-        physical
+        Ok(physical)
     }
 
-    unsafe fn unshare(paddr: PhysAddr, buffer: NonNull<[u8]>, direction: BufferDirection) {
-        // Most guests never copy a buffer, and need not find that out for each.
-        let never_copied = BOUNCES.load(Ordering::Relaxed) == 0;
-        if never_copied || paddr == NO_ADDRESS || contiguous(buffer) == Some(paddr) {
-            return;
-        }
-        let Some(memory) = paging::memory_at(paddr, buffer.len()) else {
+    /// Ends a loan of [`Self::map_copy`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`DmaContext::unmap`].
+    #[cold]
+    unsafe fn unmap_copy(&self, address: u64, bytes: NonNull<[u8]>, direction: Direction) {
+        let Some(memory) = paging::memory_at(address, bytes.len()) else {
             return;
         };
-        if direction != BufferDirection::DriverToDevice {
-            // SAFETY: `share` allocated these pages for this buffer, and the device is done with them.
+        if direction != Direction::ToDevice {
+            // SAFETY: `map_copy` allocated these pages for these bytes, and the device is done with them.
             unsafe {
-                buffer
+                bytes
                     .cast::<u8>()
                     .as_ptr()
-                    .copy_from_nonoverlapping(memory.as_ptr(), buffer.len())
+                    .copy_from_nonoverlapping(memory.as_ptr(), bytes.len())
             };
         }
-        // SAFETY: as above; `share` got them from `dma_alloc` with this number of pages.
-        unsafe { Self::dma_dealloc(paddr, memory, buffer.len().div_ceil(PAGE_BYTES)) };
+        // SAFETY: as above; `map_copy` got them from `allocate` with this number of pages.
+        unsafe { self.release(address, memory, bytes.len().div_ceil(PAGE_BYTES)) };
     }
 }
 
-fn contiguous(buffer: NonNull<[u8]>) -> Option<u64> {
-    paging::contiguous_physical(buffer.cast::<u8>().as_ptr() as u64, buffer.len())
-}
-
-/// Registers of a device that is not there: all ones. For a caller that cannot be told that mapping failed.
-fn absent_device(bytes: usize) -> NonNull<u8> {
-    let pages = bytes.div_ceil(PAGE_BYTES).max(1);
-    let (physical, memory) = KernelHal::dma_alloc(pages, BufferDirection::Both);
-    assert_ne!(
-        physical, NO_ADDRESS,
-        "no memory left to stand in for {bytes:#x} bytes of registers"
-    );
-    // SAFETY: `pages` new pages, never given back.
-    unsafe { memory.as_ptr().write_bytes(0xff, pages * PAGE_BYTES) };
-    memory
+fn contiguous(bytes: NonNull<[u8]>) -> Option<u64> {
+    paging::contiguous_physical(bytes.cast::<u8>().as_ptr() as u64, bytes.len())
 }

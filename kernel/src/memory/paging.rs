@@ -12,7 +12,6 @@ use bootloader_api::info::{MemoryRegion, MemoryRegionKind};
 use raw_cpuid::CpuId;
 use spin::{Mutex, Once};
 use vringlet::Region;
-use vringlet::mmio::Mmio;
 use x86_64::registers::control::Cr3;
 use x86_64::registers::model_specific::{Efer, EferFlags};
 use x86_64::structures::paging::mapper::{MapToError, Translate};
@@ -211,13 +210,6 @@ fn range_of_device(physical: u64, bytes: u64) -> Result<Range<u64>, MapError> {
 
 fn address(address: u64) -> Result<NonNull<u8>, MapError> {
     NonNull::new(address as *mut u8).ok_or(MapError::OutOfMemory)
-}
-
-/// Maps device registers for a driver, which bounds every access to them.
-pub fn registers(physical: u64, bytes: usize) -> Result<Mmio, MapError> {
-    let start = map_mmio(physical, bytes)?;
-    // SAFETY: `bytes` bytes are mapped uncached at `start`, for good, and none of them is memory.
-    Ok(unsafe { Mmio::new(start, bytes) })
 }
 
 impl Mappings {

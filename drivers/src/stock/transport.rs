@@ -1,7 +1,4 @@
-//! Both ways between this crate and `virtio-drivers`:
-//!
-//! - [`FromStock`] puts any of its transports under our drivers, polled;
-//! - [`IntoStock`] puts any of our transports under its drivers, unpatched.
+//! [`FromStock`] and [`IntoStock`]: its transports as ours, and ours as its.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -19,37 +16,40 @@ use virtio_drivers::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{
-    Instance, InterruptCauses, Notifier, QueueAddresses, QueueMemory, Quiesced, Status, Transport,
-};
 use crate::device::{DeviceId, DeviceName, Location};
+use crate::dma::DmaContext;
 use crate::error::{Cause, Error, Result};
 use crate::features::RingFeatures;
+use crate::transport::{
+    Instance, InterruptCauses, Notifier, QueueAddresses, QueueMemory, Quiesced, Status, Transport,
+};
 
 /// A `virtio-drivers` transport as one of ours.
 ///
 /// That trait knows no interrupt vectors, number of queues or shared memory, so a device on it is polled, or served by
 /// one interrupt that the caller routes.
 #[derive(Debug)]
-pub struct FromStock<T> {
+pub struct FromStock<T, D> {
     name: DeviceName,
     inner: Arc<Mutex<T>>,
+    dma: D,
     instance: Instance,
 }
 
-impl<T: StockTransport> FromStock<T> {
-    /// Wraps `inner`, which sits at `location`.
+impl<T: StockTransport, D: DmaContext> FromStock<T, D> {
+    /// Wraps `inner`, which sits at `location` and whose device reaches memory by `dma`.
     ///
     /// # Safety
     ///
     /// Anybody may implement that trait in safe code, so the caller must vouch for `inner`: it reaches a real device, says of
     /// it what it says, in particular its status, and nobody else drives that device.
     #[expect(unsafe_code, reason = "the trait underneath promises nothing")]
-    pub unsafe fn new(inner: T, location: Location) -> Self {
+    pub unsafe fn new(inner: T, location: Location, dma: D) -> Self {
         let id = DeviceId(inner.device_type() as u32);
         Self {
             name: DeviceName { id, location },
             inner: Arc::new(Mutex::new(inner)),
+            dma,
             instance: Instance::new(),
         }
     }
@@ -59,14 +59,15 @@ impl<T: StockTransport> FromStock<T> {
     }
 }
 
-/// How often the status is read while a reset is under way; see the same bound in [`super::pci`].
+/// How often the status is read while a reset is under way; see the same bound in [`crate::transport::pci`].
 const RESET_READS: usize = 100_000;
 
 #[expect(unsafe_code, reason = "keeps the promises of `Transport`")]
 // SAFETY: the instance is its own; the device is done when its status reads 0, as far as `inner` tells the truth, which the
 // caller of `new` vouched for; so it did for `inner` knowing no other queues.
-unsafe impl<T: StockTransport + Send> Transport for FromStock<T> {
+unsafe impl<T: StockTransport + Send + 'static, D: DmaContext> Transport for FromStock<T, D> {
     type Notifier = StockNotifier<T>;
+    type Dma = D;
 
     fn name(&self) -> DeviceName {
         self.name
@@ -74,6 +75,14 @@ unsafe impl<T: StockTransport + Send> Transport for FromStock<T> {
 
     fn instance(&self) -> &Instance {
         &self.instance
+    }
+
+    fn dma(&self) -> &D {
+        &self.dma
+    }
+
+    fn dma_mut(&mut self) -> &mut D {
+        &mut self.dma
     }
 
     fn reset(&mut self) -> Result<Quiesced> {

@@ -3,7 +3,8 @@
 
 use core::ptr::NonNull;
 
-use virtio_drivers::Hal;
+use crate::dma::DmaContext;
+use crate::error::Cause;
 
 /// A run of device registers, little-endian.
 ///
@@ -61,14 +62,18 @@ impl Mmio {
         Self { base, len }
     }
 
-    /// Maps a run of physical addresses that a transport found inside an assigned BAR of the function it drives.
-    pub(crate) fn map_bar<H: Hal>(address: u64, len: u64) -> Option<Self> {
-        let len = usize::try_from(len).ok()?;
-        // SAFETY: the run lies inside a BAR that the bus assigned to this function, and the function has one driver.
-        let base = unsafe { H::mmio_phys_to_virt(address, len) };
-        // SAFETY: `Hal` promises a valid mapping of `len` bytes that nothing else aliases. A BAR is page-aligned or the
-        // run inside it is aligned by the device; each access checks its own alignment.
-        Some(unsafe { Self::new(base, len) })
+    /// Maps the registers that a device is said to have at a physical address, of `len` bytes.
+    ///
+    /// # Errors
+    ///
+    /// As for [`DmaContext::map_registers`].
+    pub fn map<D: DmaContext>(context: &D, address: u64, len: u64) -> Result<Self, Cause> {
+        let too_long = |_| Cause::BadRegisters { address, len };
+        let bytes = usize::try_from(len).map_err(too_long)?;
+        let base = context.map_registers(address, bytes)?;
+        // SAFETY: the context promises that so many bytes are mapped for good, and are no memory that the program knows
+        // otherwise.
+        Ok(unsafe { Self::new(base, bytes) })
     }
 
     /// The address of a `T` at `offset`, if it lies inside and is aligned.
