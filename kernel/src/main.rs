@@ -26,13 +26,13 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use bootloader_api::config::Mapping;
 use bootloader_api::{BootInfo, BootloaderConfig};
-use vringlet_kernel::memory::heap::KernelHeap;
-use vringlet_kernel::power::{self, ExitCode};
-use vringlet_kernel::serial::{self, Emergency};
-use vringlet_kernel::{
-    acpi, arch, dashboard, devices, fiber, fw_cfg, interrupts, memory, net, pci, shell, status,
-    store, task, time,
-};
+use vringlet_kernel::apps::{dashboard, status, store};
+use vringlet_kernel::platform::memory::heap::KernelHeap;
+use vringlet_kernel::platform::power::{self, ExitCode};
+use vringlet_kernel::platform::serial::{self, Emergency};
+use vringlet_kernel::platform::{acpi, arch, fw_cfg, interrupts, memory, pci, time};
+use vringlet_kernel::runtime::{fiber, task};
+use vringlet_kernel::{devices, net, shell};
 
 #[global_allocator]
 static ALLOCATOR: KernelHeap = KernelHeap;

@@ -13,8 +13,8 @@ use vringlet::{Cause, Error, Report};
 
 use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
-use crate::memory::dma::KernelHal;
-use crate::task;
+use crate::platform::memory::dma::KernelHal;
+use crate::runtime::task;
 
 /// A disk. Dereferences to the driver's asynchronous face.
 pub struct Disk {

@@ -20,11 +20,12 @@ use vringlet::{Cause, Driver, Error, Report};
 
 use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
-use crate::dashboard::Drawn;
-use crate::interrupts::Event;
-use crate::memory::dma::KernelHal;
-use crate::picture::Picture;
-use crate::{task, time};
+use crate::apps::dashboard::Drawn;
+use crate::apps::picture::Picture;
+use crate::platform::interrupts::Event;
+use crate::platform::memory::dma::KernelHal;
+use crate::platform::time;
+use crate::runtime::task;
 
 /// How long the device is waited for while the kernel starts.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -14,9 +14,9 @@ use vringlet::transport::pci::{self, Message};
 use vringlet::transport::{InterruptCauses, mmio};
 use vringlet::{MmioTransport, PciTransport};
 
-use crate::interrupts::{self, Event, Handler, lines};
-use crate::pci::{ConfigSpace, Function};
-use crate::time;
+use crate::platform::interrupts::{self, Event, Handler, lines};
+use crate::platform::pci::{ConfigSpace, Function};
+use crate::platform::time;
 
 /// How often a device that can't interrupt is looked at.
 const POLL: Duration = Duration::from_millis(1);

@@ -4,8 +4,8 @@ use alloc::vec::Vec;
 
 use vringlet::{Cause, Error, MmioTransport};
 
-use crate::memory::paging;
-use crate::{acpi, fw_cfg, pci};
+use crate::platform::memory::paging;
+use crate::platform::{acpi, fw_cfg, pci};
 
 /// Where QEMU's microvm has its slots, when nothing says so.
 const MICROVM_SLOTS: u64 = 0xfeb0_0000;

@@ -12,8 +12,8 @@ use vringlet::transport::InterruptCauses;
 use vringlet::{Error, Report};
 
 use super::{DeviceTransport, Driven, Found, Interrupts, owner};
-use crate::memory::dma::KernelHal;
-use crate::time;
+use crate::platform::memory::dma::KernelHal;
+use crate::platform::time;
 
 /// The driver of a card. It is a smoltcp device.
 pub type Driver = Net<KernelHal, DeviceTransport>;

@@ -14,10 +14,10 @@ use vringlet::asynchronous::Asynchronous;
 use vringlet::{Cause, Driver, Error, QueueReport, Report};
 
 use super::{Interrupts, Mode};
-use crate::fw_cfg;
-use crate::interrupts::Event;
-use crate::task::{self, EndOfRound};
-use crate::time::{self, Instant};
+use crate::platform::fw_cfg;
+use crate::platform::interrupts::Event;
+use crate::platform::time::{self, Instant};
+use crate::runtime::task::{self, EndOfRound};
 
 /// How often a device that breaks the rules is started again before it is given up.
 const MAX_RESTARTS: u32 = 3;

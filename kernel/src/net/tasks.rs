@@ -16,9 +16,11 @@ use super::clock::Clock;
 use super::loopback::Loopback;
 use super::stack::{Stack, Summary};
 use super::{Ipv4Setup, Lease, echo, http};
+use crate::apps::status;
 use crate::devices::net::{self as cards, Card, News};
 use crate::devices::rng;
-use crate::{fw_cfg, status, task, time};
+use crate::platform::{fw_cfg, time};
+use crate::runtime::task;
 
 /// How long the boot waits for the entropy device.
 const SEED_PATIENCE: Duration = Duration::from_millis(100);

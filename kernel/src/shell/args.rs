@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::words;
-use crate::files;
+use crate::apps::files;
 
 /// Why a command failed.
 #[derive(Debug)]

@@ -19,9 +19,10 @@ use core::future::Future;
 use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::power::{self, ExitCode};
-use crate::serial::{self, Console, Input, Typing};
-use crate::{fw_cfg, store};
+use crate::apps::store;
+use crate::platform::fw_cfg;
+use crate::platform::power::{self, ExitCode};
+use crate::platform::serial::{self, Console, Input, Typing};
 use editor::{Editor, Event};
 
 /// Where a command writes what it has to say.

@@ -11,9 +11,11 @@ use futures_util::future::try_join_all;
 use sha2::{Digest, Sha256};
 
 use super::blk::pattern;
+use crate::apps::store;
 use crate::devices::pmem::{self, Pmem};
+use crate::platform::time;
+use crate::runtime::task;
 use crate::shell::{Args, Command, Error, Output, dump};
-use crate::{store, task, time};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
     name: "pmem",

@@ -4,12 +4,12 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::hint::black_box;
 
-use crate::arch::provoke;
 use crate::devices::sound;
-use crate::power;
-use crate::serial;
+use crate::platform::arch::provoke;
+use crate::platform::power;
+use crate::platform::serial;
+use crate::runtime::task::Rest;
 use crate::shell::{Args, Command, Error, Output};
-use crate::task::Rest;
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[
     Command {

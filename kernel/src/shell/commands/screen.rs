@@ -7,11 +7,12 @@ use core::time::Duration;
 use vringlet::gpu::{Head, Rect};
 
 use super::files::path;
+use crate::apps::files;
+use crate::apps::picture::Picture;
 use crate::devices::gpu::{self, Adapter, Borrowed};
-use crate::files;
-use crate::picture::Picture;
+use crate::platform::time;
+use crate::runtime::task;
 use crate::shell::{Args, Command, Error, Output};
-use crate::{task, time};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
     name: "screen",

@@ -14,8 +14,9 @@ use vringlet::{Buffer, Error as DeviceError};
 
 use super::pattern;
 use crate::devices::blk::Disk;
+use crate::platform::time;
+use crate::runtime::task;
 use crate::shell::Error;
-use crate::{task, time};
 
 /// Requests in flight where nothing else is said, and the most.
 pub(super) const DEPTH: u64 = 16;

@@ -15,8 +15,8 @@ use self::hash::Hash;
 use self::tone::Tone;
 use self::wav::{WavSink, WavSource};
 use super::files::path;
+use crate::apps::files;
 use crate::devices::sound::{self, Card, Played};
-use crate::files;
 use crate::shell::{Args, Command, Error, Output, dump};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[Command {

@@ -11,7 +11,7 @@ use core::future::Future;
 use sha2::{Digest, Sha256};
 use vringlet::sound::{Format, FrameSink, FrameSource, Layout, Rate, StreamInfo};
 
-use crate::files::{Error, File, NewFile, PIECE};
+use crate::apps::files::{Error, File, NewFile, PIECE};
 
 /// Format tags of the `fmt ` chunk.
 const PCM: u16 = 1;
