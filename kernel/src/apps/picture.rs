@@ -17,6 +17,7 @@ use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 use zune_png::PngDecoder;
 
+use crate::devices::gpu;
 use crate::platform::memory::heap;
 
 /// More pixels than this are refused: to decode them would keep everything else waiting.
@@ -118,9 +119,11 @@ impl Picture {
     pub fn dimensions(&self) -> Size {
         self.size
     }
+}
 
+impl gpu::Picture for Picture {
     /// Where it goes on a display: in the middle, smaller if it would not fit otherwise, never larger.
-    pub fn place(&self, display: Size) -> Rect {
+    fn place(&self, display: Size) -> Rect {
         let Size { width, height } = self.size;
         let (across, down) = (
             u64::from(display.width) * u64::from(height),
@@ -144,7 +147,7 @@ impl Picture {
 
     /// A row of the picture as it is with this width and height, neither of which is more than its own: each pixel is the
     /// mean of those it stands for.
-    pub fn row(&self, y: u32, width: u32, height: u32) -> Vec<u32> {
+    fn row(&self, y: u32, width: u32, height: u32) -> Vec<u32> {
         let rows = span(y, height, self.size.height);
         let mean = |x| {
             let columns = span(x, width, self.size.width);
@@ -291,6 +294,7 @@ fn on_black(color: [u8; 3], alpha: u8) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::devices::gpu::Picture as _;
 
     fn picture(width: u32, height: u32) -> Picture {
         let mut picture = Picture::room(width, height).unwrap();

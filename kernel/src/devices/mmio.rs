@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use vringlet::{Cause, Error, MmioTransport};
 
 use crate::platform::memory::paging;
-use crate::platform::{acpi, fw_cfg, pci};
+use crate::platform::{acpi, fw_cfg, number, pci};
 
 /// Where QEMU's microvm has its slots, when nothing says so.
 const MICROVM_SLOTS: u64 = 0xfeb0_0000;
@@ -57,7 +57,7 @@ pub(super) fn slots() -> Vec<Slot> {
 fn parse(word: &str) -> Option<Slot> {
     let (bytes, rest) = word.strip_prefix("virtio_mmio.device=")?.split_once('@')?;
     let mut rest = rest.split(':');
-    let number = crate::shell::words::number;
+    let number = number::parse;
     Some(Slot {
         bytes: number(bytes)?.try_into().ok()?,
         address: number(rest.next()?)?,

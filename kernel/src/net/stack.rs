@@ -25,7 +25,7 @@ use spin::Mutex;
 
 use super::addresses::{Addresses, Ipv4Setup};
 use super::announce;
-use super::tcp::Backlog;
+use super::backlog::Backlog;
 
 /// Frames taken from the device before other tasks get their turn.
 const BURST: usize = 64;

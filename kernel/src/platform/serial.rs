@@ -29,7 +29,6 @@ use x86_64::instructions::interrupts::without_interrupts;
 use crate::platform::interrupts::{self, Event};
 use crate::platform::time::Instant;
 use crate::platform::{journal, time};
-use crate::runtime::task;
 use queue::Queue;
 
 const COM1: u16 = 0x3f8;
@@ -112,11 +111,11 @@ pub fn init() {
     }
 }
 
-/// From here on nobody who writes waits: a task sends what the port does not take at once. To be called when interrupts
-/// and tasks are there.
-pub fn start() {
+/// From here on nobody who writes waits: what the port does not take at once is sent by the future that this gives, which
+/// is to run as a task. To be called when interrupts are there.
+pub fn start() -> Option<impl Future<Output = ()>> {
     if without_interrupts(|| PORT.lock().uart.is_none()) {
-        return;
+        return None;
     }
     let both = &|| {
         RECEIVED.raise();
@@ -131,7 +130,7 @@ pub fn start() {
         }
     };
     without_interrupts(|| PORT.lock().mode = mode);
-    task::spawn(send_what_waits(mode));
+    Some(send_what_waits(mode))
 }
 
 /// Input bytes that came faster than they were read, or of which too many were typed while a command ran.

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! What a library makes of bytes that somebody else wrote is not trusted either. On a fiber, a panic is an error of that
-//! fiber alone ([`contain`]); code gets so much memory and no more ([`may_take`]); and when it runs for too long without
+//! fiber alone ([`contain`]); code gets so much memory and no more ([`Quota`]); and when it runs for too long without
 //! waiting, that is a panic ([`is_overdue`]). A fiber that ended so is never run again. What it had is lost, its stack and
 //! its memory, so that when too much is lost no more fibers are to be had.
 
@@ -30,8 +30,10 @@ use core::time::Duration;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use x86_64::instructions::interrupts;
 
+use crate::platform::memory::quota::{self, Quota};
 use crate::platform::memory::stack::{self, Stack};
 use crate::platform::time;
+use crate::platform::traps::{self, Watchdog};
 
 /// Bytes that the code of a fiber may have allocated at a time.
 const MOST_BYTES: usize = 4 << 20;
@@ -60,8 +62,8 @@ enum Pause {
 struct Running {
     yielder: *const Yielder<Resume, Pause>,
     told: RefCell<Resume>,
-    /// Bytes that its code has allocated and not given back.
-    taken: AtomicUsize,
+    /// What its code may allocate.
+    quota: Quota,
 }
 
 /// The fiber whose code runs now; null while a device is asked on its behalf. The kernel runs on one processor, and
@@ -97,6 +99,14 @@ pub struct Failed;
 /// When this is dropped before its end, the code is told by every [`wait`], and runs to its end before `drop` returns.
 pub struct Fiber<T>(Option<Coroutine<Resume, Pause, T, Stack>>);
 
+/// Has interrupts end the code of fibers that runs for too long.
+pub fn init() {
+    traps::watch(Watchdog {
+        is_overdue,
+        overrun,
+    });
+}
+
 /// Runs code on a fiber.
 ///
 /// # Errors
@@ -111,12 +121,19 @@ pub fn run<T: 'static>(code: impl FnOnce() -> T + 'static) -> Result<Fiber<T>, N
         let running = Running {
             yielder,
             told: RefCell::new(told),
-            taken: AtomicUsize::new(0),
+            quota: Quota::new(MOST_BYTES),
         };
-        RUNNING.store((&raw const running).cast_mut(), Ordering::Relaxed);
+        set_running((&raw const running).cast_mut());
         code()
     });
     Ok(Fiber(Some(coroutine)))
+}
+
+/// From now on this fiber's code runs, and its quota is charged; null: none. Gives the one that ran before.
+fn set_running(running: *mut Running) -> *mut Running {
+    // SAFETY: as in `wait`: it lives until another one is set.
+    unsafe { quota::charge(running.as_ref().map(|running| &running.quota)) };
+    RUNNING.swap(running, Ordering::Relaxed)
 }
 
 /// Waits, on a fiber, for what a future gives.
@@ -139,15 +156,15 @@ pub fn wait<F: Future>(future: F) -> Result<F::Output, Abandoned> {
         };
         // The device and its driver are no business of the fiber's: what they allocate is theirs, and what goes wrong
         // there is not contained here.
-        RUNNING.store(null_mut(), Ordering::Relaxed);
+        set_running(null_mut());
         let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
         if let Poll::Ready(output) = polled {
-            RUNNING.store(current, Ordering::Relaxed);
+            set_running(current);
             return Ok(output);
         }
         // SAFETY: the yielder lives as long as the fiber, and it is this fiber that runs.
         let told = unsafe { &*running.yielder }.suspend(Pause::Waiting);
-        RUNNING.store(current, Ordering::Relaxed);
+        set_running(current);
         running.told.replace(told);
     }
 }
@@ -157,11 +174,11 @@ impl<T> Fiber<T> {
         let Some(coroutine) = &mut self.0 else {
             return Poll::Ready(Err(Failed));
         };
-        let outer = RUNNING.swap(null_mut(), Ordering::Relaxed);
+        let outer = set_running(null_mut());
         RESUMED.store(time::now().as_nanos(), Ordering::Relaxed);
         time::wake_within(LONGEST_RUN);
         let result = coroutine.resume(told);
-        RUNNING.store(outer, Ordering::Relaxed);
+        set_running(outer);
         match result {
             CoroutineResult::Yield(Pause::Waiting) => Poll::Pending,
             CoroutineResult::Return(output) => Poll::Ready(Ok(output)),
@@ -217,43 +234,18 @@ pub fn contain(report: &dyn fmt::Display) {
     if !interrupts::are_enabled() {
         return;
     }
-    RUNNING.store(null_mut(), Ordering::Relaxed);
+    set_running(null_mut());
     log::warn!("a fiber ends: {report}");
     loop {
-        let taken = running.taken.load(Ordering::Relaxed);
+        let taken = running.quota.taken();
         // SAFETY: the yielder lives as long as the fiber, whose frames are never left. It is not resumed again.
         unsafe { &*running.yielder }.suspend(Pause::Failed(taken));
     }
 }
 
-/// Whether so many bytes may be allocated: on a fiber, not without end. They count as taken if so.
-pub fn may_take(bytes: usize) -> bool {
-    // SAFETY: as in `wait`.
-    let Some(running) = (unsafe { RUNNING.load(Ordering::Relaxed).as_ref() }) else {
-        return true;
-    };
-    let taken = running.taken.load(Ordering::Relaxed).saturating_add(bytes);
-    let may = taken <= MOST_BYTES;
-    if may {
-        running.taken.store(taken, Ordering::Relaxed);
-    }
-    may
-}
-
-/// So many bytes were given back.
-pub fn give_back(bytes: usize) {
-    // SAFETY: as in `wait`.
-    if let Some(running) = unsafe { RUNNING.load(Ordering::Relaxed).as_ref() } {
-        let taken = running.taken.load(Ordering::Relaxed);
-        running
-            .taken
-            .store(taken.saturating_sub(bytes), Ordering::Relaxed);
-    }
-}
-
 /// Part of every interrupt: whether it interrupted code of a fiber, with this stack pointer, that runs for too long. That
 /// code must then go on in [`overrun`].
-pub fn is_overdue(stack_pointer: u64) -> bool {
+fn is_overdue(stack_pointer: u64) -> bool {
     if running_at(stack_pointer).is_none() {
         return false;
     }
@@ -266,6 +258,6 @@ pub fn is_overdue(stack_pointer: u64) -> bool {
 }
 
 /// Where code of a fiber goes on that ran for too long.
-pub extern "sysv64" fn overrun() -> ! {
+extern "sysv64" fn overrun() -> ! {
     panic!("it ran for {} s without waiting", LONGEST_RUN.as_secs());
 }

@@ -46,8 +46,7 @@ const WHOLE_PERIOD_MICROS: u64 = 900_000;
 const TURN: Duration = Duration::from_millis(1);
 
 /// What is on the screen of a display.
-#[derive(Debug)]
-pub struct Drawn {
+struct Drawn {
     head: Head,
     items: Vec<Item>,
 }
@@ -61,8 +60,9 @@ pub fn start() {
 
 async fn show_on(adapter: &'static Adapter) {
     let mut observer = Observer::new();
+    let mut drawn = Vec::new();
     loop {
-        match show(adapter, &mut observer).await {
+        match show(adapter, &mut observer, &mut drawn).await {
             Ok(true) => {
                 select(time::after(PERIOD), adapter.rearranged.wait()).await;
             }
@@ -77,13 +77,21 @@ async fn show_on(adapter: &'static Adapter) {
 }
 
 /// Brings all displays up to date. Says whether there is anything to keep up to date.
-async fn show(adapter: &Adapter, observer: &mut Observer) -> Result<bool, Error> {
+async fn show(
+    adapter: &Adapter,
+    observer: &mut Observer,
+    drawn: &mut Vec<Drawn>,
+) -> Result<bool, Error> {
     let mut desk = adapter.desk().await;
-    let Showing::Dashboard(drawn) = &mut desk.showing else {
+    let Showing::Dashboard { drawn: kept } = &mut desk.showing else {
         return Ok(false);
     };
     // If it fails on the way, all is drawn anew.
+    let kept = core::mem::take(kept);
     let mut before = core::mem::take(drawn);
+    if !kept {
+        before.clear();
+    }
     let layout = adapter.with(|gpu| gpu.layout().cloned());
     let layout = layout.unwrap_or_default();
     if layout.heads().is_empty() {
@@ -101,7 +109,8 @@ async fn show(adapter: &Adapter, observer: &mut Observer) -> Result<bool, Error>
         desk.present(head.scanout).await?;
         after.push(Drawn { head: *head, items });
     }
-    desk.showing = Showing::Dashboard(after);
+    *drawn = after;
+    desk.showing = Showing::Dashboard { drawn: true };
     Ok(true)
 }
 

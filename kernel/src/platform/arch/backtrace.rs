@@ -43,7 +43,7 @@ pub(super) fn init(boot: &BootInfo, physical_memory_offset: u64) {
 }
 
 /// The kernel stack's addresses (empty when the boot loader did not say).
-pub(super) fn kernel_stack() -> Range<u64> {
+pub(in crate::platform) fn kernel_stack() -> Range<u64> {
     SOURCES.get().map_or(0..0, |sources| sources.stack.clone())
 }
 
@@ -56,7 +56,11 @@ pub fn write_here(out: &mut dyn Write) {
 }
 
 /// Writes the backtrace of code stopped at `instruction` with this frame pointer.
-pub(super) fn write_from(out: &mut dyn Write, instruction: Option<u64>, frame_pointer: u64) {
+pub(in crate::platform) fn write_from(
+    out: &mut dyn Write,
+    instruction: Option<u64>,
+    frame_pointer: u64,
+) {
     let _ = writeln!(out, "backtrace:");
     if let Some(instruction) = instruction {
         write_frame(out, instruction, instruction);

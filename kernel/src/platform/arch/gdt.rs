@@ -15,7 +15,7 @@ use x86_64::structures::tss::TaskStateSegment;
 /// Which of the task state segment's stacks a fault runs on. A fault on a broken stack must not need that stack, and
 /// one that interrupts the report of another must not overwrite it.
 #[derive(Clone, Copy)]
-pub(super) enum FaultStack {
+pub(in crate::platform) enum FaultStack {
     DoubleFault = 0,
     NonMaskable = 1,
     MachineCheck = 2,

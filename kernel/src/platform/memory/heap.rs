@@ -14,8 +14,7 @@ use linked_list_allocator::Heap;
 use spin::Mutex;
 use x86_64::instructions::interrupts::without_interrupts;
 
-use super::{PAGE_BYTES, frames};
-use crate::runtime::fiber;
+use super::{PAGE_BYTES, frames, quota};
 
 const LARGEST: usize = 256 << 20;
 const SMALLEST: usize = 1 << 20;
@@ -69,7 +68,7 @@ pub fn usage() -> (usize, usize) {
 // SAFETY: `Heap` hands out disjoint blocks of the layout asked for; the lock, taken with interrupts off, serialises.
 unsafe impl GlobalAlloc for KernelHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if !fiber::may_take(layout.size()) {
+        if !quota::may_take(layout.size()) {
             return null_mut();
         }
         let block = without_interrupts(|| HEAP.lock().allocate_first_fit(layout));
@@ -77,7 +76,7 @@ unsafe impl GlobalAlloc for KernelHeap {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        fiber::give_back(layout.size());
+        quota::give_back(layout.size());
         if let Some(block) = NonNull::new(block) {
             // SAFETY: the caller passes a block and layout that `alloc` gave out.
             without_interrupts(|| unsafe { HEAP.lock().deallocate(block, layout) });

@@ -8,6 +8,7 @@ pub mod dma;
 pub mod frames;
 pub mod heap;
 pub mod paging;
+pub mod quota;
 pub mod stack;
 
 use bootloader_api::BootInfo;

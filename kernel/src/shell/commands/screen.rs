@@ -10,7 +10,7 @@ use super::files::path;
 use crate::apps::files;
 use crate::apps::picture::Picture;
 use crate::devices::gpu::{self, Adapter, Borrowed};
-use crate::platform::time;
+use crate::platform::{number, time};
 use crate::runtime::task;
 use crate::shell::{Args, Command, Error, Output};
 
@@ -205,7 +205,7 @@ async fn cursor(mut args: Args<'_>) -> Result<(), Error> {
         let hidden = adapter.with(|gpu| gpu.hide_cursor(head.scanout));
         return hidden.map_err(Error::failed);
     }
-    let x = crate::shell::words::number(first).and_then(|x| u32::try_from(x).ok());
+    let x = number::parse(first).and_then(|x| u32::try_from(x).ok());
     let x = x.ok_or_else(|| Error::usage("X is not a number"))?;
     let y = coordinate(&mut args, "Y")?;
     args.end()?;

@@ -5,18 +5,17 @@
 use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use spin::LazyLock;
+use spin::{LazyLock, Once};
 use x86_64::VirtAddr;
 use x86_64::registers::control::{Cr2, Cr3};
 use x86_64::structures::idt::InterruptDescriptorTable;
 
-use super::backtrace;
-use super::gdt::FaultStack;
+use super::arch::backtrace;
+use super::arch::gdt::FaultStack;
 use crate::platform::interrupts;
 use crate::platform::memory::stack;
 use crate::platform::power::{self, ExitCode};
 use crate::platform::serial::Emergency;
-use crate::runtime::fiber;
 
 const STUB_BYTES: u64 = 16;
 const BREAKPOINT: u64 = 3;
@@ -166,8 +165,23 @@ static TABLE: LazyLock<InterruptDescriptorTable> = LazyLock::new(|| {
     table
 });
 
-/// Loads the table.
-pub(super) fn init() {
+/// Code that must not run for too long without a break, and where it goes on when it did.
+pub struct Watchdog {
+    /// Whether the interrupted code, which has this stack pointer, is such code and is overdue.
+    pub is_overdue: fn(u64) -> bool,
+    /// Takes the place of that code.
+    pub overrun: extern "sysv64" fn() -> !,
+}
+
+static WATCHDOG: Once<Watchdog> = Once::new();
+
+/// Has every interrupt look whether what it interrupted is overdue. There is one watchdog: the first.
+pub fn watch(watchdog: Watchdog) {
+    WATCHDOG.call_once(|| watchdog);
+}
+
+/// Loads the table: from here on exceptions are reported.
+pub fn init() {
     TABLE.load();
 }
 
@@ -175,9 +189,11 @@ extern "sysv64" fn trap(frame: &mut Frame) {
     match u8::try_from(frame.vector) {
         Ok(vector) if vector >= interrupts::FIRST_VECTOR => {
             interrupts::dispatch(vector);
-            if fiber::is_overdue(frame.rsp) {
+            if let Some(watchdog) = WATCHDOG.get()
+                && (watchdog.is_overdue)(frame.rsp)
+            {
                 // As if it had called that function, which never returns. The kernel has no red zone.
-                frame.rip = fiber::overrun as *const () as u64;
+                frame.rip = watchdog.overrun as *const () as u64;
                 frame.rsp = (frame.rsp & !0xf) - 8;
             }
         }
