@@ -21,7 +21,7 @@ use crate::devices::gpu;
 use crate::platform::memory::heap;
 
 /// More pixels than this are refused: to decode them would keep everything else waiting.
-const MOST_PIXELS: u64 = 16 << 20;
+const MAX_PIXELS: u64 = 16 << 20;
 /// What the decoder takes besides the picture: tables, rows.
 const DECODER_BYTES: usize = 1 << 20;
 
@@ -97,9 +97,9 @@ impl Picture {
     /// A picture of this size with no pixels yet.
     fn room(width: u32, height: u32) -> Result<Self, String> {
         let count = u64::from(width) * u64::from(height);
-        if count == 0 || count > MOST_PIXELS {
+        if count == 0 || count > MAX_PIXELS {
             return Err(alloc::format!(
-                "has {width} x {height} pixels; 1 to {MOST_PIXELS} are shown"
+                "has {width} x {height} pixels; 1 to {MAX_PIXELS} are shown"
             ));
         }
         Ok(Self {
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_smaller_picture_has_the_means() {
+    fn a_smaller_picture_has_the_mean_of_the_pixels() {
         let mut whole = Picture::room(4, 2).unwrap();
         whole.fill(
             [
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_picture_is_refused() {
+    fn files_that_are_not_pictures_are_refused() {
         let error = |file: &[u8]| Picture::decode(file).err().unwrap();
         assert!(error(b"").contains("no picture"));
         assert!(error(b"GIF89a").contains("no picture"));

@@ -2,7 +2,7 @@
 //!
 //! smoltcp has no backlog: one socket in LISTEN state takes one connection, and a SYN that finds none is answered by a
 //! reset. So each listener keeps exactly one listening socket, and the stack puts a new one in its place between one
-//! frame and the next ([`Backlog::tend`]). Connections that arrive faster than they are served wait, established, up
+//! frame and the next ([`Backlog::update`]). Connections that arrive faster than they are served wait, established, up
 //! to the listener's limit; stale half-open ones make room for new ones when the limit is reached.
 
 use alloc::collections::VecDeque;
@@ -42,7 +42,7 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    /// Nothing listens before the first [`tend`](Self::tend).
+    /// Nothing listens before the first [`update`](Self::update).
     pub(super) fn new(port: u16, buffers: Buffers, limit: usize) -> Self {
         Self {
             port,
@@ -67,7 +67,7 @@ impl Backlog {
 
     /// Puts a listening socket in the place of one that was taken, forgets connections that failed, and tells the
     /// acceptor.
-    pub(super) fn tend(&mut self, sockets: &mut SocketSet<'static>, now: Instant) {
+    pub(super) fn update(&mut self, sockets: &mut SocketSet<'static>, now: Instant) {
         if let Some(taken) = self
             .listening
             .take_if(|handle| state(sockets, *handle) != State::Listen)

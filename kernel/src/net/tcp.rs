@@ -177,14 +177,14 @@ impl Drop for TcpStream {
             if socket.may_send() || socket.state() == State::SynSent {
                 socket.abort();
             }
-            inner.farewell(self.handle);
+            inner.close(self.handle);
             if let Some(backlog) = self
                 .listener
                 .and_then(|index| inner.backlogs.get_mut(index))
             {
                 backlog.served();
             }
-            inner.tend_backlogs();
+            inner.update_backlogs();
         });
     }
 }
@@ -232,7 +232,7 @@ impl Listener {
     pub fn new(stack: &'static Stack, port: u16, buffers: Buffers, limit: usize) -> Self {
         let index = stack.with_inner(|inner| {
             inner.backlogs.push(Backlog::new(port, buffers, limit));
-            inner.tend_backlogs();
+            inner.update_backlogs();
             inner.backlogs.len() - 1
         });
         Self { stack, index }

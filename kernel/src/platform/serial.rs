@@ -35,7 +35,7 @@ const COM1: u16 = 0x3f8;
 const COM1_IRQ: u8 = 4;
 const CTRL_C: u8 = 3;
 /// Bytes that may be typed while a command runs.
-const MOST_AHEAD: usize = 4096;
+const MAX_AHEAD: usize = 4096;
 /// Bytes of output that may wait for the port.
 const QUEUE_BYTES: usize = 64 * 1024;
 /// Bytes that are queued before the port is looked at, with interrupts off.
@@ -170,7 +170,7 @@ async fn wait_until_queued(bytes: usize) {
 /// Sends what waits without giving the processor to anyone, until the port takes nothing for too long: for the machine's end.
 pub fn drain() {
     without_interrupts(|| {
-        // Whoever dies while it holds a lock has no more to say than what it writes itself.
+        // Code that panics while it holds a lock writes only its own report.
         if let (Some(mut queue), Some(mut port)) = (OUTPUT.try_lock(), PORT.try_lock()) {
             port.drain(&mut queue);
         }
@@ -399,7 +399,7 @@ impl Input {
         loop {
             match self.byte().await {
                 CTRL_C => return self.ahead.clear(),
-                byte if self.ahead.len() < MOST_AHEAD => self.ahead.push_back(byte),
+                byte if self.ahead.len() < MAX_AHEAD => self.ahead.push_back(byte),
                 _ => {
                     LOST_INPUT.fetch_add(1, Ordering::Relaxed);
                 }

@@ -36,9 +36,9 @@ use crate::platform::time;
 use crate::platform::traps::{self, Watchdog};
 
 /// Bytes that the code of a fiber may have allocated at a time.
-const MOST_BYTES: usize = 4 << 20;
+const MAX_BYTES: usize = 4 << 20;
 /// Bytes lost with fibers that failed, after which there are no more fibers.
-const MOST_LOST_BYTES: usize = 8 << 20;
+const MAX_LOST_BYTES: usize = 8 << 20;
 /// How long a fiber may run without waiting. Nothing else runs meanwhile.
 const LONGEST_RUN: Duration = Duration::from_secs(5);
 
@@ -113,7 +113,7 @@ pub fn init() {
 ///
 /// No memory for a stack, or too much was lost with fibers that failed.
 pub fn run<T: 'static>(code: impl FnOnce() -> T + 'static) -> Result<Fiber<T>, NoStack> {
-    if LOST.load(Ordering::Relaxed) > MOST_LOST_BYTES {
+    if LOST.load(Ordering::Relaxed) > MAX_LOST_BYTES {
         return Err(NoStack);
     }
     let stack = Stack::take().ok_or(NoStack)?;
@@ -121,7 +121,7 @@ pub fn run<T: 'static>(code: impl FnOnce() -> T + 'static) -> Result<Fiber<T>, N
         let running = Running {
             yielder,
             told: RefCell::new(told),
-            quota: Quota::new(MOST_BYTES),
+            quota: Quota::new(MAX_BYTES),
         };
         set_running((&raw const running).cast_mut());
         code()

@@ -32,11 +32,11 @@ static PENDING: AtomicBool = AtomicBool::new(false);
 static SERVED: Mutex<Vec<&'static dyn EndOfRound>> = Mutex::new(Vec::new());
 /// How many [`Unfinished`] there are.
 static UNFINISHED: AtomicUsize = AtomicUsize::new(0);
-/// How many [`Rest`] there are.
+/// How many [`Shutdown`] there are.
 static ENDING: AtomicUsize = AtomicUsize::new(0);
 /// How long the machine stays on for what is unfinished, and how often that is looked at then.
-const SETTLE_PATIENCE: Duration = Duration::from_secs(60);
-const SETTLE_POLL: Duration = Duration::from_millis(5);
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(60);
+const SHUTDOWN_POLL: Duration = Duration::from_millis(5);
 static SLEPT_NANOS: AtomicU64 = AtomicU64::new(0);
 static SLEEPS: AtomicU64 = AtomicU64::new(0);
 
@@ -70,7 +70,7 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
     spawner().spawn(task.initialize(|| future));
 }
 
-/// Something that must come to its end before the machine is switched off, and has not yet: see [`Rest::settled`].
+/// Something that must come to its end before the machine is switched off, and has not yet: see [`Shutdown::finished`].
 pub struct Unfinished(());
 
 impl Unfinished {
@@ -88,39 +88,39 @@ impl Drop for Unfinished {
 }
 
 /// The machine is about to be switched off, as long as this is there: nothing is begun that must come to its end.
-pub struct Rest(());
+pub struct Shutdown(());
 
-impl Rest {
-    /// From now on [`is_ending`] says so.
+impl Shutdown {
+    /// From now on [`is_shutting_down`] says so.
     pub fn begin() -> Self {
         ENDING.fetch_add(1, Ordering::Relaxed);
         Self(())
     }
 
     /// Waits until nothing is left that must not be cut off, but not for ever; says whether it is so.
-    pub async fn settled(&self) -> bool {
+    pub async fn finished(&self) -> bool {
         let start = time::now();
         loop {
             // Who was just told to stop begins to end what it does only then.
-            time::after(SETTLE_POLL).await;
+            time::after(SHUTDOWN_POLL).await;
             if UNFINISHED.load(Ordering::Relaxed) == 0 {
                 return true;
             }
-            if start.elapsed() > SETTLE_PATIENCE {
+            if start.elapsed() > SHUTDOWN_PATIENCE {
                 return false;
             }
         }
     }
 }
 
-impl Drop for Rest {
+impl Drop for Shutdown {
     fn drop(&mut self) {
         ENDING.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Whether the machine is about to be switched off: what could go on for long must come to its end now.
-pub fn is_ending() -> bool {
+pub fn is_shutting_down() -> bool {
     ENDING.load(Ordering::Relaxed) > 0
 }
 
@@ -160,17 +160,17 @@ impl<T> Future for Promise<T> {
     }
 }
 
-/// Begins work in a task of its own. When nobody is left in the end who waits for what it gives, `unheard` gets that.
+/// Begins work in a task of its own. If nobody waits for its result any more, `unclaimed` gets it.
 pub fn begin<T: 'static>(
     work: impl Future<Output = T> + 'static,
-    unheard: impl FnOnce(T) + 'static,
+    unclaimed: impl FnOnce(T) + 'static,
 ) -> Promise<T> {
     let promise = Promise::new();
     let (slot, unfinished) = (promise.0.clone(), Unfinished::begin());
     spawn(async move {
         let given = work.await;
         match Rc::strong_count(&slot) {
-            1 => unheard(given),
+            1 => unclaimed(given),
             _ => slot.give(given),
         }
         drop(unfinished);
@@ -195,11 +195,11 @@ impl<T: 'static> InTurn<T> {
         Self(free)
     }
 
-    /// Gives a piece of work, to be done after those before it. For `unheard` see [`begin`].
+    /// Gives a piece of work, to be done after those before it. For `unclaimed` see [`begin`].
     pub fn next<R: 'static>(
         &mut self,
         work: impl AsyncFnOnce(&mut T) -> R + 'static,
-        unheard: impl FnOnce(R) + 'static,
+        unclaimed: impl FnOnce(R) + 'static,
     ) -> Promise<R> {
         let after = Promise::new();
         let slot = after.0.clone();
@@ -210,16 +210,16 @@ impl<T: 'static> InTurn<T> {
             slot.give(value);
             result
         };
-        begin(work, unheard)
+        begin(work, unclaimed)
     }
 
     /// Gives the last piece of work, which does away with the value.
     pub fn last<R: 'static>(
         self,
         work: impl AsyncFnOnce(T) -> R + 'static,
-        unheard: impl FnOnce(R) + 'static,
+        unclaimed: impl FnOnce(R) + 'static,
     ) -> Promise<R> {
-        begin(async move { work(self.0.await).await }, unheard)
+        begin(async move { work(self.0.await).await }, unclaimed)
     }
 }
 
@@ -264,7 +264,7 @@ pub fn run() -> ! {
         unsafe { executor.poll() };
         end_round();
         time::wake_due();
-        lines::settle();
+        lines::unmask();
         sleep();
     }
 }
@@ -275,7 +275,7 @@ fn sleep() {
     // that follows it has begun, so an interrupt that waits ends the sleep at once.
     interrupts::disable();
     let awake = PENDING.load(Ordering::Acquire)
-        || lines::restless()
+        || lines::any_fired()
         || !SERVED.lock().iter().all(|served| served.prepare_to_sleep());
     if awake || !time::arm() {
         interrupts::enable();
@@ -310,7 +310,7 @@ mod tests {
     static ALONE: Mutex<()> = Mutex::new(());
 
     /// Runs the tasks until none has anything to do.
-    fn settle() {
+    fn run_until_idle() {
         while PENDING.swap(false, Ordering::Relaxed) {
             // SAFETY: the tests hold `ALONE`, and nothing that the executor calls gets here.
             unsafe { executor().poll() };
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn work_comes_to_its_end_when_nobody_waits_for_it() {
+    fn work_finishes_when_nobody_waits_for_it() {
         let _alone = ALONE.lock();
         let done = Rc::new(Cell::new(false));
         let theirs = done.clone();
@@ -336,18 +336,18 @@ mod tests {
             theirs.set(true);
         }));
         assert_eq!(UNFINISHED.load(Ordering::Relaxed), 1);
-        settle();
+        run_until_idle();
         assert!(done.get());
         assert_eq!(UNFINISHED.load(Ordering::Relaxed), 0);
     }
 
     #[test]
-    fn pieces_of_work_follow_each_other_whoever_is_dropped() {
+    fn pieces_of_work_run_in_order_even_if_their_waiters_are_dropped() {
         let _alone = ALONE.lock();
         let mut turns = InTurn::new(Vec::new());
-        let unheard = Rc::new(RefCell::new(Vec::new()));
+        let unclaimed = Rc::new(RefCell::new(Vec::new()));
         for number in 0..5 {
-            let unheard = unheard.clone();
+            let unclaimed = unclaimed.clone();
             let piece = turns.next(
                 async move |done: &mut Vec<u32>| {
                     // The first ones take the longest.
@@ -357,7 +357,7 @@ mod tests {
                     done.push(number);
                     number
                 },
-                move |number| unheard.borrow_mut().push(number),
+                move |number| unclaimed.borrow_mut().push(number),
             );
             match number {
                 // Before it begins, and in its middle.
@@ -370,17 +370,17 @@ mod tests {
         let theirs = all.clone();
         drop(turns.last(async move |done| *theirs.borrow_mut() = done, drop));
         assert!(UNFINISHED.load(Ordering::Relaxed) > 0);
-        settle();
+        run_until_idle();
         assert_eq!(*all.borrow(), [0, 1, 2, 3, 4]);
-        assert_eq!(*unheard.borrow(), [0, 1, 2, 3, 4]);
+        assert_eq!(*unclaimed.borrow(), [0, 1, 2, 3, 4]);
         assert_eq!(UNFINISHED.load(Ordering::Relaxed), 0);
     }
 
     #[test]
-    fn who_waits_hears_what_became_of_it() {
+    fn whoever_waits_gets_the_result() {
         let _alone = ALONE.lock();
-        let heard = Rc::new(RefCell::new(vec![]));
-        let theirs = heard.clone();
+        let results = Rc::new(RefCell::new(vec![]));
+        let theirs = results.clone();
         spawn(async move {
             let mut turns = InTurn::new(1);
             let silent = |_| panic!("somebody waits");
@@ -398,17 +398,17 @@ mod tests {
             let value = turns.last(async |value| value, silent).await;
             theirs.borrow_mut().push(value);
         });
-        settle();
-        assert_eq!(*heard.borrow(), [2, 6, 6]);
+        run_until_idle();
+        assert_eq!(*results.borrow(), [2, 6, 6]);
     }
 
     #[test]
-    fn the_machine_is_ending_as_long_as_somebody_ends_it() {
+    fn a_shutdown_lasts_while_its_guard_exists() {
         let _alone = ALONE.lock();
-        assert!(!is_ending());
-        let rest = Rest::begin();
-        assert!(is_ending());
-        drop(rest);
-        assert!(!is_ending());
+        assert!(!is_shutting_down());
+        let shutdown = Shutdown::begin();
+        assert!(is_shutting_down());
+        drop(shutdown);
+        assert!(!is_shutting_down());
     }
 }

@@ -79,7 +79,7 @@ async fn run_script(script: &str) {
     for line in words::commands(script) {
         let _ = writeln!(Console, "> {line}");
         if run_line(line).await.is_err() && STRICT.load(Ordering::Relaxed) {
-            let _rest = commands::power::come_to_rest().await;
+            let _shutdown = commands::power::prepare_shutdown().await;
             power::exit_with(ExitCode::FailedScript as u32);
             let reason = power::off();
             log::error!("script failed; {reason}");

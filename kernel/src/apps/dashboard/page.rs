@@ -28,9 +28,9 @@ const RED: Rgb888 = Rgb888::new(0xf0, 0x71, 0x78);
 /// The background is drawn in stripes of so many rows, so that each takes little time.
 const STRIPE: u32 = 32;
 /// The lowest edge of a graph, in bytes per second: less than that is not worth a mountain.
-const LEAST_SCALE: u64 = 4096;
+const MIN_SCALE: u64 = 4096;
 /// More devices than this are counted and not listed.
-const MOST_DEVICES: usize = 10;
+const MAX_DEVICES: usize = 10;
 
 /// The page of a display of this size.
 pub(super) fn page(size: Size, facts: &Facts) -> Vec<Item> {
@@ -210,7 +210,7 @@ impl Page {
     }
 
     fn devices(&mut self, facts: &Facts) {
-        let listed = facts.devices.len().min(MOST_DEVICES);
+        let listed = facts.devices.len().min(MAX_DEVICES);
         let height = self.panel_height(listed as u32 + 1);
         if height > self.left_over() {
             return;
@@ -517,7 +517,7 @@ fn point(x: u32, y: u32) -> Point {
 fn scale(peak: u64) -> u64 {
     peak.checked_next_power_of_two()
         .unwrap_or(u64::MAX)
-        .max(LEAST_SCALE)
+        .max(MIN_SCALE)
 }
 
 fn thousandths(used: u64, all: u64) -> u32 {

@@ -244,7 +244,7 @@ impl Volume {
         change: impl AsyncFnOnce(Fat, String) -> Result<T, Fault> + 'static,
     ) -> Result<T, Fault> {
         let (volume, path) = (self.clone(), path.to_string());
-        let unheard = unheard(path.clone());
+        let unclaimed = unclaimed(path.clone());
         let changing = async move {
             let changed = change(volume.fat().clone(), path).await;
             let synced = volume.sync().await;
@@ -252,7 +252,7 @@ impl Volume {
             synced?;
             Ok(changed)
         };
-        task::begin(changing, unheard).await
+        task::begin(changing, unclaimed).await
     }
 
     async fn sync(&self) -> Result<(), Fault> {
@@ -299,14 +299,14 @@ impl File {
 impl NewFile {
     /// Appends bytes, unless the machine is about to be switched off: then the file is to end.
     pub(super) async fn write(&mut self, bytes: Vec<u8>) -> Result<(), Fault> {
-        if task::is_ending() {
+        if task::is_shutting_down() {
             let ending = "the machine is being switched off";
             return Err(Fault::new(ErrorKind::Busy, ending));
         }
-        let unheard = unheard(self.path.clone());
+        let unclaimed = unclaimed(self.path.clone());
         let file = self.file.as_mut().ok_or(ErrorKind::InvalidHandle)?;
         let append = async move |file: &mut Writing| file.write(file.len, &bytes).await;
-        file.next(append, unheard).await
+        file.next(append, unclaimed).await
     }
 
     /// Ends the file: appends bytes, and replaces its first ones by what `head` makes of its length, if anything. All of
@@ -339,12 +339,12 @@ impl NewFile {
         work: impl AsyncFnOnce(Writing) -> Result<(), Fault> + 'static,
     ) -> Option<Promise<Result<(), Fault>>> {
         let file = self.file.take()?;
-        Some(file.last(work, unheard(mem::take(&mut self.path))))
+        Some(file.last(work, unclaimed(mem::take(&mut self.path))))
     }
 }
 
 /// What becomes of a failure that nobody waits for.
-fn unheard<T>(path: String) -> impl FnOnce(Result<T, Fault>) {
+fn unclaimed<T>(path: String) -> impl FnOnce(Result<T, Fault>) {
     move |changed| {
         if let Err(fault) = changed {
             log::warn!("{path}: was not finished: {}", fault.reason);

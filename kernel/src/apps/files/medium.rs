@@ -23,7 +23,7 @@ const SECTOR: BlockSize = match BlockSize::new(SECTOR_LEN as u32) {
     None => unreachable!(),
 };
 /// Bytes of the largest request to a disk.
-const MOST_BYTES: usize = 256 << 10;
+const MAX_BYTES: usize = 256 << 10;
 
 /// A run of bytes of a device, in whole blocks.
 #[derive(Clone)]
@@ -163,7 +163,7 @@ impl Medium {
             }
             Device::Disk(disk) => {
                 while bytes.len() < len {
-                    let piece = MOST_BYTES.min(len - bytes.len());
+                    let piece = MAX_BYTES.min(len - bytes.len());
                     let buffer = Buffer::zeroed(piece);
                     let buffer = buffer.ok_or_else(|| self.error(Cause::NoMemory))?;
                     let sector = (start + bytes.len() as u64) / SECTOR_LEN as u64;
@@ -193,7 +193,7 @@ impl Medium {
             }
             Device::Disk(disk) => {
                 let mut offset = start;
-                for piece in bytes.chunks(MOST_BYTES) {
+                for piece in bytes.chunks(MAX_BYTES) {
                     let sector = offset / SECTOR_LEN as u64;
                     let written = disk.write(sector, piece.to_vec().into()).await;
                     written.map_err(|failed| failed.error)?;

@@ -35,13 +35,13 @@ use self::medium::Medium;
 use crate::platform::memory::heap;
 
 /// Bytes that the entries of a directory may take. More are an error: they would not fit into memory some day.
-const MOST_LISTED_BYTES: usize = 2 << 20;
+const MAX_LISTED_BYTES: usize = 2 << 20;
 /// The first bytes of a medium, by which it is known.
 const START_BYTES: usize = 4096;
 /// A good length for reads and writes.
 pub const PIECE: usize = 64 << 10;
 /// Partitions of a device that are looked at.
-const MOST_PARTITIONS: usize = 128;
+const MAX_PARTITIONS: usize = 128;
 
 /// What a directory has.
 #[derive(Clone, Debug)]
@@ -64,7 +64,7 @@ struct Listing {
 impl Listing {
     fn add(&mut self, entry: Entry) -> Result<(), Fault> {
         self.bytes += size_of::<Entry>() + entry.name.len();
-        let full = self.bytes > MOST_LISTED_BYTES || self.entries.try_reserve(1).is_err();
+        let full = self.bytes > MAX_LISTED_BYTES || self.entries.try_reserve(1).is_err();
         if full {
             return Err(ErrorKind::LimitExceeded.into());
         }
@@ -242,7 +242,7 @@ async fn partitions(device: &Medium) -> Result<Vec<Medium>, Fault> {
         Err(error) if error.kind() == ErrorKind::NotRecognized => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),
     };
-    let parts = table.partitions().take(MOST_PARTITIONS);
+    let parts = table.partitions().take(MAX_PARTITIONS);
     let parts = parts.filter_map(|part| {
         // Numbered as everybody does, from 1.
         let name = format!("{}p{}", device.name(), part.slot() + 1);

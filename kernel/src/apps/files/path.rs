@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_moves_no_cursor() {
+    fn control_characters_in_names_are_not_shown() {
         assert_eq!(Shown("a\u{1b}[2Jä\n").to_string(), "a\u{fffd}[2Jä\u{fffd}");
     }
 }

@@ -68,11 +68,11 @@ pub trait Medium {
 /// The first word of memory that holds a log of this layout.
 pub const LABEL: [u8; WORD] = *b"VrLog\0\0\x01";
 /// The most bytes that a record may have.
-pub const MOST_PAYLOAD: usize = 4096;
+pub const MAX_PAYLOAD: usize = 4096;
 /// The shortest area.
-pub const LEAST_AREA: u64 = 16 << 10;
+pub const MIN_AREA: u64 = 16 << 10;
 /// The least memory for a log.
-pub const LEAST_BYTES: u64 = AREAS + 2 * LEAST_AREA;
+pub const MIN_BYTES: u64 = AREAS + 2 * MIN_AREA;
 
 /// The first word while the log is being made.
 const UNFINISHED: [u8; WORD] = *b"VrLog\0\0\0";
@@ -86,7 +86,7 @@ const HEADER_LEN: usize = 24;
 const AREAS: u64 = 4096;
 const RECORD_HEADER: usize = 8;
 /// The most bytes that a record takes in its area.
-const MOST_BYTES: usize = RECORD_HEADER + MOST_PAYLOAD;
+const MAX_BYTES: usize = RECORD_HEADER + MAX_PAYLOAD;
 /// Bytes that are looked at or written at a time.
 const CHUNK: usize = 4096;
 
@@ -105,7 +105,7 @@ pub enum Error<E> {
     NoHeader,
     /// There is something behind the last record of the area, at this offset in it.
     Damaged(u64),
-    /// A record of more than [`MOST_PAYLOAD`] bytes.
+    /// A record of more than [`MAX_PAYLOAD`] bytes.
     TooLong,
     /// The area is full: [`Log::rewrite`] it.
     Full,
@@ -121,7 +121,7 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
             Self::TooSmall => f.write_str("is too small for the log"),
             Self::NoHeader => f.write_str("the log's headers are damaged"),
             Self::Damaged(at) => write!(f, "the log is damaged at byte {at} of its area"),
-            Self::TooLong => write!(f, "a record has at most {MOST_PAYLOAD} bytes"),
+            Self::TooLong => write!(f, "a record has at most {MAX_PAYLOAD} bytes"),
             Self::Full => f.write_str("the log is full"),
             Self::Broken => f.write_str("the log broke down when it was last written"),
         }
@@ -181,7 +181,7 @@ impl Record {
         let (&kind, payload) = after.split_first_chunk()?;
         let kind = NonZeroU16::new(u16::from_le_bytes(kind))?;
         let len = usize::from(u16::from_le_bytes(len));
-        let payload = payload.get(..len).filter(|_| len <= MOST_PAYLOAD)?.to_vec();
+        let payload = payload.get(..len).filter(|_| len <= MAX_PAYLOAD)?.to_vec();
         let summed = rest.get(..len + 4)?;
         let right = record_crc(generation, offset, summed) == u32::from_le_bytes(crc);
         right.then_some(Self { kind, payload })
@@ -299,7 +299,7 @@ impl<M: Medium> Log<M> {
     pub async fn format(mut medium: M, bytes: u64) -> Result<Self, Error<M::Error>> {
         let area_len = bytes.min(medium.size()).saturating_sub(AREAS) / 2;
         let area_len = area_len / WORD as u64 * WORD as u64;
-        if area_len < LEAST_AREA {
+        if area_len < MIN_AREA {
             return Err(Error::TooSmall);
         }
         medium.write(0, &UNFINISHED)?;
@@ -329,7 +329,7 @@ impl<M: Medium> Log<M> {
     ///
     /// There is no log, it is damaged, or the memory fails.
     pub async fn open(medium: M, mut replay: impl FnMut(Record)) -> Result<Self, Error<M::Error>> {
-        if medium.size() < LEAST_BYTES {
+        if medium.size() < MIN_BYTES {
             return Err(Error::TooSmall);
         }
         let mut label = [0; WORD];
@@ -353,7 +353,7 @@ impl<M: Medium> Log<M> {
         let (area, header) = found.ok_or(Error::NoHeader)?;
         let needed = header.area_len.checked_mul(2);
         let needed = needed.and_then(|areas| areas.checked_add(AREAS));
-        if header.area_len < LEAST_AREA || needed.is_none_or(|needed| needed > medium.size()) {
+        if header.area_len < MIN_AREA || needed.is_none_or(|needed| needed > medium.size()) {
             return Err(Error::TooSmall);
         }
         let mut log = Self {
@@ -371,7 +371,7 @@ impl<M: Medium> Log<M> {
         }
         // What a record left that was being written when everything stopped.
         let (start, end) = (log.place(log.end), log.place(header.area_len));
-        let torn = end.min(start + MOST_BYTES as u64);
+        let torn = end.min(start + MAX_BYTES as u64);
         if let Some(at) = first_nonzero(&log.medium, torn, end)? {
             return Err(Error::Damaged(at - log.place(0)));
         }
@@ -382,9 +382,9 @@ impl<M: Medium> Log<M> {
     }
 
     fn record_at_end(&self) -> Result<Option<Record>, M::Error> {
-        let mut bytes = [0; MOST_BYTES];
+        let mut bytes = [0; MAX_BYTES];
         let room = self.header.area_len.saturating_sub(self.end);
-        let len = room.min(MOST_BYTES as u64) as usize;
+        let len = room.min(MAX_BYTES as u64) as usize;
         let bytes = bytes.get_mut(..len).unwrap_or_default();
         self.medium.read(self.place(self.end), bytes)?;
         Ok(Record::decode(self.header.generation, self.end, bytes))
@@ -405,7 +405,7 @@ impl<M: Medium> Log<M> {
         if self.broken {
             return Err(Error::Broken);
         }
-        if record.payload.len() > MOST_PAYLOAD {
+        if record.payload.len() > MAX_PAYLOAD {
             return Err(Error::TooLong);
         }
         if record.bytes() > self.room() {
@@ -432,7 +432,7 @@ impl<M: Medium> Log<M> {
         }
         if records
             .iter()
-            .any(|record| record.payload.len() > MOST_PAYLOAD)
+            .any(|record| record.payload.len() > MAX_PAYLOAD)
         {
             return Err(Error::TooLong);
         }

@@ -17,15 +17,15 @@ use core::num::NonZeroU16;
 
 use async_lock::Mutex;
 
-use self::log::{Contents, Error, Log, MOST_PAYLOAD, Medium, Record, USUAL_BYTES};
+use self::log::{Contents, Error, Log, MAX_PAYLOAD, Medium, Record, USUAL_BYTES};
 use crate::devices::pmem::{self, Pmem};
 use crate::platform::fw_cfg;
 use crate::runtime::task;
 
 /// How many lines are remembered.
-const MOST_LINES: usize = 64;
+const MAX_LINES: usize = 64;
 /// Memory up to this size is searched for anything but zeros at boot, when it is named to be the store.
-const MOST_SEARCHED: u64 = 256 << 20;
+const MAX_SEARCHED: u64 = 256 << 20;
 
 /// A record of the number of boots: le64.
 const BOOT: NonZeroU16 = NonZeroU16::MIN;
@@ -115,7 +115,7 @@ pub async fn lines() -> Vec<String> {
 pub async fn remember(line: &str) {
     let mut kept = KEPT.lock().await;
     let repeated = kept.lines.back().is_some_and(|last| last == line);
-    if line.trim().is_empty() || line.len() > MOST_PAYLOAD || repeated {
+    if line.trim().is_empty() || line.len() > MAX_PAYLOAD || repeated {
         return;
     }
     kept.remember(line.into());
@@ -163,12 +163,12 @@ pub async fn status() -> Option<Status> {
 ///
 /// There is another store, the memory holds something else, or fails.
 pub async fn format(pmem: &'static Pmem, bytes: Option<u64>, force: bool) -> Result<(), String> {
-    let unheard = |made: Result<(), String>| {
+    let unclaimed = |made: Result<(), String>| {
         if let Err(reason) = made {
             ::log::warn!("store: {}: was not made: {reason}", pmem.name);
         }
     };
-    task::begin(make(pmem, bytes, force), unheard).await
+    task::begin(make(pmem, bytes, force), unclaimed).await
 }
 
 async fn make(pmem: &'static Pmem, bytes: Option<u64>, force: bool) -> Result<(), String> {
@@ -215,7 +215,7 @@ impl Kept {
 
     fn remember(&mut self, line: String) {
         self.lines.push_back(line);
-        if self.lines.len() > MOST_LINES {
+        if self.lines.len() > MAX_LINES {
             self.lines.pop_front();
         }
     }
@@ -223,7 +223,7 @@ impl Kept {
     /// Reads what an earlier kernel left, or makes a store of memory with nothing in it.
     async fn open(&mut self, pmem: &'static Pmem) -> Result<(), String> {
         let size = pmem.config().size;
-        if size > MOST_SEARCHED && !log::is_labelled(&pmem) {
+        if size > MAX_SEARCHED && !log::is_labelled(&pmem) {
             return Err(
                 "too large to see that nothing is in it; `pmem format` makes it a store".into(),
             );

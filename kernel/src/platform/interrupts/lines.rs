@@ -52,7 +52,7 @@ static TABLE: [Line; LINES] = {
 };
 
 /// A line fired since the last look at bursts.
-static RESTLESS: AtomicBool = AtomicBool::new(false);
+static ANY_FIRED: AtomicBool = AtomicBool::new(false);
 
 static IO_APICS: Once<Vec<IoApic>> = Once::new();
 static PICS: Mutex<ChainedPics> = {
@@ -164,8 +164,8 @@ fn io_apic_of(number: u32) -> Option<(&'static IoApic, u32)> {
 }
 
 /// Opens lines that were masked for firing without end. The executor calls it after each round of tasks.
-pub(crate) fn settle() {
-    if !RESTLESS.swap(false, Ordering::Relaxed) {
+pub(crate) fn unmask() {
+    if !ANY_FIRED.swap(false, Ordering::Relaxed) {
         return;
     }
     for line in &TABLE {
@@ -177,9 +177,9 @@ pub(crate) fn settle() {
     }
 }
 
-/// Whether a line fired since the last [`settle`], and so may be masked. The processor must not sleep then.
-pub(crate) fn restless() -> bool {
-    RESTLESS.load(Ordering::Relaxed)
+/// Whether a line fired since the last [`unmask`], and so may be masked. The processor must not sleep then.
+pub(crate) fn any_fired() -> bool {
+    ANY_FIRED.load(Ordering::Relaxed)
 }
 
 /// An interrupt of the 8259s. Returns false if it was spurious.
@@ -246,7 +246,7 @@ impl Line {
 
 impl Handler for Line {
     fn interrupt(&self) -> bool {
-        RESTLESS.store(true, Ordering::Relaxed);
+        ANY_FIRED.store(true, Ordering::Relaxed);
         if self.burst.fetch_add(1, Ordering::Relaxed) >= BURST {
             self.mask();
         }

@@ -8,7 +8,7 @@ use super::header;
 
 const HAS_LIST: u32 = 1 << 20;
 /// As many as fit into the 192 bytes after the header: a list that links to itself ends here.
-const MOST: usize = 48;
+const MAX_CAPABILITIES: usize = 48;
 const FIRST_OFFSET: u8 = 0x40;
 
 const MSI: u8 = 0x05;
@@ -58,7 +58,7 @@ pub fn list<C: ConfigurationAccess>(
             vendor,
         })
     })
-    .take(MOST)
+    .take(MAX_CAPABILITIES)
 }
 
 impl<C: ConfigurationAccess> fmt::Display for Capability<'_, C> {

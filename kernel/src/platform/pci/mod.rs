@@ -150,9 +150,9 @@ impl Function {
     /// The device and the pin (0 is INTA) on the root bus that an interrupt pin comes out at: each bridge rotates the
     /// pins by the device number behind it (PCI-to-PCI Bridge Architecture, 9.1).
     fn root_pin(&self, pin: u8) -> (u8, u8) {
-        const MOST_BRIDGES: usize = 256;
+        const MAX_BRIDGES: usize = 256;
         let (mut pin, mut at) = (pin, self);
-        for _ in 0..MOST_BRIDGES {
+        for _ in 0..MAX_BRIDGES {
             let parent = at.parent.and_then(|parent| {
                 functions()
                     .iter()

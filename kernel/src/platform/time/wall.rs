@@ -28,7 +28,7 @@ const HOURS_24: u8 = 0x02;
 /// Hours that go to 12: afternoon.
 const AFTERNOON: u8 = 0x80;
 /// How often the clock is asked before it is taken for absent. An update takes 2 ms, a read well over 100 ns.
-const MOST_TRIES: u32 = 50_000;
+const MAX_TRIES: u32 = 50_000;
 
 /// When the kernel started.
 static STARTED: Mutex<Option<DateTime<Utc>>> = Mutex::new(None);
@@ -49,7 +49,7 @@ pub fn wall() -> Option<DateTime<Utc>> {
 /// Two readings that are alike: one alone may have been taken while the clock changed.
 fn read() -> Option<DateTime<Utc>> {
     let mut last = None;
-    for _ in 0..MOST_TRIES {
+    for _ in 0..MAX_TRIES {
         match register(STATUS_A) {
             // What is not there reads as ones.
             0xff => return None,
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_none() {
+    fn impossible_times_are_refused() {
         assert_eq!(decode([0xff; 6], 0xff), None);
         assert_eq!(decode([0, 0, 0, 0x30, 0x02, 0x26], HOURS_24), None);
         assert_eq!(decode([0, 0, 0x24, 0x01, 0x02, 0x26], HOURS_24), None);

@@ -11,7 +11,7 @@ use std::{format, vec};
 
 use super::*;
 
-const BYTES: usize = LEAST_BYTES as usize;
+const BYTES: usize = MIN_BYTES as usize;
 
 /// The power is gone.
 #[derive(Debug, PartialEq, Eq)]
@@ -316,7 +316,7 @@ fn formatting_over_something_else_can_be_cut_too() {
         .for_each(|(_, word)| word.fill(0));
     let header = Header {
         generation: 5,
-        area_len: LEAST_AREA,
+        area_len: MIN_AREA,
     };
     start[64..64 + HEADER_LEN].copy_from_slice(&header.encode());
     cut_everywhere(&start, &[Step::Append(9)]);
@@ -355,15 +355,15 @@ fn formatting_over_something_else_can_be_cut_too() {
 fn a_log_is_filled_to_the_last_byte() {
     let memory = Simulated::new(vec![0; BYTES], usize::MAX);
     let mut log = run(Log::format(memory.clone(), u64::MAX)).expect("enough memory");
-    assert_eq!(log.area_len(), LEAST_AREA);
+    assert_eq!(log.area_len(), MIN_AREA);
     assert_eq!(
-        run(log.append(&record(0, MOST_PAYLOAD + 1))),
+        run(log.append(&record(0, MAX_PAYLOAD + 1))),
         Err(Error::TooLong)
     );
     let mut expected = Vec::new();
     for number in 0.. {
         let room = log.room() as usize;
-        let len = (room.saturating_sub(RECORD_HEADER)).min(MOST_PAYLOAD);
+        let len = (room.saturating_sub(RECORD_HEADER)).min(MAX_PAYLOAD);
         match run(log.append(&record(number, len))) {
             Ok(()) => expected.push(record(number, len)),
             Err(error) => {
@@ -406,7 +406,7 @@ fn after_a_failed_flush_the_log_is_opened_again_or_not_used() {
 }
 
 #[test]
-fn what_is_no_log_is_not_touched() {
+fn memory_without_a_log_is_left_alone() {
     let look = |bytes: &[u8]| {
         let memory = Simulated::new(bytes.to_vec(), 0);
         (
@@ -439,7 +439,7 @@ fn a_damaged_log_is_told_from_a_torn_record() {
         may_be: vec![],
     });
     let mut steps: Vec<Step> = (0..12).map(|len| Step::Append(len * 100)).collect();
-    steps.push(Step::Append(MOST_PAYLOAD));
+    steps.push(Step::Append(MAX_PAYLOAD));
     run(scenario(memory.clone(), &steps, &truth)).expect("no power cut");
     let whole = memory.after_loss(|_| false);
     let sure = truth.into_inner().may_be.remove(0);
@@ -456,7 +456,7 @@ fn a_damaged_log_is_told_from_a_torn_record() {
         match opened {
             Ok((_, found)) => {
                 assert!(sure.starts_with(&found), "{place}: a record that never was");
-                let torn = found.len() == sure.len() || place >= end - 2 * MOST_BYTES;
+                let torn = found.len() == sure.len() || place >= end - 2 * MAX_BYTES;
                 assert!(torn, "{place}: {} records of {}", found.len(), sure.len());
             }
             Err(error) => {
