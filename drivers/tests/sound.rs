@@ -646,7 +646,7 @@ fn streams_that_an_earlier_driver_left_over_are_released_first() {
         card.driver().submit(request).expect("room");
     }
     card.driver().kick();
-    // It dies without a word.
+    // It stops answering.
     device.inject(Fault::Silent);
     drop(card);
     device.heal();
