@@ -20,6 +20,9 @@ use crate::{devices, net};
 /// Lines of the log that a page could show.
 const LOG_LINES: usize = 64;
 
+/// The heap's figure is replaced when it is off by as many bytes.
+const HEAP_STEP: usize = 4096;
+
 /// Everything that is shown.
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
@@ -93,6 +96,7 @@ pub(super) struct Observer {
     disk: History,
     network: History,
     last: u64,
+    heap_used: usize,
 }
 
 impl Observer {
@@ -102,6 +106,7 @@ impl Observer {
             disk: History::new(),
             network: History::new(),
             last: 0,
+            heap_used: 0,
         }
     }
 
@@ -121,6 +126,7 @@ impl Observer {
         let bytes = |frames: usize| frames as u64 * PAGE_BYTES as u64;
         let (free, total) = memory::frames::usage();
         let (heap_used, heap_total) = memory::heap::usage();
+        self.heap_used = steady(self.heap_used, heap_used);
         Facts {
             minutes: now / 60_000_000,
             clock: time::wall().map(|now| clock(&now)),
@@ -130,13 +136,22 @@ impl Observer {
             ),
             boot_micros: status::boot_micros(),
             memory: [bytes(total - free.min(total)), bytes(total)],
-            heap: [heap_used as u64, heap_total as u64],
+            heap: [self.heap_used as u64, heap_total as u64],
             devices: devices.iter().zip(&reports).map(device).collect(),
             interfaces: net::stacks().into_iter().map(interface).collect(),
             disk: self.disk.clone(),
             network: self.network.clone(),
             log: journal::last(LOG_LINES),
         }
+    }
+}
+
+/// What is shown of a figure that was `shown` and is `now`. What runs takes some bytes of the heap and gives them back: on the
+/// edge between two KiB the exact figure would change all the time, and keep an idle screen busy.
+fn steady(shown: usize, now: usize) -> usize {
+    match shown.abs_diff(now) < HEAP_STEP {
+        true => shown,
+        false => now,
     }
 }
 
@@ -208,5 +223,22 @@ fn interface(stack: &Stack) -> InterfaceFacts {
         link: summary.link,
         addresses: summary.addresses.iter().map(ToString::to_string).collect(),
         gateways: summary.gateways.iter().map(ToString::to_string).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_bytes_of_the_heap_change_nothing_on_the_screen() {
+        let shown = steady(0, 228_351);
+        assert_eq!(shown, 228_351);
+        for now in [228_352, 228_351 - 4095, 228_351 + 4095] {
+            assert_eq!(steady(shown, now), shown);
+        }
+        for now in [0, 228_351 - 4096, 228_351 + 4096] {
+            assert_eq!(steady(shown, now), now);
+        }
     }
 }
