@@ -45,7 +45,7 @@
 //! # Trust
 //!
 //! Nothing that a device writes can make this crate panic, wait for ever, or access memory that is not its own: lengths,
-//! ids, indices, configuration and capabilities are allegations until checked. What can't be prevented without an IOMMU
+//! ids, indices, configuration and capabilities are unverified until checked. What can't be prevented without an IOMMU
 //! is that a device writes to memory which it was never lent.
 //!
 //! `unsafe` is confined to [`dma`], [`registers`], `barrier`, [`buffer`], [`region`] and the loans of

@@ -359,7 +359,7 @@ fn a_request_that_cannot_succeed_fails_even_from_the_backlog() {
 }
 
 #[test]
-fn a_liar_is_reset_and_everybody_is_told() {
+fn a_device_that_breaks_the_ring_is_reset_and_every_task_gets_the_error() {
     let memory = Memory::fresh();
     for fault in [Fault::UsedId(9999), Fault::UsedIndexAhead(1000)] {
         let machine = machine(FakeBlk::new(8), small_queue(4));

@@ -149,7 +149,7 @@ fn each_status_becomes_its_error() {
 }
 
 #[test]
-fn a_device_that_writes_no_status_said_nothing() {
+fn a_request_without_a_status_fails() {
     let memory = Memory::fresh();
     let mut disk = FakeBlk::new(8);
     disk.omit_status = true;

@@ -896,7 +896,7 @@ fn a_monitor_tells_its_name_and_size() {
 }
 
 #[test]
-fn a_monitor_that_talks_nonsense_is_not_listened_to() {
+fn an_invalid_edid_is_ignored() {
     let memory = Memory::fresh();
     let mut fake = FakeGpu::new();
     fake.edid = QEMU_EDID.to_vec();

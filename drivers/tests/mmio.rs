@@ -392,7 +392,7 @@ fn absurd_shared_memory_is_refused_by_name() {
 }
 
 #[test]
-fn registers_that_are_gone_answer_nothing_and_hang_nobody() {
+fn registers_that_read_all_ones_are_an_error_in_bounded_time() {
     let memory = Memory::fresh();
     let (device, mmio) = bank();
     let mut transport = open(&mmio);

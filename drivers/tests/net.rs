@@ -998,7 +998,7 @@ fn the_device_interrupts_only_a_task_that_sleeps() {
 }
 
 #[test]
-fn who_waits_for_room_is_woken_by_it() {
+fn a_task_that_waits_for_room_is_woken_when_there_is_some() {
     for ring in [
         RingFeatures::VERSION_1,
         RingFeatures::VERSION_1 | RingFeatures::EVENT_IDX,

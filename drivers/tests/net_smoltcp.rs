@@ -7,9 +7,9 @@ use smoltcp::phy::{Device, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{IpAddress, IpCidr};
+use vringlet::Transport;
 use vringlet::fake::{FakeDevice, FakeNic, FakeTransport, Memory, Pace, Random};
 use vringlet::net::{Features, Net, Options};
-use vringlet::Transport;
 
 type Card = FakeDevice<FakeNic>;
 type Driver = Net<FakeTransport<FakeNic>>;

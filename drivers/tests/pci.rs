@@ -502,7 +502,7 @@ fn a_common_configuration_too_short_for_its_fields_is_an_error() {
 }
 
 #[test]
-fn an_interrupt_status_of_no_bytes_or_no_bell_at_all_harms_nothing() {
+fn an_empty_interrupt_or_notification_structure_is_survived() {
     for kind in [ISR, NOTIFY] {
         let memory = Memory::fresh();
         let (_device, pci) = function(PciLayout::default());
@@ -567,7 +567,7 @@ fn a_notification_offset_out_of_range_fails_the_queue() {
 }
 
 #[test]
-fn a_function_that_is_gone_answers_nothing_and_hangs_nobody() {
+fn a_function_that_reads_all_ones_is_an_error_in_bounded_time() {
     let memory = Memory::fresh();
     let (device, pci) = function(PciLayout::default());
     let mut transport = open(&pci).expect("a whole function");

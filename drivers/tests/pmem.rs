@@ -117,7 +117,7 @@ fn a_flush_makes_persistent_what_was_written() {
 }
 
 #[test]
-fn those_who_ask_before_the_kick_share_it() {
+fn flushes_asked_for_before_the_kick_share_one_request() {
     let memory = Memory::fresh();
     let (device, mut pmem) = open();
     let tokens: Vec<Token> = (0..5).map(|_| pmem.submit(Flush).expect("room")).collect();
@@ -161,7 +161,7 @@ fn a_flush_under_way_does_not_count_for_a_later_write() {
 
 /// Callers, writes and a device at random: whoever is told "done" finds what he wrote, and waits for two flushes at most.
 #[test]
-fn nobody_is_told_too_early_or_too_late() {
+fn flushes_complete_neither_too_early_nor_too_late() {
     for seed in 0..200 {
         let memory = Memory::fresh();
         let mut random = Random::new(seed);
@@ -203,7 +203,7 @@ fn nobody_is_told_too_early_or_too_late() {
 }
 
 #[test]
-fn a_failure_is_told_to_those_whom_it_concerns() {
+fn a_failed_flush_fails_only_its_own_callers() {
     let memory = Memory::fresh();
     for ret in [1, 5, u32::MAX] {
         let (device, mut pmem) = open_slow();
@@ -445,7 +445,7 @@ fn the_region_may_be_a_shared_memory_region() {
 }
 
 #[test]
-fn a_region_that_moves_in_a_restart_is_not_followed() {
+fn a_region_that_moved_during_a_restart_is_an_error() {
     let memory = Memory::fresh();
     let (device, mut pmem) = open();
     let before = pmem.config();
@@ -463,7 +463,7 @@ fn a_region_that_moves_in_a_restart_is_not_followed() {
 }
 
 #[test]
-fn a_device_that_gave_up_says_so() {
+fn a_device_that_needs_a_reset_is_an_error() {
     let memory = Memory::fresh();
     let (device, pmem) = open();
     pmem.check_status().expect("it works");

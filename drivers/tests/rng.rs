@@ -172,7 +172,7 @@ fn no_byte_is_an_error_and_not_asked_for_again() {
 }
 
 #[test]
-fn more_than_there_was_room_for_is_not_believed() {
+fn a_length_beyond_the_buffer_is_an_error() {
     let memory = Memory::fresh();
     let (device, mut rng) = open();
     for len in [17, 4096, u32::MAX] {
@@ -314,7 +314,7 @@ fn a_silent_device_costs_the_time_allowed() {
 }
 
 #[test]
-fn tasks_share_it_and_may_leave() {
+fn tasks_share_it_and_may_be_cancelled() {
     let memory = Memory::fresh();
     let (device, rng) = open_rationed(3);
     device.set_pace(Pace::Manual);

@@ -139,7 +139,7 @@ fn elapse(device: &FakeDevice<FakeSound>, id: u32, periods: usize) {
 }
 
 #[test]
-fn what_a_device_has_is_asked_for_and_kept() {
+fn streams_jacks_and_channel_maps_are_read_at_the_start() {
     let memory = Memory::fresh();
     let mut model = FakeSound::new();
     model.jacks = vec![vec![0; 24], {
@@ -417,7 +417,7 @@ fn try_now<F: Future>(face: &Face, future: F) -> Option<F::Output> {
 }
 
 #[test]
-fn a_device_that_runs_dry_is_noticed_once() {
+fn an_underrun_is_counted_once() {
     let memory = Memory::fresh();
     let (device, face) = share(paced(OUT, 0));
     let mut playback = play(&face);
@@ -646,7 +646,7 @@ fn streams_that_an_earlier_driver_left_over_are_released_first() {
         card.driver().submit(request).expect("room");
     }
     card.driver().kick();
-    // It dies without a word.
+    // It stops answering.
     device.inject(Fault::Silent);
     drop(card);
     device.heal();
@@ -970,7 +970,7 @@ fn controls_are_read_and_written_as_far_as_they_may_be() {
 }
 
 #[test]
-fn what_cannot_be_is_not_believed() {
+fn impossible_streams_and_answers_are_errors() {
     let streams: [fn(&mut FakeSound); 7] = [
         |model| model.streams[0].direction = 2,
         |model| model.streams[0].channels = (2, 1),
@@ -1108,7 +1108,7 @@ fn lies_about_what_is_used_stop_the_device_and_nothing_else() {
 }
 
 #[test]
-fn noise_in_the_rings_ends_nothing_but_the_session() {
+fn noise_in_the_rings_ends_only_the_session() {
     for seed in 0..60 {
         let memory = Memory::fresh();
         let (device, face) = share(FakeSound::new());
@@ -1214,7 +1214,7 @@ fn a_silent_device_is_waited_for_once_however_many_streams_it_has() {
 }
 
 #[test]
-fn a_device_that_gave_up_is_not_waited_for() {
+fn a_device_that_needs_a_reset_is_not_waited_for() {
     let memory = Memory::fresh();
     let (device, mut card) = blocking(FakeSound::new());
     card.prepare(OUT, params(), now).expect("a stream");

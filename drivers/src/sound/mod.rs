@@ -52,7 +52,7 @@ use crate::report::Report;
 use crate::transport::{InterruptCauses, Quiesced, Status, Transport};
 
 pub use self::capture::Capture;
-pub use self::config::{Config, FEATURE_NAMES, Features, MOST_ITEMS};
+pub use self::config::{Config, FEATURE_NAMES, Features, MAX_ITEMS};
 pub use self::event::Event;
 pub use self::frames::{CopyError, FrameSink, FrameSource, copy};
 pub use self::info::{

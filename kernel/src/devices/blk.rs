@@ -13,7 +13,7 @@ use vringlet::{Cause, Error, Report};
 
 use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
-use crate::task;
+use crate::runtime::task;
 
 /// A disk. Dereferences to the driver's asynchronous face.
 pub struct Disk {

@@ -20,11 +20,10 @@ use vringlet::{Cause, Driver, Error, Report};
 
 use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
-use crate::dashboard::Drawn;
-use crate::interrupts::Event;
-use crate::memory::dma::KernelDma;
-use crate::picture::Picture;
-use crate::{task, time};
+use crate::platform::interrupts::Event;
+use crate::platform::memory::dma::KernelDma;
+use crate::platform::time;
+use crate::runtime::task;
 
 /// How long the device is waited for while the kernel starts.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -59,20 +58,32 @@ pub struct Desk {
 
 /// What is shown.
 pub enum Showing {
-    /// The dashboard, and what of it is on the screens.
-    Dashboard(Vec<Drawn>),
+    /// The dashboard.
+    Dashboard {
+        /// What it drew last is still on the screens.
+        drawn: bool,
+    },
     /// The test pattern.
     Test,
     /// A picture.
-    Picture(Arc<Picture>),
+    Picture(Arc<dyn Picture>),
     /// What commands drew.
     Drawing,
 }
 
 impl Default for Showing {
     fn default() -> Self {
-        Self::Dashboard(Vec::new())
+        Self::Dashboard { drawn: false }
     }
+}
+
+/// A picture that fits itself to displays.
+pub trait Picture: Send + Sync {
+    /// Where it goes on a display of this size.
+    fn place(&self, display: Size) -> Rect;
+
+    /// A row of it, as it is with this width and height: those of [`Self::place`].
+    fn row(&self, y: u32, width: u32, height: u32) -> Vec<u32>;
 }
 
 /// The desk, in the hands of one task.
@@ -227,7 +238,7 @@ impl Borrowed<'_> {
     }
 
     /// Shows a picture on all displays, and goes on doing so when they change.
-    pub async fn show_picture(&mut self, picture: Picture) -> Result<(), Error> {
+    pub async fn show_picture(&mut self, picture: impl Picture + 'static) -> Result<(), Error> {
         self.showing = Showing::Picture(Arc::new(picture));
         self.redraw().await
     }
@@ -239,12 +250,12 @@ impl Borrowed<'_> {
             let picture = match &self.showing {
                 Showing::Test => None,
                 Showing::Picture(picture) => Some(picture.clone()),
-                Showing::Dashboard(_) | Showing::Drawing => return Ok(()),
+                Showing::Dashboard { .. } | Showing::Drawing => return Ok(()),
             };
             let canvas = self.canvas(head)?;
             match picture {
                 None => draw_test(canvas, head.scanout, size),
-                Some(picture) => draw_picture(canvas, &picture, size).await,
+                Some(picture) => draw_picture(canvas, &*picture, size).await,
             }
             self.present(head.scanout).await?;
         }
@@ -253,7 +264,7 @@ impl Borrowed<'_> {
 
     /// Fills a rectangle of a display.
     pub async fn fill(&mut self, head: Head, rect: Rect, color: u32) -> Result<(), Error> {
-        if let Showing::Dashboard(_) = self.showing {
+        if let Showing::Dashboard { .. } = self.showing {
             self.showing = Showing::Drawing;
         }
         self.canvas(head)?.fill(rect, color);
@@ -360,7 +371,7 @@ fn draw_test(canvas: &mut Framebuffer<KernelDma>, scanout: u32, size: Size) {
 }
 
 /// A picture on black. Others have their turn between its rows.
-async fn draw_picture(canvas: &mut Framebuffer<KernelDma>, picture: &Picture, size: Size) {
+async fn draw_picture(canvas: &mut Framebuffer<KernelDma>, picture: &dyn Picture, size: Size) {
     let place = picture.place(size);
     canvas.fill(Rect::new(0, 0, size.width, size.height), 0);
     for y in 0..place.height {

@@ -6,9 +6,8 @@ use vringlet::registers::Mmio as Registers;
 use vringlet::{Cause, Error};
 
 use super::transport::Mmio;
-
-use crate::memory::dma::KernelDma;
-use crate::{acpi, fw_cfg, pci};
+use crate::platform::memory::dma::KernelDma;
+use crate::platform::{acpi, fw_cfg, number, pci};
 
 /// Where QEMU's microvm has its slots, when nothing says so.
 const MICROVM_SLOTS: u64 = 0xfeb0_0000;
@@ -60,7 +59,7 @@ pub(super) fn slots() -> Vec<Slot> {
 fn parse(word: &str) -> Option<Slot> {
     let (bytes, rest) = word.strip_prefix("virtio_mmio.device=")?.split_once('@')?;
     let mut rest = rest.split(':');
-    let number = crate::shell::words::number;
+    let number = number::parse;
     Some(Slot {
         bytes: number(bytes)?.try_into().ok()?,
         address: number(rest.next()?)?,

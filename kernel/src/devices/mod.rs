@@ -35,8 +35,8 @@ use spin::Mutex;
 use vringlet::transport::pci;
 use vringlet::{DeviceId, DeviceName, Location, Report, Transport};
 
-use crate::memory::dma::KernelDma;
-use crate::pci::{ConfigSpace, Function, functions};
+use crate::platform::memory::dma::KernelDma;
+use crate::platform::pci::{ConfigSpace, Function, functions};
 
 /// A device that was found, on its way to a driver.
 pub struct Found {

@@ -12,7 +12,7 @@ use vringlet::transport::InterruptCauses;
 use vringlet::{Error, Report};
 
 use super::{DeviceTransport, Driven, Found, Interrupts, owner};
-use crate::time;
+use crate::platform::time;
 
 /// The driver of a card. It is a smoltcp device.
 pub type Driver = Net<DeviceTransport>;

@@ -14,10 +14,10 @@ use vringlet::asynchronous::Asynchronous;
 use vringlet::{Cause, Driver, Error, QueueReport, Report};
 
 use super::{Interrupts, Mode};
-use crate::fw_cfg;
-use crate::interrupts::Event;
-use crate::task::{self, EndOfRound};
-use crate::time::{self, Instant};
+use crate::platform::fw_cfg;
+use crate::platform::interrupts::Event;
+use crate::platform::time::{self, Instant};
+use crate::runtime::task::{self, EndOfRound};
 
 /// How often a device that breaks the rules is started again before it is given up.
 const MAX_RESTARTS: u32 = 3;
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_before_the_processor_sleeps_is_taken_though_nothing_is_awaited() {
+    fn completions_found_before_a_sleep_keep_the_processor_awake() {
         let device = Broken::shared(true);
         device.armed.store(false, Ordering::Relaxed);
         device.with(|driver| driver.has_come = true);
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_queue_with_requests_that_gives_none_back_for_all_of_the_time_is_overdue() {
+    fn a_queue_is_overdue_only_when_it_completes_none_of_its_requests_for_the_whole_timeout() {
         let second = Duration::from_secs(1);
         let timeout = 10 * second;
         let start = time::now();

@@ -13,8 +13,8 @@ use vringlet::{Cause, Driver as _, Error, Region, Report};
 
 use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
-use crate::memory::paging;
-use crate::task;
+use crate::platform::memory::paging;
+use crate::runtime::task;
 
 /// A run of persistent memory.
 pub struct Pmem {

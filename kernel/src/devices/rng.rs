@@ -12,7 +12,8 @@ use vringlet::{Cause, Driver as _, Error, Report};
 
 use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
-use crate::{task, time};
+use crate::platform::time;
+use crate::runtime::task;
 
 /// How long one answer may take, of whatever length: the host may ration its random bytes.
 const PATIENCE: Duration = Duration::from_secs(60);

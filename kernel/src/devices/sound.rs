@@ -21,8 +21,9 @@ use vringlet::{Cause, Driver, Error, Report};
 
 use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
-use crate::interrupts::Event;
-use crate::{task, time};
+use crate::platform::interrupts::Event;
+use crate::platform::time;
+use crate::runtime::task;
 
 /// The queues of a card: control, events, output, input.
 const QUEUES: usize = 4;

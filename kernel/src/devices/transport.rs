@@ -3,7 +3,7 @@
 use vringlet::transport::either::Either;
 use vringlet::{MmioTransport, PciTransport};
 
-use crate::memory::dma::KernelDma;
+use crate::platform::memory::dma::KernelDma;
 
 /// A device's transport: PCI, or virtio-mmio.
 pub type DeviceTransport = Either<Pci, Mmio>;
