@@ -73,17 +73,21 @@ pub mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod features;
+#[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod init;
 #[expect(unsafe_code, reason = "device registers")]
 pub mod mmio;
+#[cfg(feature = "net")]
 pub mod net;
+#[cfg(feature = "pmem")]
 pub mod pmem;
 pub mod queue;
 #[expect(unsafe_code, reason = "memory of a device, mapped")]
 pub mod region;
 pub mod report;
 pub mod rng;
+#[cfg(feature = "sound")]
 pub mod sound;
 pub mod transport;
 
@@ -91,6 +95,7 @@ pub use buffer::Buffer;
 pub use device::{DeviceId, DeviceName, Location};
 pub use driver::{Driver, Failed, Finished};
 pub use error::{Cause, Error, Result};
+#[cfg(feature = "net")]
 pub use net::Net;
 pub use queue::{Queue, QueueOptions, QueueStats, Token};
 pub use region::Region;
