@@ -1,6 +1,7 @@
 //! What [`crate::asynchronous`] and [`crate::blocking`] need of a device driver, and what all three faces of it speak of.
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use crate::error::{Cause, Error, Result};
 use crate::queue::{Rejected, Token};
@@ -115,6 +116,18 @@ impl<R> Failed<R> {
         }
     }
 }
+
+impl<R> fmt::Display for Failed<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)?;
+        match self.request {
+            Some(_) => Ok(()),
+            None => f.write_str(" (and the device has the request)"),
+        }
+    }
+}
+
+impl<R: fmt::Debug> core::error::Error for Failed<R> {}
 
 impl<R> From<Rejected<R>> for Failed<R> {
     fn from(rejected: Rejected<R>) -> Self {

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::device::DeviceName;
+use crate::device::{DeviceId, DeviceName};
 use crate::features::FeatureNames;
 
 /// The result of everything in this crate that can fail.
@@ -294,6 +294,8 @@ pub enum Cause {
     InvalidParameter(&'static str),
 }
 
+impl core::error::Error for Cause {}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -308,7 +310,7 @@ impl fmt::Display for Cause {
             }
             Self::LegacyOnly => f.write_str("offers the legacy interface only"),
             Self::WrongDeviceType { expected } => {
-                write!(f, "not of the driver's device type ({expected})")
+                write!(f, "not of the driver's type, {}", DeviceId(expected))
             }
             Self::MissingCapability(name) => write!(f, "has no {name} capability"),
             Self::BadCapability { offset, reason } => {
