@@ -36,11 +36,15 @@ unsafe impl<H: Hal> Sync for Dma<H> {}
 
 impl<H: Hal> Dma<H> {
     /// Allocates at least `len` bytes, aligned to a page.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::NoDmaMemory`].
     pub fn new(len: usize, direction: BufferDirection) -> Result<Self, Cause> {
         let pages = len.div_ceil(PAGE_SIZE).max(1);
         let (address, start) = H::dma_alloc(pages, direction);
         if address == 0 {
-            return Err(Cause::NoMemory);
+            return Err(Cause::NoDmaMemory);
         }
         Ok(Self {
             address,
@@ -255,7 +259,7 @@ impl<H: Hal> Outbound<H> {
     ///
     /// # Errors
     ///
-    /// [`Cause::NoMemory`], and [`Cause::InvalidParameter`] if either length is 0.
+    /// [`Cause::NoDmaMemory`], [`Cause::NoMemory`], and [`Cause::InvalidParameter`] if either length is 0.
     pub fn new(len: usize, piece_len: usize) -> Result<Self, Cause> {
         if len == 0 || piece_len == 0 {
             return Err(Cause::InvalidParameter("memory of no bytes"));

@@ -128,8 +128,10 @@ pub enum Cause {
     },
     /// The device has no MSI-X entry of that number, or refused the vector (spec 4.1.5.1.2).
     VectorRefused(u16),
-    /// No memory for a ring or a request.
+    /// The heap (the global allocator) has no memory for a buffer or a table.
     NoMemory,
+    /// The platform has no memory to share with a device, for a ring or a picture.
+    NoDmaMemory,
 
     // The virtqueue.
     /// The device has no such queue.
@@ -339,7 +341,8 @@ impl fmt::Display for Cause {
                 write!(f, "impossible configuration: {field} = {value:#x}")
             }
             Self::VectorRefused(vector) => write!(f, "refused MSI-X vector {vector}"),
-            Self::NoMemory => f.write_str("no memory for DMA"),
+            Self::NoMemory => f.write_str("no memory on the heap"),
+            Self::NoDmaMemory => f.write_str("no memory for DMA"),
             Self::NoSuchQueue => f.write_str("no such queue"),
             Self::QueueInUse => f.write_str("queue is in use already"),
             Self::QueueRefused => f.write_str("device did not turn the queue on"),

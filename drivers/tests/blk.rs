@@ -451,7 +451,7 @@ fn a_failure_on_the_way_leaves_nothing_behind() {
         memory.fail_allocations_after(None);
         match made {
             Ok(_) => break,
-            Err(error) => assert_eq!(error.cause, Cause::NoMemory),
+            Err(error) => assert_eq!(error.cause, Cause::NoDmaMemory),
         }
         assert!(device.status().contains(Status::FAILED));
         memory.assert_clean();

@@ -881,7 +881,7 @@ fn short_memory_is_an_error_and_leaks_nothing() {
         let result: Result<Driver, _> = Net::new(card.transport(), Options::default());
         memory.fail_allocations_after(None);
         match result {
-            Err(error) => assert_eq!(error.cause, Cause::NoMemory),
+            Err(error) => assert_eq!(error.cause, Cause::NoDmaMemory),
             Ok(net) => {
                 finish(&memory, net);
                 break;

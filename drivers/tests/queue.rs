@@ -616,7 +616,7 @@ fn memory_that_runs_out_is_an_error_and_leaks_nothing() {
         let result = EchoQueue::<Data>::new(&mut transport, 0, options, negotiated);
         memory.fail_allocations_after(None);
         let error = result.err().expect("no memory");
-        assert_eq!((error.queue, error.cause), (Some(0), Cause::NoMemory));
+        assert_eq!((error.queue, error.cause), (Some(0), Cause::NoDmaMemory));
         memory.assert_clean();
     }
 
@@ -629,7 +629,7 @@ fn memory_that_runs_out_is_an_error_and_leaks_nothing() {
         writable: vec![Buffer::from(vec![1])],
     };
     let rejected = queue.submit(&[1; 8], long()).expect_err("no memory");
-    assert_eq!(rejected.error.cause, Cause::NoMemory);
+    assert_eq!(rejected.error.cause, Cause::NoDmaMemory);
     queue
         .submit(&[1; 8], Data::new(b"x", 1))
         .expect("a short one needs none");
