@@ -82,6 +82,11 @@ pub trait Driver: Send {
     fn reset(&mut self) -> Result<Vec<(Token, Self::Request)>>;
 
     /// Initialises the device anew after [`Self::reset`].
+    ///
+    /// # Errors
+    ///
+    /// The device breaks the rules of initialisation or its configuration is impossible, as when the driver was made, or it
+    /// does not come back from the reset. It can be tried again.
     fn restart(&mut self) -> Result<()>;
 }
 
@@ -146,6 +151,10 @@ impl<R> From<Failed<R>> for Error {
 
 impl<R> Finished<R> {
     /// The request if the device did it.
+    ///
+    /// # Errors
+    ///
+    /// What the device or the driver found wrong, with the request.
     #[inline(always)]
     pub fn into_result(self) -> Result<R, Failed<R>> {
         match self.result {

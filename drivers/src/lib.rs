@@ -53,6 +53,8 @@
 
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
+// Not the workspace's: the other crates are nobody's library.
+#![deny(clippy::missing_errors_doc)]
 
 extern crate alloc;
 #[cfg(all(feature = "fake", not(test)))]

@@ -93,6 +93,10 @@ pub struct PciTransport<R = Mmio> {
 impl PciTransport<Mmio> {
     /// Finds the virtio structures of `function` and maps them with `H::mmio_phys_to_virt`. Turns on memory decoding and
     /// bus mastering.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::with_registers`].
     pub fn new<H: Hal, C: ConfigurationAccess>(
         config: &mut C,
         function: DeviceFunction,
@@ -104,6 +108,11 @@ impl PciTransport<Mmio> {
 impl<R: Registers> PciTransport<R> {
     /// As [`PciTransport::new`], with registers of the caller's kind: `map` gives those at a physical address, of a
     /// length in bytes, or `None` if it can't.
+    ///
+    /// # Errors
+    ///
+    /// The function is no virtio device ([`Cause::NotVirtio`]) or a legacy one ([`Cause::LegacyOnly`]), a structure is missing,
+    /// describes something impossible ([`Cause::BadCapability`]) or can't be mapped.
     pub fn with_registers<C: ConfigurationAccess>(
         config: &mut C,
         function: DeviceFunction,
@@ -179,6 +188,11 @@ impl<R: Registers> PciTransport<R> {
     /// Turns MSI-X on with a message per vector: the first for configuration changes, the next for queue 0, 1 and so on;
     /// if there are fewer messages than that, the last one serves all queues that are left. With one message it serves
     /// everything. Call it before the driver is made, since queues take their vectors when they are enabled.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::MissingCapability`] if the device has no MSI-X, or it is on already; [`Cause::VectorRefused`] if there are more
+    /// messages than vectors.
     pub fn enable_msix<C: ConfigurationAccess>(
         &mut self,
         config: &mut C,
@@ -199,6 +213,10 @@ impl<R: Registers> PciTransport<R> {
     }
 
     /// Redirects the interrupt `vector`, counted as in [`Self::enable_msix`].
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::VectorRefused`] if MSI-X is off or has no such vector.
     pub fn set_message(&self, vector: u16, message: Message) -> Result<()> {
         let result = match &self.msix {
             Some(msix) => msix.set_message(vector, message),
