@@ -176,6 +176,13 @@ impl<H: Hal, N: Notifier> Transmitter<H, N> {
         }
     }
 
+    /// Frames that the device has, or will be told of, and is not done with.
+    pub(super) fn unsent(&mut self) -> u16 {
+        self.publish();
+        self.reclaim();
+        self.queue.in_flight()
+    }
+
     /// A buffer for a frame of `len` bytes. What the buffer holds is left over from an earlier frame.
     #[inline]
     pub(super) fn reserve(&mut self, len: usize) -> Result<TxFrame<'_, H, N>> {
