@@ -253,7 +253,7 @@ impl<D: DmaContext> Outbound<D> {
     ///
     /// # Errors
     ///
-    /// [`Cause::NoMemory`], and [`Cause::InvalidParameter`] if either length is 0.
+    /// As for [`DmaContext::allocate`], [`Cause::NoMemory`], and [`Cause::InvalidParameter`] if either length is 0.
     pub fn new(context: &D, len: usize, piece_len: usize) -> Result<Self, Cause> {
         if len == 0 || piece_len == 0 {
             return Err(Cause::InvalidParameter("memory of no bytes"));

@@ -1,6 +1,7 @@
 //! What [`crate::asynchronous`] and [`crate::blocking`] need of a device driver, and what all three faces of it speak of.
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use crate::error::{Cause, Error, Result};
 use crate::queue::{Rejected, Token};
@@ -81,6 +82,11 @@ pub trait Driver: Send {
     fn reset(&mut self) -> Result<Vec<(Token, Self::Request)>>;
 
     /// Initialises the device anew after [`Self::reset`].
+    ///
+    /// # Errors
+    ///
+    /// The device breaks the rules of initialisation or its configuration is impossible, as when the driver was made, or it
+    /// does not come back from the reset. It can be tried again.
     fn restart(&mut self) -> Result<()>;
 }
 
@@ -116,6 +122,18 @@ impl<R> Failed<R> {
     }
 }
 
+impl<R> fmt::Display for Failed<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)?;
+        match self.request {
+            Some(_) => Ok(()),
+            None => f.write_str(" (and the device has the request)"),
+        }
+    }
+}
+
+impl<R: fmt::Debug> core::error::Error for Failed<R> {}
+
 impl<R> From<Rejected<R>> for Failed<R> {
     fn from(rejected: Rejected<R>) -> Self {
         Self {
@@ -133,6 +151,10 @@ impl<R> From<Failed<R>> for Error {
 
 impl<R> Finished<R> {
     /// The request if the device did it.
+    ///
+    /// # Errors
+    ///
+    /// What the device or the driver found wrong, with the request.
     #[inline(always)]
     pub fn into_result(self) -> Result<R, Failed<R>> {
         match self.result {

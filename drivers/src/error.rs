@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::device::DeviceName;
+use crate::device::{DeviceId, DeviceName};
 use crate::features::FeatureNames;
 
 /// The result of everything in this crate that can fail.
@@ -136,8 +136,10 @@ pub enum Cause {
         /// Length in bytes.
         len: u64,
     },
-    /// No memory for a ring or a request.
+    /// The heap (the global allocator) has no memory for a buffer or a table.
     NoMemory,
+    /// The platform has no memory to share with a device, for a ring or a picture.
+    NoDmaMemory,
 
     // The virtqueue.
     /// The device has no such queue.
@@ -302,6 +304,8 @@ pub enum Cause {
     InvalidParameter(&'static str),
 }
 
+impl core::error::Error for Cause {}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -316,7 +320,7 @@ impl fmt::Display for Cause {
             }
             Self::LegacyOnly => f.write_str("offers the legacy interface only"),
             Self::WrongDeviceType { expected } => {
-                write!(f, "not of the driver's device type ({expected})")
+                write!(f, "not of the driver's type, {}", DeviceId(expected))
             }
             Self::MissingCapability(name) => write!(f, "has no {name} capability"),
             Self::BadCapability { offset, reason } => {
@@ -351,7 +355,8 @@ impl fmt::Display for Cause {
                     "no registers can be mapped at {address:#x}, {len:#x} bytes"
                 )
             }
-            Self::NoMemory => f.write_str("no memory for DMA"),
+            Self::NoMemory => f.write_str("no memory on the heap"),
+            Self::NoDmaMemory => f.write_str("no memory for DMA"),
             Self::NoSuchQueue => f.write_str("no such queue"),
             Self::QueueInUse => f.write_str("queue is in use already"),
             Self::QueueRefused => f.write_str("device did not turn the queue on"),

@@ -12,6 +12,11 @@ use crate::transport::{Status, Transport};
 /// understand and does without this time.
 ///
 /// On failure the device is left with FAILED set.
+///
+/// # Errors
+///
+/// The device does not come back from the reset ([`Cause::ResetTimeout`]), lacks a feature
+/// ([`Cause::MissingFeatures`]) or refuses those accepted ([`Cause::FeaturesRefused`]).
 pub fn negotiate<T: Transport>(
     transport: &mut T,
     understood: u64,
@@ -66,6 +71,10 @@ fn try_negotiate<T: Transport>(
 }
 
 /// Step 8, after the driver set up its queues (step 7): the device may work now.
+///
+/// # Errors
+///
+/// [`Cause::NeedsReset`] if the device can't work after all; it is left with FAILED set.
 pub fn driver_ok<T: Transport>(transport: &mut T) -> Result<()> {
     let ready = Status::ACKNOWLEDGE | Status::DRIVER | Status::FEATURES_OK | Status::DRIVER_OK;
     transport.set_status(ready);

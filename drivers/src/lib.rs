@@ -53,6 +53,8 @@
 
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
+// Not the workspace's: the other crates are nobody's library.
+#![deny(clippy::missing_errors_doc)]
 
 extern crate alloc;
 #[cfg(all(feature = "fake", not(test)))]
@@ -73,9 +75,12 @@ pub mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod features;
+#[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod init;
+#[cfg(feature = "net")]
 pub mod net;
+#[cfg(feature = "pmem")]
 pub mod pmem;
 pub mod queue;
 #[expect(unsafe_code, reason = "memory of a device, mapped")]
@@ -84,6 +89,7 @@ pub mod region;
 pub mod registers;
 pub mod report;
 pub mod rng;
+#[cfg(feature = "sound")]
 pub mod sound;
 pub mod stock;
 pub mod transport;
@@ -93,6 +99,7 @@ pub use device::{DeviceId, DeviceName, Location};
 pub use dma::{Direction, DmaContext};
 pub use driver::{Driver, Failed, Finished};
 pub use error::{Cause, Error, Result};
+#[cfg(feature = "net")]
 pub use net::Net;
 pub use queue::{Queue, QueueOptions, QueueStats, Token};
 pub use region::Region;

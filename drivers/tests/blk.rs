@@ -170,10 +170,11 @@ fn a_request_without_a_status_fails() {
 fn a_read_that_was_not_written_in_full_is_no_read() {
     let memory = Memory::fresh();
     let (device, mut blk) = open(FakeBlk::new(8));
-    for len in [0, 1, 511, 1023] {
+    // All data without the status behind it is too little, too.
+    for len in [0, 1, 511, 1023, 1024] {
         device.inject(Fault::UsedLength(len));
         let (_, result) = perform(&mut blk, Request::read(0, buffer(1024)));
-        let cause = Cause::ShortResponse { len, need: 1024 };
+        let cause = Cause::ShortResponse { len, need: 1025 };
         assert_eq!(result.expect_err("short").cause, cause);
     }
     for len in [1026, 65535, u32::MAX] {
@@ -185,6 +186,32 @@ fn a_read_that_was_not_written_in_full_is_no_read() {
     // The device goes on, and so does the driver.
     let (_, result) = perform(&mut blk, Request::read(0, buffer(1024)));
     result.expect("an honest answer");
+    drop(blk);
+    memory.assert_clean();
+}
+
+#[test]
+fn an_ok_beyond_what_the_device_says_it_wrote_is_none() {
+    let memory = Memory::fresh();
+    let (device, mut blk) = open(FakeBlk::new(8));
+    let requests: [(fn() -> Request, _, _); 4] = [
+        (|| Request::write(0, buffer(512)), 0, 1),
+        (Request::flush, 0, 1),
+        (|| Request::get_id().expect("memory"), 0, 21),
+        (|| Request::get_id().expect("memory"), 20, 21),
+    ];
+    for (request, len, need) in requests {
+        device.inject(Fault::UsedLength(len));
+        let (_, result) = perform(&mut blk, request());
+        let cause = Cause::ShortResponse { len, need };
+        assert_eq!(result.expect_err("short").cause, cause);
+        perform(&mut blk, request()).1.expect("an honest answer");
+    }
+    // A failure is one, however much the device says it wrote.
+    device.with(|disk| disk.errors = vec![(IN, 0, 8, 1)]);
+    device.inject(Fault::UsedLength(0));
+    let (_, result) = perform(&mut blk, Request::read(0, buffer(512)));
+    assert_eq!(result.expect_err("bad").cause, Cause::DeviceError);
     drop(blk);
     memory.assert_clean();
 }
@@ -350,6 +377,34 @@ fn a_buffer_longer_than_a_segment_may_be_goes_in_pieces() {
 }
 
 #[test]
+fn the_bounds_of_segments_hold_for_every_request_with_data() {
+    let memory = Memory::fresh();
+    const RANGES: &[core::ops::Range<u64>] = &[0..8, 16..24, 32..40];
+    let requests: [(fn() -> Request, usize); 4] = [
+        (|| Request::read(0, buffer(512)), 32),
+        (|| Request::get_id().expect("memory"), 2),
+        (|| Request::discard(RANGES).expect("memory"), 3),
+        (|| Request::write_zeroes(RANGES, true).expect("memory"), 3),
+    ];
+    for seg_max in [1, 2, 3, 31, 32] {
+        let mut disk = FakeBlk::new(64);
+        disk.features |= Features::SIZE_MAX.bits();
+        (disk.size_max, disk.seg_max, disk.max_ranges) = (16, seg_max, 3);
+        let (_, mut blk) = open(disk);
+        for (request, segments) in requests {
+            let max = seg_max as usize;
+            if segments > max {
+                let cause = Cause::TooManySegments { segments, max };
+                assert_eq!(rejection(&mut blk, request()), cause);
+            } else {
+                perform(&mut blk, request()).1.expect("done");
+            }
+        }
+    }
+    memory.assert_clean();
+}
+
+#[test]
 fn without_a_feature_its_requests_are_not_sent() {
     let memory = Memory::fresh();
     let mut disk = FakeBlk::new(8);
@@ -451,7 +506,7 @@ fn a_failure_on_the_way_leaves_nothing_behind() {
         memory.fail_allocations_after(None);
         match made {
             Ok(_) => break,
-            Err(error) => assert_eq!(error.cause, Cause::NoMemory),
+            Err(error) => assert_eq!(error.cause, Cause::NoDmaMemory),
         }
         assert!(device.status().contains(Status::FAILED));
         memory.assert_clean();

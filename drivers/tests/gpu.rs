@@ -365,7 +365,7 @@ fn sizes_that_no_picture_has_are_refused() {
     }
     memory.fail_allocations_after(1);
     let large = Screen::new(&dma(), 0, Size::new(2000, 1000), Buffering::Double);
-    assert_eq!(large.err(), Some(Cause::NoMemory));
+    assert_eq!(large.err(), Some(Cause::NoDmaMemory));
     memory.assert_clean();
 }
 
@@ -826,7 +826,7 @@ fn impossible_configurations_are_refused_and_leave_nothing_behind() {
     memory.assert_clean();
     for allocations in 0..6 {
         memory.fail_allocations_after(allocations);
-        assert_eq!(refusal(FakeGpu::new()), Cause::NoMemory);
+        assert_eq!(refusal(FakeGpu::new()), Cause::NoDmaMemory);
         memory.fail_allocations_after(None);
         memory.assert_clean();
     }

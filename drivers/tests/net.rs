@@ -118,6 +118,67 @@ fn frames_of_every_length_come_and_go() {
 }
 
 #[test]
+fn what_was_sent_has_left_before_the_driver_is_dropped() {
+    let (memory, card, mut net) = start(FakeNic::new(), Options::default());
+    // A card that takes its time, as QEMU's with tx=timer does.
+    card.set_pace(Pace::Manual);
+    assert_eq!(net.unsent(), 0);
+    net.flush_and_wait(|| panic!("there is nothing to wait for"))
+        .expect("nothing");
+    let frames = [frame(60, 1), frame(1514, 2), frame(100, 3)];
+    for frame in &frames {
+        send(&mut net, frame).expect("room");
+    }
+    assert_eq!(net.unsent(), 3);
+    // Asking told the card of them.
+    card.complete(1, 1);
+    assert_eq!(net.unsent(), 2);
+    let mut turns = 0;
+    let mut wait = || {
+        turns += 1;
+        turns < 5
+    };
+    let error = net.flush_and_wait(&mut wait).expect_err("the card sleeps");
+    assert_eq!((error.queue, error.cause), (Some(1), Cause::Timeout));
+    assert_eq!((turns, net.unsent()), (5, 2));
+    // One that nobody flushed.
+    send(&mut net, &frame(60, 4)).expect("room");
+    let mut turns = 0;
+    let wait = || {
+        turns += 1;
+        if turns == 3 {
+            card.pump();
+        }
+        true
+    };
+    net.flush_and_wait(wait).expect("an honest card");
+    assert_eq!((turns, net.unsent()), (3, 0));
+    let sent = card.with(FakeNic::take_sent);
+    assert_eq!(sent[..3], frames);
+    assert_eq!(sent[3..], [frame(60, 4)]);
+    finish(&memory, net);
+}
+
+#[test]
+fn nobody_waits_for_a_card_that_broke_the_rules() {
+    let (memory, card, mut net) = start(FakeNic::new(), Options::default());
+    card.set_pace(Pace::Manual);
+    for seed in 0..2 {
+        send(&mut net, &frame(60, seed)).expect("room");
+    }
+    net.flush();
+    card.inject(Fault::UsedId(99));
+    card.complete(1, 1);
+    let error = net
+        .flush_and_wait(|| panic!("for nothing"))
+        .expect_err("broken");
+    let cause = Cause::BadUsedId { id: 99 };
+    assert_eq!((error.queue, error.cause), (Some(1), cause));
+    assert_eq!(net.unsent(), 2);
+    finish(&memory, net);
+}
+
+#[test]
 fn a_driver_that_sleeps_can_be_asked_whether_a_frame_came() {
     let (memory, card, mut net) = start(FakeNic::new(), Options::default());
     assert!(net.prepare_to_sleep());
@@ -881,7 +942,7 @@ fn short_memory_is_an_error_and_leaks_nothing() {
         let result: Result<Driver, _> = Net::new(card.transport(), Options::default());
         memory.fail_allocations_after(None);
         match result {
-            Err(error) => assert_eq!(error.cause, Cause::NoMemory),
+            Err(error) => assert_eq!(error.cause, Cause::NoDmaMemory),
             Ok(net) => {
                 finish(&memory, net);
                 break;

@@ -12,7 +12,7 @@ use vringlet::fake::{
 };
 use vringlet::init::{driver_ok, negotiate};
 use vringlet::transport::SharedMemory;
-use vringlet::transport::pci::{Message, PciNotifier};
+use vringlet::transport::pci::Message;
 use vringlet::{Cause, DeviceId, Location, PciTransport, Queue, QueueOptions, Transport};
 
 /// `cfg_type` of the capabilities (spec 4.1.4), and what the fake calls MSI-X.

@@ -2,8 +2,10 @@
 
 mod common;
 
+use std::alloc::Layout;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Data, Echo, EchoQueue, start};
@@ -616,7 +618,7 @@ fn memory_that_runs_out_is_an_error_and_leaks_nothing() {
         let result = EchoQueue::<Data>::new(&mut transport, 0, options, negotiated);
         memory.fail_allocations_after(None);
         let error = result.err().expect("no memory");
-        assert_eq!((error.queue, error.cause), (Some(0), Cause::NoMemory));
+        assert_eq!((error.queue, error.cause), (Some(0), Cause::NoDmaMemory));
         memory.assert_clean();
     }
 
@@ -629,7 +631,7 @@ fn memory_that_runs_out_is_an_error_and_leaks_nothing() {
         writable: vec![Buffer::from(vec![1])],
     };
     let rejected = queue.submit(&[1; 8], long()).expect_err("no memory");
-    assert_eq!(rejected.error.cause, Cause::NoMemory);
+    assert_eq!(rejected.error.cause, Cause::NoDmaMemory);
     queue
         .submit(&[1; 8], Data::new(b"x", 1))
         .expect("a short one needs none");
@@ -663,7 +665,7 @@ fn a_buffer_that_cannot_be_mapped_is_an_error_of_its_request_alone() {
             let rejected = queue
                 .submit(&[], Data::new(b"lost", 8))
                 .expect_err("no room");
-            assert_eq!(rejected.error.cause, Cause::NoMemory);
+            assert_eq!(rejected.error.cause, Cause::NoDmaMemory);
             assert_eq!(*rejected.payload.readable[0], *b"lost");
             assert_eq!(memory.live().1, 0, "what was mapped is given back");
             assert_eq!(queue.in_flight(), 0);
@@ -852,6 +854,60 @@ fn a_panic_while_segments_are_named_leaves_no_loan() {
     let completion = queue.poll(&mut []).expect("an honest device").expect("one");
     assert_eq!(completion.payload.buffer[..8], [1; 8]);
     queue.release(&transport.reset().expect("an honest device"));
+    drop(queue);
+    memory.assert_clean();
+}
+
+/// How often memory of [`raw`] was given back.
+static RELEASED: AtomicUsize = AtomicUsize::new(0);
+
+/// A buffer of memory that is no `Vec`'s, aligned to a page.
+fn raw(pages: usize) -> Buffer {
+    unsafe fn release(start: NonNull<u8>, context: *mut ()) {
+        RELEASED.fetch_add(1, Ordering::Relaxed);
+        let layout = Layout::from_size_align(context.addr() * 4096, 4096).expect("a layout");
+        // SAFETY: allocated so by `raw`.
+        unsafe { std::alloc::dealloc(start.as_ptr(), layout) };
+    }
+    let layout = Layout::from_size_align(pages * 4096, 4096).expect("a layout");
+    // SAFETY: there is at least a page.
+    let start = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).expect("memory");
+    let context = std::ptr::without_provenance_mut(pages);
+    // SAFETY: it was allocated for this alone.
+    unsafe { Buffer::from_raw(start, layout.size(), release, context) }
+}
+
+#[test]
+fn memory_of_any_kind_is_lent_and_given_back() {
+    let memory = Memory::fresh();
+    let device = FakeDevice::new(Echo::new(8));
+    let mut transport = device.transport();
+    let mut queue = start(&mut transport, QueueOptions::default(), 0);
+    let mut page = raw(1);
+    page[..5].copy_from_slice(b"hello");
+    let data = Data {
+        readable: vec![page],
+        writable: vec![raw(2)],
+    };
+    queue.submit(&[], data).expect("room");
+    queue.kick();
+    let done = queue.poll(&mut []).expect("honest").expect("one");
+    assert!(done.payload.writable().starts_with(b"hello\0"));
+    assert_eq!(RELEASED.load(Ordering::Relaxed), 0);
+    drop(done);
+    assert_eq!(RELEASED.load(Ordering::Relaxed), 2);
+    // What is in flight comes back with a reset.
+    device.set_pace(Pace::Manual);
+    let data = Data {
+        readable: vec![raw(1)],
+        writable: vec![raw(1)],
+    };
+    queue.submit(&[], data).expect("room");
+    queue.kick();
+    let lent = queue.release(&transport.reset().expect("honest"));
+    assert_eq!(RELEASED.load(Ordering::Relaxed), 2);
+    drop(lent);
+    assert_eq!(RELEASED.load(Ordering::Relaxed), 4);
     drop(queue);
     memory.assert_clean();
 }

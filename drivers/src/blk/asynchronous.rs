@@ -37,12 +37,21 @@ impl<T: Transport> Asynchronous<Blk<T>> {
     }
 
     /// Makes all writes stable that are done.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Cause::Unsupported`] if there is no cache to flush, or the device fails.
     pub async fn flush(&self) -> Result<()> {
         self.perform(Request::flush()).await?;
         Ok(())
     }
 
     /// Says that the contents of ranges of sectors no longer matter.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Cause::Unsupported`] without DISCARD, ranges that are not on the disk, or more or longer ones than the device
+    /// takes, no memory, or the device fails.
     pub async fn discard(&self, ranges: &[Range<u64>]) -> Result<()> {
         let request = Request::discard(ranges);
         let request = request.map_err(|cause| self.with(|blk| blk.error(cause)))?;
@@ -51,6 +60,10 @@ impl<T: Transport> Asynchronous<Blk<T>> {
     }
 
     /// Makes ranges of sectors zero. With `unmap` the device may give the space back to its storage.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::discard`], with WRITE_ZEROES.
     pub async fn write_zeroes(&self, ranges: &[Range<u64>], unmap: bool) -> Result<()> {
         let request = Request::write_zeroes(ranges, unmap);
         let request = request.map_err(|cause| self.with(|blk| blk.error(cause)))?;
@@ -59,6 +72,10 @@ impl<T: Transport> Asynchronous<Blk<T>> {
     }
 
     /// The device's name: at most 20 bytes.
+    ///
+    /// # Errors
+    ///
+    /// No memory, or the device fails or has no name ([`crate::Cause::Unsupported`]).
     pub async fn get_id(&self) -> Result<Vec<u8>> {
         let request = Request::get_id();
         let request = request.map_err(|cause| self.with(|blk| blk.error(cause)))?;

@@ -43,12 +43,23 @@ impl<T: Transport> Blocking<Blk<T>> {
     }
 
     /// Makes all writes stable that are done.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Cause::Unsupported`] if there is no cache to flush, or the device fails.
+    /// [`crate::Cause::Timeout`] if `wait` ends first.
     pub fn flush(&mut self, wait: impl FnMut() -> bool) -> Result<()> {
         self.perform(Request::flush(), wait)?;
         Ok(())
     }
 
     /// Says that the contents of ranges of sectors no longer matter.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Cause::Unsupported`] without DISCARD, ranges that are not on the disk, or more or longer ones than the device
+    /// takes, no memory, or the device fails.
+    /// [`crate::Cause::Timeout`] if `wait` ends first.
     pub fn discard(&mut self, ranges: &[Range<u64>], wait: impl FnMut() -> bool) -> Result<()> {
         let request = Request::discard(ranges).map_err(|cause| self.driver().error(cause))?;
         self.perform(request, wait)?;
@@ -56,6 +67,10 @@ impl<T: Transport> Blocking<Blk<T>> {
     }
 
     /// Makes ranges of sectors zero. With `unmap` the device may give the space back to its storage.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::discard`], with WRITE_ZEROES.
     pub fn write_zeroes(
         &mut self,
         ranges: &[Range<u64>],
@@ -69,6 +84,10 @@ impl<T: Transport> Blocking<Blk<T>> {
     }
 
     /// The device's name: at most 20 bytes.
+    ///
+    /// # Errors
+    ///
+    /// No memory, or the device fails or has no name ([`crate::Cause::Unsupported`]). [`crate::Cause::Timeout`] if `wait` ends first.
     pub fn get_id(&mut self, wait: impl FnMut() -> bool) -> Result<Vec<u8>> {
         let request = Request::get_id().map_err(|cause| self.driver().error(cause))?;
         Ok(self.perform(request, wait)?.id().to_vec())

@@ -290,15 +290,20 @@ impl<T: Transport> Blk<T> {
     }
 }
 
-/// Whether a request that came back was done: the device's status, and for reads its word that all data is there. A device
-/// that wrote only part of the data can't have meant to say "OK".
+/// Whether a request that came back was done: the device's status, and its word that it wrote that and all data before it.
+/// Bytes beyond those that it says it wrote mean nothing (spec 2.7.8.2), an "OK" among them neither; any other status is a
+/// failure with or without them.
 #[inline(always)]
 fn judge(completion: &Completion<Request>, bytes: u64) -> Result<(), Cause> {
     let written = completion.written?;
     wire::check_status(completion.footer as u8)?;
-    // The sum fits: the queue takes no request of 4 GiB.
-    let need = bytes as u32;
-    if completion.payload.operation() == Operation::Read && written < need {
+    let data = match completion.payload.operation().writes_memory() {
+        // It fits: the queue takes no request of 4 GiB.
+        true => bytes as u32,
+        false => 0,
+    };
+    let need = data + wire::STATUS_LEN as u32;
+    if written < need {
         return Err(Cause::ShortResponse { len: written, need });
     }
     Ok(())

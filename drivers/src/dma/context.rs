@@ -60,7 +60,7 @@ pub unsafe trait DmaContext: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`Cause::NoMemory`], or why it can't be mapped.
+    /// [`Cause::NoDmaMemory`], or why it can't be mapped.
     fn allocate(&self, pages: usize, direction: Direction) -> Result<(u64, NonNull<u8>), Cause>;
 
     /// Takes back what [`Self::allocate`] gave.

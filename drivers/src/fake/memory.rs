@@ -417,17 +417,17 @@ unsafe impl DmaContext for FakeDma {
     fn allocate(&self, pages: usize, direction: Direction) -> Result<(u64, NonNull<u8>), Cause> {
         let mut state = self.memory.state();
         match &mut state.allocations_left {
-            Some(0) => return Err(Cause::NoMemory),
+            Some(0) => return Err(Cause::NoDmaMemory),
             Some(left) => *left -= 1,
             None => {}
         }
         if pages == 0 {
             state.violations.push("DMA allocation of no pages".into());
-            return Err(Cause::NoMemory);
+            return Err(Cause::NoDmaMemory);
         }
         // SAFETY: the layout is not of size 0.
         let start = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout(pages)) });
-        let start = start.ok_or(Cause::NoMemory)?;
+        let start = start.ok_or(Cause::NoDmaMemory)?;
         let len = pages * PAGE_LEN;
         let address = state.place(len, PAGE_LEN as u64);
         let kind = Kind::Allocated(Pointer(start));
@@ -463,7 +463,7 @@ unsafe impl DmaContext for FakeDma {
     unsafe fn map(&self, bytes: NonNull<[u8]>, direction: Direction) -> Result<u64, Cause> {
         let mut state = self.memory.state();
         match &mut state.loans_left {
-            Some(0) => return Err(Cause::NoMemory),
+            Some(0) => return Err(Cause::NoDmaMemory),
             Some(left) => *left -= 1,
             None => {}
         }

@@ -44,7 +44,8 @@ impl<D: DmaContext> Framebuffer<D> {
             return Err(Cause::InvalidParameter("width or height of a picture"));
         }
         let stride = size.width as usize * PIXEL_LEN;
-        let len = usize::try_from(size.area() * PIXEL_LEN as u64).map_err(|_| Cause::NoMemory)?;
+        let len = usize::try_from(size.area() * PIXEL_LEN as u64);
+        let len = len.map_err(|_| Cause::NoDmaMemory)?;
         let rows_shift = (PIECE_LEN / stride).ilog2();
         let mut damage = Damage::default();
         damage.add(Rect::of(size));

@@ -140,6 +140,8 @@ pub enum Event {
 }
 
 /// A network device with one pair of queues.
+///
+/// When it is dropped it resets the device, and frames that have not left by then may be lost: [`Self::flush_and_wait`].
 pub struct Net<T: Transport> {
     transport: T,
     options: Options,
@@ -374,11 +376,40 @@ impl<T: Transport> Net<T> {
     }
 
     /// Tells the device about frames sent and buffers given back since the last time: at most one notification for each of
-    /// the two queues. Call it after every round of work; [`Self::poll_ready`] does so too.
+    /// the two queues. Call it after every round of work; [`Self::poll_ready`] does so too. It does not wait until frames have
+    /// left: [`Self::flush_and_wait`] does.
     #[inline]
     pub fn flush(&mut self) {
         self.active.queues.transmitter.publish();
         self.active.queues.receiver.publish();
+    }
+
+    /// How many frames were sent that the device is not done with: it may lose them if it is reset, as it is when the driver
+    /// is dropped. It is told of all of them first, so those that are left leave by themselves, unless the device broke the
+    /// rules ([`Self::take_event`]).
+    pub fn unsent(&mut self) -> u16 {
+        self.active.queues.transmitter.unsent()
+    }
+
+    /// Does what [`Self::flush`] does, and sees to it that all frames have left: before the driver is dropped or the machine
+    /// is switched off. `wait` is as in [`Self::command_and_wait`].
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Timeout`] if `wait` returned false first: the device still has what [`Self::unsent`] says. Or the device broke
+    /// the rules of a queue.
+    pub fn flush_and_wait(&mut self, mut wait: impl FnMut() -> bool) -> Result<()> {
+        self.flush();
+        while self.unsent() > 0 {
+            if let Some(failure) = self.active.queues.failure() {
+                return Err(failure);
+            }
+            if !wait() {
+                let cause = Cause::Timeout;
+                return Err(Error::on_queue(self.name(), TRANSMIT_QUEUE, cause));
+            }
+        }
+        Ok(())
     }
 
     /// Sends a command to the device. It does not wait: ask the [`Reply`], or await it. [`Self::process`] and

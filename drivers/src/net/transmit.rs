@@ -174,6 +174,13 @@ impl<T: Transport> Transmitter<T> {
         }
     }
 
+    /// Frames that the device has, or will be told of, and is not done with.
+    pub(super) fn unsent(&mut self) -> u16 {
+        self.publish();
+        self.reclaim();
+        self.queue.in_flight()
+    }
+
     /// A buffer for a frame of `len` bytes. What the buffer holds is left over from an earlier frame.
     #[inline]
     pub(super) fn reserve(&mut self, len: usize) -> Result<TxFrame<'_, T>> {

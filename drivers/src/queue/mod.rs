@@ -21,6 +21,7 @@ mod ring;
 mod slot;
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use self::ring::{Own, Request, Ring};
 use self::slot::{Slot, State};
@@ -112,6 +113,20 @@ pub struct Rejected<P> {
     pub error: Error,
     /// What was submitted.
     pub payload: P,
+}
+
+impl<P> fmt::Display for Rejected<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<P: fmt::Debug> core::error::Error for Rejected<P> {}
+
+impl<P> From<Rejected<P>> for Error {
+    fn from(rejected: Rejected<P>) -> Self {
+        rejected.error
+    }
 }
 
 /// What a queue did since it was made.

@@ -62,7 +62,7 @@ impl From<Direction> for BufferDirection {
 unsafe impl<H: Hal + 'static> DmaContext for StockDma<H> {
     fn allocate(&self, pages: usize, direction: Direction) -> Result<(u64, NonNull<u8>), Cause> {
         match H::dma_alloc(pages, direction.into()) {
-            (0, _) => Err(Cause::NoMemory),
+            (0, _) => Err(Cause::NoDmaMemory),
             allocated => Ok(allocated),
         }
     }
@@ -79,7 +79,7 @@ unsafe impl<H: Hal + 'static> DmaContext for StockDma<H> {
     unsafe fn map(&self, bytes: NonNull<[u8]>, direction: Direction) -> Result<u64, Cause> {
         // SAFETY: the caller's promise is the same.
         match unsafe { H::share(bytes, direction.into()) } {
-            0 => Err(Cause::NoMemory),
+            0 => Err(Cause::NoDmaMemory),
             address => Ok(address),
         }
     }

@@ -86,6 +86,10 @@ unsafe impl<T: StockTransport + Send + 'static, D: DmaContext> Transport for Fro
     }
 
     fn reset(&mut self) -> Result<Quiesced> {
+        // A driver begins with this, and would miss features of which a legacy device can't know.
+        if self.inner.lock().requires_legacy_layout() {
+            return Err(self.error(Cause::LegacyOnly));
+        }
         self.inner.lock().set_status(DeviceStatus::empty());
         for _ in 0..RESET_READS {
             if self.status().is_empty() {

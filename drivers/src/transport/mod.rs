@@ -194,6 +194,10 @@ pub unsafe trait Transport: Send {
     fn dma_mut(&mut self) -> &mut Self::Dma;
 
     /// Resets the device and waits, for a bounded time, until it says that it is done.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::ResetTimeout`] if it does not: it may go on using what it was told of.
     fn reset(&mut self) -> Result<Quiesced>;
 
     /// Reads the device status.
@@ -213,6 +217,11 @@ pub unsafe trait Transport: Send {
 
     /// Tells the device where queue `index` is and turns it on, with the interrupt vector that the platform gave it (if
     /// any).
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::NoSuchQueue`], [`Cause::QueueInUse`], a size that the device does not take, or a device that does not turn the
+    /// queue on ([`Cause::QueueRefused`]) or refuses its vector ([`Cause::VectorRefused`]).
     fn enable_queue(&mut self, index: u16, queue: &QueueMemory<'_>) -> Result<Self::Notifier>;
 
     /// The generation of the device configuration: it changes whenever several fields changed together (spec 2.5).
@@ -220,9 +229,17 @@ pub unsafe trait Transport: Send {
 
     /// Reads `bytes.len()` bytes of the device configuration at `offset`: 1, 2 or 4 as one access, 8 as two of 4, anything
     /// else byte by byte. An access is aligned to its width.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::ConfigOutOfRange`] if the device configuration ends before.
     fn read_config(&self, offset: usize, bytes: &mut [u8]) -> Result<()>;
 
     /// Writes to the device configuration, with accesses as for [`Self::read_config`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::read_config`].
     fn write_config(&mut self, offset: usize, bytes: &[u8]) -> Result<()>;
 
     /// Reads and thereby clears why the device last interrupted. For INTx and polling; with MSI-X the vector says it and
@@ -236,6 +253,10 @@ pub unsafe trait Transport: Send {
     }
 
     /// Reads a little-endian `u8` of the device configuration.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::read_config`].
     fn config_u8(&self, offset: usize) -> Result<u8> {
         let mut bytes = [0; 1];
         self.read_config(offset, &mut bytes)?;
@@ -243,6 +264,10 @@ pub unsafe trait Transport: Send {
     }
 
     /// Reads a little-endian `u16` of the device configuration.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::read_config`].
     fn config_u16(&self, offset: usize) -> Result<u16> {
         let mut bytes = [0; 2];
         self.read_config(offset, &mut bytes)?;
@@ -250,6 +275,10 @@ pub unsafe trait Transport: Send {
     }
 
     /// Reads a little-endian `u32` of the device configuration.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::read_config`].
     fn config_u32(&self, offset: usize) -> Result<u32> {
         let mut bytes = [0; 4];
         self.read_config(offset, &mut bytes)?;
@@ -257,6 +286,10 @@ pub unsafe trait Transport: Send {
     }
 
     /// Reads a little-endian `u64` of the device configuration. Two accesses: read it under [`Self::config_snapshot`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::read_config`].
     fn config_u64(&self, offset: usize) -> Result<u64> {
         let mut bytes = [0; 8];
         self.read_config(offset, &mut bytes)?;
@@ -265,6 +298,10 @@ pub unsafe trait Transport: Send {
 
     /// Reads several fields of the device configuration so that they belong together: `read` runs again, a bounded
     /// number of times, until the configuration generation is the same before and after (spec 2.5.1).
+    ///
+    /// # Errors
+    ///
+    /// Those of `read`, or [`Cause::ConfigUnstable`] if it never stays the same.
     fn config_snapshot<T>(&self, read: impl Fn(&Self) -> Result<T>) -> Result<T>
     where
         Self: Sized,

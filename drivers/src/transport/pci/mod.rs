@@ -193,6 +193,11 @@ impl<D: DmaContext, R: Registers> PciTransport<D, R> {
     /// Turns MSI-X on with a message per vector: the first for configuration changes, the next for queue 0, 1 and so on;
     /// if there are fewer messages than that, the last one serves all queues that are left. With one message it serves
     /// everything. Call it before the driver is made, since queues take their vectors when they are enabled.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::MissingCapability`] if the device has no MSI-X, or it is on already; [`Cause::VectorRefused`] if there are more
+    /// messages than vectors.
     pub fn enable_msix<C: ConfigurationAccess>(
         &mut self,
         config: &mut C,
@@ -213,6 +218,10 @@ impl<D: DmaContext, R: Registers> PciTransport<D, R> {
     }
 
     /// Redirects the interrupt `vector`, counted as in [`Self::enable_msix`].
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::VectorRefused`] if MSI-X is off or has no such vector.
     pub fn set_message(&self, vector: u16, message: Message) -> Result<()> {
         let result = match &self.msix {
             Some(msix) => msix.set_message(vector, message),

@@ -32,14 +32,14 @@ pub fn usage() -> (usize, usize) {
 // `map_registers` maps nothing that is memory, uncached and for good.
 unsafe impl DmaContext for KernelDma {
     fn allocate(&self, pages: usize, _: Direction) -> Result<(u64, NonNull<u8>), Cause> {
-        let bytes = pages.checked_mul(PAGE_BYTES).ok_or(Cause::NoMemory)?;
+        let bytes = pages.checked_mul(PAGE_BYTES).ok_or(Cause::NoDmaMemory)?;
         let Some(start) = frames::allocate(pages, 1) else {
             log::warn!("dma: no {pages} contiguous pages left");
-            return Err(Cause::NoMemory);
+            return Err(Cause::NoDmaMemory);
         };
         let Some(memory) = paging::memory_at(start.as_u64(), bytes) else {
             frames::release(start, pages);
-            return Err(Cause::NoMemory);
+            return Err(Cause::NoDmaMemory);
         };
         // SAFETY: the frames were just allocated and are mapped at `memory`.
         unsafe { memory.as_ptr().write_bytes(0, bytes) };
