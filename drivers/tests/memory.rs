@@ -48,8 +48,11 @@ fn short_of<T>(refused: usize, make: impl FnOnce() -> T) -> T {
 
 /// How making a driver fails while the heap has nothing of a size that only its queues ask for, and while the platform has
 /// no memory for DMA.
-fn causes<T>(refused: usize, make: impl Fn() -> Result<T, Error>) -> [Option<Cause>; 2] {
-    let memory = Memory::fresh();
+fn causes<T>(
+    memory: &Memory,
+    refused: usize,
+    make: impl Fn() -> Result<T, Error>,
+) -> [Option<Cause>; 2] {
     let heap = short_of(refused, &make).err();
     memory.assert_clean();
     memory.fail_allocations_after(0);
@@ -62,17 +65,18 @@ fn causes<T>(refused: usize, make: impl Fn() -> Result<T, Error>) -> [Option<Cau
 #[test]
 fn no_heap_is_told_from_no_memory_for_dma() {
     const EACH: [Option<Cause>; 2] = [Some(Cause::NoMemory), Some(Cause::NoDmaMemory)];
+    let memory = Memory::fresh();
     let blk = FakeDevice::new(FakeBlk::new(8));
     let make = || Blk::new(blk.transport(), blk::Options::default());
-    assert_eq!(causes(4096, make), EACH);
+    assert_eq!(causes(&memory, 4096, make), EACH);
     let sound = FakeDevice::new(FakeSound::new());
     let make = || Sound::new(sound.transport(), sound::Options::default());
-    assert_eq!(causes(4096, make), EACH);
+    assert_eq!(causes(&memory, 4096, make), EACH);
     // The buffers for frames, and with short ones a queue.
     let nic = FakeDevice::new(FakeNic::new());
     let make = || Net::new(nic.transport(), net::Options::default());
-    assert_eq!(causes(2048, make), EACH);
-    assert_eq!(causes(8192, make), EACH);
+    assert_eq!(causes(&memory, 2048, make), EACH);
+    assert_eq!(causes(&memory, 8192, make), EACH);
 }
 
 #[test]
