@@ -3,8 +3,40 @@
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::device::DeviceName;
 use crate::error::{Cause, Error, Result};
+use crate::features::Negotiated;
 use crate::queue::{Rejected, Token};
+use crate::report::Report;
+use crate::transport::InterruptCauses;
+
+/// What every driver can be asked about its device, besides the requests of its type.
+pub trait Device: Send {
+    /// What may have become different when the device announced a change of its configuration.
+    type Change;
+
+    /// Which device.
+    fn name(&self) -> DeviceName;
+
+    /// The features offered and accepted.
+    fn negotiated(&self) -> Negotiated;
+
+    /// The driver's account of the device. What its counters mean is in the documentation of the driver's type.
+    fn report(&self) -> Report;
+
+    /// Reads and clears why the device interrupted: with INTx, and when polling. See
+    /// [`Transport::take_interrupt_causes`](crate::Transport::take_interrupt_causes).
+    fn take_interrupt_causes(&mut self) -> InterruptCauses;
+
+    /// To be called when the device announced a change of its configuration: it is read anew. Gives what is different, if
+    /// anything is that matters; a device with one interrupt for everything announces with each.
+    ///
+    /// # Errors
+    ///
+    /// The device gave up and must be restarted ([`Cause::NeedsReset`]), or the new configuration is impossible, in which
+    /// case the old one stays in use.
+    fn config_changed(&mut self) -> Result<Option<Self::Change>>;
+}
 
 /// The non-blocking core of a driver: requests go in, the same requests come out when the device is done with them.
 pub trait Driver: Send {

@@ -35,7 +35,7 @@ bitflags! {
     }
 }
 
-/// What the transports and queues of this crate implement, and so what [`crate::init::negotiate`] accepts for every
+/// What the transports and queues of this crate implement, and so what [`crate::start::negotiate`] accepts for every
 /// device.
 ///
 /// - `INDIRECT_DESC`, `EVENT_IDX`: the queue.

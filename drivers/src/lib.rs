@@ -77,7 +77,6 @@ pub mod fake;
 pub mod features;
 #[cfg(feature = "gpu")]
 pub mod gpu;
-pub mod init;
 #[cfg(feature = "net")]
 pub mod net;
 #[cfg(feature = "pmem")]
@@ -91,13 +90,14 @@ pub mod report;
 pub mod rng;
 #[cfg(feature = "sound")]
 pub mod sound;
+pub mod start;
 pub mod stock;
 pub mod transport;
 
 pub use buffer::Buffer;
 pub use device::{DeviceId, DeviceName, Location};
 pub use dma::{Direction, DmaContext};
-pub use driver::{Driver, Failed, Finished};
+pub use driver::{Device, Driver, Failed, Finished};
 pub use error::{Cause, Error, Result};
 #[cfg(feature = "net")]
 pub use net::Net;

@@ -169,7 +169,7 @@ fn tasks_beyond_the_queue_s_size_all_get_their_own_data() {
         let expected = model.disk.clone();
         let options = Options {
             queue_size: 8,
-            declined,
+            declined: declined.bits(),
         };
         let machine = machine(model, options);
         machine.device.set_pace(pace);
@@ -453,7 +453,7 @@ fn random_cancelling_loses_nobody_and_nothing() {
         let declined = RingFeatures::from_bits_truncate(random.next() & (3 << 28));
         let options = Options {
             queue_size: 16,
-            declined,
+            declined: declined.bits(),
         };
         let mut model = FakeBlk::new(64);
         for (index, byte) in model.disk.iter_mut().enumerate() {

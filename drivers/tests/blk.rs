@@ -12,7 +12,7 @@ use vringlet::fake::{
 };
 use vringlet::features::RingFeatures;
 use vringlet::transport::Status;
-use vringlet::{Buffer, Cause, Driver, Error, Transport};
+use vringlet::{Buffer, Cause, Device, Driver, Error, Transport};
 
 type Disk = Blk<FakeTransport<FakeBlk>>;
 
@@ -328,7 +328,7 @@ fn requests_have_as_many_segments_as_device_and_queue_allow() {
                 disk,
                 Options {
                     queue_size,
-                    declined,
+                    declined: declined.bits(),
                 },
             );
             assert_eq!(blk.segments_max(), allowed);
@@ -525,7 +525,7 @@ fn ring_features_can_be_declined() {
     let memory = Memory::fresh();
     let both = RingFeatures::INDIRECT_DESC | RingFeatures::EVENT_IDX;
     let options = Options {
-        declined: both,
+        declined: both.bits(),
         ..Options::default()
     };
     let (device, mut blk) = open_with(FakeBlk::new(8), options);
@@ -581,18 +581,18 @@ fn a_resize_is_seen_and_counts_at_once() {
     device.on_interrupt(move |interrupt| sender.send(interrupt).expect("a receiver"));
     device.change_config(|disk| disk.disk.resize(16 * 512, 7));
     assert_eq!(changes.try_recv(), Ok(Interrupt::Config));
-    let change = blk.take_config_change().expect("an honest device");
+    let change = blk.config_changed().expect("an honest device");
     let change = change.expect("a change");
     assert_eq!((change.old.capacity, change.new.capacity), (8, 16));
     perform(&mut blk, Request::read(8, buffer(512)))
         .1
         .expect("done");
-    assert_eq!(blk.take_config_change(), Ok(None));
+    assert_eq!(blk.config_changed(), Ok(None));
     assert_eq!(blk.report().config_changes, 1);
 
     // An impossible one is refused, and the old one stays.
     device.change_config(|disk| disk.block_size = 3);
-    let error = blk.take_config_change().expect_err("3-byte blocks");
+    let error = blk.config_changed().expect_err("3-byte blocks");
     assert_eq!(
         error.cause,
         Cause::BadConfig {
@@ -614,7 +614,7 @@ fn a_device_that_wants_a_reset_says_so_and_starts_again() {
     blk.kick();
     device.inject(Fault::NeedsReset);
     assert_eq!(
-        blk.take_config_change().expect_err("needs reset").cause,
+        blk.config_changed().expect_err("needs reset").cause,
         Cause::NeedsReset
     );
     let returned = blk.reset().expect("an honest device");
@@ -756,7 +756,7 @@ fn random_work_on_the_disk_equals_work_on_an_array() {
         let declined = RingFeatures::from_bits_truncate(random.next() & (3 << 28));
         let options = Options {
             queue_size: 64,
-            declined,
+            declined: declined.bits(),
         };
         let (device, mut blk) = open_with(FakeBlk::new(sectors), options);
         device.set_order(Order::Shuffled(seed));

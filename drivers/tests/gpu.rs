@@ -20,7 +20,7 @@ use vringlet::gpu::{
     Rect, Request, Screen, Size,
 };
 use vringlet::transport::Status;
-use vringlet::{Cause, Driver};
+use vringlet::{Cause, Device, Driver};
 
 type Adapter = Gpu<FakeTransport<FakeGpu>>;
 
@@ -206,7 +206,7 @@ fn draw_at_random(seed: u64, size: Size, buffering: Buffering, declined: RingFea
         fake.queue_sizes.0 = 8;
     }
     let options = Options {
-        declined,
+        declined: declined.bits(),
         ..Options::default()
     };
     let (device, mut gpu) = open_with(fake, options);
@@ -384,12 +384,15 @@ fn displays_come_and_go_and_change_their_size() {
     let first = head(0, 0, 0, 1280, 800);
     assert_eq!(gpu.refresh(now), Ok(vec![Change::Connected(first)]));
     assert_eq!(gpu.refresh(now), Ok(vec![]));
-    assert_eq!(gpu.driver().config_changed(), Ok(false));
+    assert_eq!(gpu.driver().config_changed(), Ok(None));
 
     device.change_config(|gpu| gpu.set_mode(2, true, (1280, 0, 640, 480)));
-    assert_eq!(gpu.driver().config_changed(), Ok(true));
+    assert_eq!(
+        gpu.driver().config_changed(),
+        Ok(Some(vringlet::gpu::DisplaysChanged))
+    );
     // The event is cleared in the device.
-    assert_eq!(gpu.driver().config_changed(), Ok(false));
+    assert_eq!(gpu.driver().config_changed(), Ok(None));
     let second = head(2, 1280, 0, 640, 480);
     assert_eq!(gpu.refresh(now), Ok(vec![Change::Connected(second)]));
 

@@ -8,9 +8,9 @@ use vringlet::blocking::Blocking;
 use vringlet::fake::{
     FakeBlk, FakeDevice, FakeDma, FakeMmio, FakeMmioRegisters, FakeNic, Fault, Memory, Pace,
 };
-use vringlet::init::{driver_ok, negotiate};
 use vringlet::net::Net;
 use vringlet::registers::Registers;
+use vringlet::start::{driver_ok, negotiate};
 use vringlet::transport::{InterruptCauses, SharedMemory};
 use vringlet::{
     Buffer, Cause, DeviceId, Location, MmioTransport, Queue, QueueOptions, Transport, blk, net,

@@ -12,7 +12,7 @@ use vringlet::fake::{
 use vringlet::features::RingFeatures;
 use vringlet::net::{Command, Event, Features, Link, MacAddress, Net, Options, ReceiveMode};
 use vringlet::transport::InterruptCauses;
-use vringlet::{Cause, DeviceId};
+use vringlet::{Cause, Device, DeviceId};
 
 type Card = FakeDevice<FakeNic>;
 type Driver = Net<FakeTransport<FakeNic>>;

@@ -10,7 +10,7 @@ use vringlet::fake::{
     CapabilityFault, FakeBlk, FakeDevice, FakeDma, FakePci, FakeRegisters, Fault, Interrupt,
     Memory, PciLayout, Random,
 };
-use vringlet::init::{driver_ok, negotiate};
+use vringlet::start::{driver_ok, negotiate};
 use vringlet::transport::SharedMemory;
 use vringlet::transport::pci::Message;
 use vringlet::{Cause, DeviceId, Location, PciTransport, Queue, QueueOptions, Transport};

@@ -11,7 +11,7 @@ use vringlet::fake::{
 };
 use vringlet::features::RingFeatures;
 use vringlet::pmem::{Config, Features, Flush, Options, Pmem};
-use vringlet::{Cause, Driver, PciTransport, Token};
+use vringlet::{Cause, Device, Driver, PciTransport, Token};
 
 type Fake = Pmem<FakeTransport<FakePmem>>;
 
@@ -96,7 +96,7 @@ fn a_flush_makes_persistent_what_was_written() {
     ] {
         let memory = Memory::fresh();
         let options = Options {
-            declined,
+            declined: declined.bits(),
             ..Options::default()
         };
         let (device, pmem) = open_with(FakePmem::new(64), options);
@@ -465,10 +465,10 @@ fn a_region_that_moved_during_a_restart_is_an_error() {
 #[test]
 fn a_device_that_needs_a_reset_is_an_error() {
     let memory = Memory::fresh();
-    let (device, pmem) = open();
-    pmem.check_status().expect("it works");
+    let (device, mut pmem) = open();
+    pmem.config_changed().expect("it works");
     device.inject(Fault::NeedsReset);
-    let error = pmem.check_status().expect_err("it gave up");
+    let error = pmem.config_changed().expect_err("it gave up");
     assert_eq!(error.cause, Cause::NeedsReset);
     drop(pmem);
     memory.assert_clean();

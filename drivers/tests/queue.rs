@@ -613,7 +613,7 @@ fn memory_that_runs_out_is_an_error_and_leaks_nothing() {
     // Ring, short tables, headers and footers: each fails in turn.
     for allowed in 0..3 {
         let mut transport = device.transport();
-        let negotiated = vringlet::init::negotiate(&mut transport, 0, 0, 0).expect("honest");
+        let negotiated = vringlet::start::negotiate(&mut transport, 0, 0, 0).expect("honest");
         memory.fail_allocations_after(allowed);
         let result = EchoQueue::<Data>::new(&mut transport, 0, options, negotiated);
         memory.fail_allocations_after(None);
@@ -743,7 +743,7 @@ fn a_queue_needs_a_size_that_is_a_power_of_two() {
     let memory = Memory::fresh();
     let device = FakeDevice::new(Echo::new(256));
     let mut transport = device.transport();
-    let negotiated = vringlet::init::negotiate(&mut transport, 0, 0, 0).expect("honest");
+    let negotiated = vringlet::start::negotiate(&mut transport, 0, 0, 0).expect("honest");
     for size in [0, 3, 255, 32769, 65535] {
         let result = EchoQueue::<Data>::new(&mut transport, 0, options(size), negotiated);
         let error = result.err().expect("not a power of two");

@@ -9,7 +9,7 @@ use vringlet::fake::{FakeBlk, FakeDevice, FakeRng, FakeTransport};
 use vringlet::fake::{Fault, Memory, Pace, Random};
 use vringlet::features::RingFeatures;
 use vringlet::rng::{Options, Request, Rng};
-use vringlet::{Buffer, Cause, Driver, Token};
+use vringlet::{Buffer, Cause, Device, Driver, Token};
 
 type Fake = Rng<FakeTransport<FakeRng>>;
 
@@ -89,7 +89,7 @@ fn bytes_come_in_order_over_a_queue_of_any_size() {
                 ..FakeRng::new()
             };
             let options = Options {
-                declined,
+                declined: declined.bits(),
                 ..Options::default()
             };
             let (device, rng) = open_with(model, options);
@@ -302,9 +302,9 @@ fn a_silent_device_costs_the_time_allowed() {
         assert_eq!(error.cause, Cause::Timeout);
     }
     assert_eq!(rng.driver().in_flight(), 8);
-    rng.driver().check_status().expect("it works");
+    rng.driver().config_changed().expect("it works");
     device.inject(Fault::NeedsReset);
-    let gave_up = rng.driver().check_status().map_err(|error| error.cause);
+    let gave_up = rng.driver().config_changed().map_err(|error| error.cause);
     assert_eq!(gave_up, Err(Cause::NeedsReset));
     device.heal();
     rng.driver().restart().expect("healed");

@@ -16,7 +16,7 @@ use vringlet::sound::{
     Params, Playback, Rate, Request, Role, Sound, State, ValueType, copy,
 };
 use vringlet::transport::Status;
-use vringlet::{Buffer, Cause, DeviceId, Driver};
+use vringlet::{Buffer, Cause, Device, DeviceId, Driver};
 
 type Card = Sound<FakeTransport<FakeSound>>;
 type Face = Asynchronous<Card>;
@@ -806,7 +806,7 @@ fn streams_of_one_direction_share_their_queue_fairly() {
 fn without_indirect_descriptors_fewer_periods_fit() {
     let memory = Memory::fresh();
     let options = Options {
-        declined: RingFeatures::INDIRECT_DESC,
+        declined: RingFeatures::INDIRECT_DESC.bits(),
         ..Options::default()
     };
     let (device, card) = open_with(FakeSound::new(), options);
@@ -1138,7 +1138,7 @@ fn features_are_those_that_are_implemented() {
     let (device, mut card) = open(model);
     assert_eq!(device.driver_features() & 0xffff, 1);
     assert_eq!(card.config().controls, 0);
-    assert_eq!(card.config_changed(), Ok(()));
+    assert_eq!(card.config_changed(), Ok(None));
     device.inject(Fault::NeedsReset);
     let error = card.config_changed().expect_err("broken");
     assert_eq!(error.cause, Cause::NeedsReset);

@@ -7,7 +7,7 @@ use virtio_drivers::device::blk::VirtIOBlk;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus};
 use vringlet::blk::{Blk, Options};
 use vringlet::fake::{FakeBlk, FakeDevice, FakeDma, FakeHal, Fault, Memory, Pace};
-use vringlet::init::{driver_ok, negotiate};
+use vringlet::start::{driver_ok, negotiate};
 use vringlet::stock::{FromStock, IntoStock, Leaky};
 use vringlet::{Cause, DeviceId, Location, Queue, QueueOptions, Transport};
 use zerocopy::{FromBytes, Immutable, IntoBytes};

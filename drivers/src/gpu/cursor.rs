@@ -114,7 +114,7 @@ impl<T: Transport> Gpu<T> {
         let resource = cursor.resource();
         self.poll_cursor()?;
         let checked = self.resources.check_cursor(scanout, resource);
-        checked.map_err(|cause| self.active.cursor.error(cause))?;
+        checked.map_err(|cause| self.device.cursor.error(cause))?;
         let (hot_x, hot_y) = cursor.hot_spot();
         let command = CommandType::UpdateCursor;
         let message = cursor_message(command, scanout, (x, y), Some(resource), (hot_x, hot_y));
@@ -166,11 +166,11 @@ impl<T: Transport> Gpu<T> {
 
     fn cursor_of(&self, scanout: u32) -> Result<Option<ResourceId>> {
         let cursor = self.resources.cursor(scanout);
-        cursor.map_err(|cause| self.active.cursor.error(cause))
+        cursor.map_err(|cause| self.device.cursor.error(cause))
     }
 
     fn send_cursor(&mut self, command: CommandType, message: &wire::UpdateCursor) -> Result<()> {
-        let queue = &mut self.active.cursor;
+        let queue = &mut self.device.cursor;
         queue
             .submit(message.as_bytes(), command)
             .map_err(|rejected| rejected.error)?;
@@ -181,7 +181,7 @@ impl<T: Transport> Gpu<T> {
     /// Takes back what the device is done with on the cursor queue: no more than it had when this began.
     pub(super) fn poll_cursor(&mut self) -> Result<()> {
         let mut header = [0; size_of::<CtrlHdr>()];
-        while let Some(completion) = self.active.cursor.poll(&mut header)? {
+        while let Some(completion) = self.device.cursor.poll(&mut header)? {
             let command = completion.payload;
             let result = match completion.written {
                 // QEMU answers nothing on this queue.
@@ -191,7 +191,7 @@ impl<T: Transport> Gpu<T> {
             };
             if let Err(cause) = result {
                 self.counters.cursor_errors += 1;
-                log::warn!("{}", self.active.cursor.error(cause));
+                log::warn!("{}", self.device.cursor.error(cause));
             }
         }
         Ok(())

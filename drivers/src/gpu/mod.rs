@@ -77,13 +77,13 @@ use self::resource::{Ending, Resources, Step, Subject};
 use self::task::{Sent, Task};
 use self::wire::{CommandType, CtrlHdr};
 use crate::device::{DeviceId, DeviceName};
-use crate::driver::{Driver, Finished};
+use crate::driver::{Device, Driver, Finished};
 use crate::error::{Cause, Error, Result};
-use crate::features::{Negotiated, RingFeatures};
-use crate::init;
-use crate::queue::{Completion, Queue, QueueOptions, Rejected, Token};
+use crate::features::Negotiated;
+use crate::queue::{AnyQueue, Completion, Queue, QueueOptions, Rejected, Token};
 use crate::report::Report;
-use crate::transport::{InterruptCauses, Status, Transport};
+use crate::start::{Session, Started};
+use crate::transport::{InterruptCauses, Transport};
 
 pub use self::config::{FEATURE_NAMES, Features};
 pub use self::cursor::Cursor;
@@ -102,8 +102,8 @@ pub struct Options {
     pub control_queue_size: u16,
     /// The same for the cursor queue.
     pub cursor_queue_size: u16,
-    /// Ring features to do without.
-    pub declined: RingFeatures,
+    /// Features to do without, of the ring or of the type.
+    pub declined: u64,
 }
 
 impl Default for Options {
@@ -111,7 +111,7 @@ impl Default for Options {
         Self {
             control_queue_size: 256,
             cursor_queue_size: 16,
-            declined: RingFeatures::empty(),
+            declined: 0,
         }
     }
 }
@@ -126,10 +126,14 @@ const MAX_SEGMENTS: usize = 3;
 const MAX_REQUESTS: u16 = 64;
 
 /// A virtio GPU in 2D mode.
+///
+/// Counters: `commands` sent and `errors` for those that failed; `transfers` to the device's pictures and their
+/// `bytes_transferred`, `flushes`; `cursor_updates`, `cursor_moves`, `cursor_errors`; `display_changes` that were announced,
+/// `impossible_modes` and `bad_edids` among the answers; `resources` that the device has now, `backed_resources` with memory
+/// of ours.
 pub struct Gpu<T: Transport> {
-    transport: T,
     options: Options,
-    active: Active<T>,
+    device: Started<T, Active<T>>,
     /// Requests that were submitted and not given back, by token.
     tasks: Vec<Option<Task<T::Dma>>>,
     /// Those of them that have commands left which the device doesn't have, oldest first.
@@ -143,9 +147,8 @@ pub struct Gpu<T: Transport> {
     counters: Counters,
 }
 
-/// What initialisation makes; made anew by a restart.
+/// The device at work.
 struct Active<T: Transport> {
-    negotiated: Negotiated,
     scanouts: u32,
     control: Queue<T, Sent<T::Dma>>,
     cursor: Queue<T, CommandType>,
@@ -168,79 +171,61 @@ struct Counters {
     cursor_errors: u64,
 }
 
-impl<T: Transport> Active<T> {
-    fn new(transport: &mut T, options: Options) -> Result<Self> {
-        let understood = Features::all().bits();
-        let negotiated = init::negotiate(transport, understood, 0, options.declined.bits())?;
-        let made = Self::with_features(transport, options, negotiated);
-        made.inspect_err(|_| init::give_up(transport))
+impl<T: Transport> Session<T> for Active<T> {
+    type Options = Options;
+
+    const ID: DeviceId = DeviceId::GPU;
+    const UNDERSTOOD: u64 = Features::all().bits();
+
+    fn declined(_: &mut T, options: &Options) -> u64 {
+        options.declined
     }
 
-    fn with_features(transport: &mut T, options: Options, negotiated: Negotiated) -> Result<Self> {
+    fn make(transport: &mut T, options: &Options, negotiated: Negotiated) -> Result<Self> {
         let scanouts = config::read_num_scanouts(transport)?;
         let with_size = |size| QueueOptions {
             size,
             header_len: wire::MAX_COMMAND_LEN,
             footer_len: size_of::<CtrlHdr>(),
         };
-        let control = with_size(options.control_queue_size);
-        let mut control = Queue::new(transport, CONTROL_QUEUE, control, negotiated)?;
-        let cursor = with_size(options.cursor_queue_size);
-        let cursor = Queue::new(transport, CURSOR_QUEUE, cursor, negotiated);
-        let mut cursor = match cursor {
-            Ok(cursor) => cursor,
-            Err(error) => {
-                // So that the other queue's memory can be freed.
-                control.release(&transport.reset()?);
-                return Err(error);
-            }
-        };
+        let size = with_size(options.control_queue_size);
+        let control = Queue::allocate(transport, CONTROL_QUEUE, size, negotiated)?;
+        let size = with_size(options.cursor_queue_size);
+        let mut cursor = Queue::allocate(transport, CURSOR_QUEUE, size, negotiated)?;
         // Nobody waits for these: what is done is taken back with the next.
         cursor.disable_interrupts();
-        let started = match control.max_segments() < MAX_SEGMENTS {
-            true => Err(control.error(Cause::QueueSize {
-                size: control.size().into(),
-                max: control.size().into(),
-            })),
-            false => init::driver_ok(transport),
-        };
-        if let Err(error) = started {
-            let proof = transport.reset()?;
-            control.release(&proof);
-            cursor.release(&proof);
-            return Err(error);
+        if control.max_segments() < MAX_SEGMENTS {
+            let size = control.size().into();
+            return Err(control.error(Cause::QueueSize { size, max: size }));
         }
         Ok(Self {
-            negotiated,
             scanouts,
             control,
             cursor,
         })
     }
+
+    fn each_queue(&mut self, visit: &mut dyn FnMut(&mut dyn AnyQueue<T>)) {
+        visit(&mut self.control);
+        visit(&mut self.cursor);
+    }
 }
 
 impl<T: Transport> Gpu<T> {
-    /// Initialises the device that `transport` leads to.
+    /// Starts the device that `transport` leads to.
     ///
     /// # Errors
     ///
-    /// The device is no GPU, breaks the rules of initialisation, has an impossible configuration or too small a queue; or
-    /// memory is short. It is left with FAILED set, or reset.
-    pub fn new(mut transport: T, options: Options) -> Result<Self> {
-        let name = transport.name();
-        if name.id != DeviceId::GPU {
-            let expected = DeviceId::GPU.0;
-            return Err(Error::new(name, Cause::WrongDeviceType { expected }));
-        }
-        let active = Active::new(&mut transport, options)?;
+    /// As for [`Started::new`], and a configuration that is impossible, or too small a queue.
+    pub fn new(transport: T, options: Options) -> Result<Self> {
+        let device: Started<T, Active<T>> = Started::new(transport, &options)?;
         let mut tasks = Vec::new();
         tasks.resize_with(MAX_REQUESTS.into(), || None);
         Ok(Self {
-            resources: Resources::new(name, active.scanouts),
-            edids: vec![None; active.scanouts as usize],
-            transport,
+            resources: Resources::new(device.name(), device.scanouts),
+            edids: vec![None; device.scanouts as usize],
             options,
-            active,
+            device,
             tasks,
             waiting: VecDeque::new(),
             finished: VecDeque::new(),
@@ -253,27 +238,17 @@ impl<T: Transport> Gpu<T> {
 
     /// How the device reaches memory: what its pictures are made with.
     pub fn dma(&self) -> &T::Dma {
-        self.transport.dma()
-    }
-
-    /// Its type and place.
-    pub fn name(&self) -> DeviceName {
-        self.transport.name()
-    }
-
-    /// The features offered and accepted.
-    pub fn negotiated(&self) -> Negotiated {
-        self.active.negotiated
+        self.device.transport().dma()
     }
 
     /// How many scanouts the device has, 1 to 16.
     pub fn scanouts(&self) -> u32 {
-        self.active.scanouts
+        self.device.scanouts
     }
 
     /// Whether [`Request::edid`] is possible.
     pub fn has_edid(&self) -> bool {
-        self.active.negotiated.has(Features::EDID.bits())
+        self.negotiated().has(Features::EDID.bits())
     }
 
     /// How the displays are arranged, as far as the device was asked.
@@ -299,68 +274,9 @@ impl<T: Transport> Gpu<T> {
         heads.iter().map(|head| head.scanout).collect()
     }
 
-    /// To be called when the device says that its configuration changed. Says whether the displays did: then ask for them
-    /// ([`Request::display_info`], or a face's `refresh`).
-    ///
-    /// # Errors
-    ///
-    /// The device gave up and must be restarted, or has no configuration.
-    pub fn config_changed(&mut self) -> Result<bool> {
-        self.counters.config_changes += 1;
-        if self.transport.status().contains(Status::DEVICE_NEEDS_RESET) {
-            return Err(Error::new(self.name(), Cause::NeedsReset));
-        }
-        let displays = config::take_display_event(&mut self.transport)?;
-        self.counters.display_changes += u64::from(displays);
-        Ok(displays)
-    }
-
-    /// Reads and thereby clears why the device interrupted, and counts it. For INTx and polling; not with MSI-X.
-    pub fn take_interrupt_causes(&mut self) -> InterruptCauses {
-        self.transport.take_interrupt_causes()
-    }
-
     /// Commands that are with the device, on the queue that interrupts.
     pub fn in_flight(&self) -> u16 {
-        self.active.control.in_flight()
-    }
-
-    /// Counts an interrupt of the control queue.
-    pub fn count_interrupt(&mut self) {
-        self.active.control.count_interrupt();
-    }
-
-    /// What the driver tells about itself.
-    pub fn report(&self) -> Report {
-        let Active {
-            negotiated,
-            control,
-            cursor,
-            ..
-        } = &self.active;
-        let counters = &self.counters;
-        Report {
-            device: self.name(),
-            negotiated: *negotiated,
-            feature_names: FEATURE_NAMES,
-            queues: vec![control.report("controlq"), cursor.report("cursorq")],
-            config_changes: counters.config_changes,
-            counters: vec![
-                ("commands", counters.commands),
-                ("errors", counters.errors),
-                ("transfers", counters.transfers),
-                ("bytes_transferred", counters.bytes_transferred),
-                ("flushes", counters.flushes),
-                ("cursor_updates", counters.cursor_updates),
-                ("cursor_moves", counters.cursor_moves),
-                ("cursor_errors", counters.cursor_errors),
-                ("display_changes", counters.display_changes),
-                ("impossible_modes", counters.impossible_modes),
-                ("bad_edids", counters.bad_edids),
-                ("resources", self.resources.count() as u64),
-                ("backed_resources", self.resources.count_backed() as u64),
-            ],
-        }
+        self.device.control.in_flight()
     }
 }
 
@@ -382,7 +298,7 @@ impl<T: Transport> Gpu<T> {
         let Some(Some(task)) = self.tasks.get_mut(index) else {
             return false;
         };
-        let control = &mut self.active.control;
+        let control = &mut self.device.control;
         let mut any = false;
         while task.result.is_ok()
             && control.has_room(MAX_SEGMENTS)
@@ -461,7 +377,7 @@ impl<T: Transport> Gpu<T> {
             // That the backing can't be detached is no failure: what comes next ends the resource with it.
             let detached = command == CommandType::ResourceDetachBacking;
             if !(detached && task::ending(&Err(cause)) == Ending::Refused) {
-                task.fail(self.active.control.error(cause));
+                task.fail(self.device.control.error(cause));
             }
         }
         if task.in_flight == 0 && !task.waiting {
@@ -474,7 +390,7 @@ impl<T: Transport> Gpu<T> {
         let Some(Ok((info, _))) = response.map(wire::RespDisplayInfo::ref_from_prefix) else {
             return;
         };
-        let (layout, impossible) = Layout::from_device(info, self.active.scanouts);
+        let (layout, impossible) = Layout::from_device(info, self.device.scanouts);
         if impossible > 0 {
             self.counters.impossible_modes += u64::from(impossible);
             log::warn!(
@@ -530,6 +446,64 @@ impl<T: Transport> Gpu<T> {
     }
 }
 
+/// The displays changed: ask for them ([`Request::display_info`], or a face's `refresh`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DisplaysChanged;
+
+impl<T: Transport> Device for Gpu<T> {
+    type Change = DisplaysChanged;
+
+    fn name(&self) -> DeviceName {
+        self.device.name()
+    }
+
+    fn negotiated(&self) -> Negotiated {
+        self.device.negotiated()
+    }
+
+    fn report(&self) -> Report {
+        let Active {
+            control, cursor, ..
+        } = &*self.device;
+        let counters = &self.counters;
+        Report {
+            device: self.name(),
+            negotiated: self.negotiated(),
+            feature_names: FEATURE_NAMES,
+            queues: vec![control.report("controlq"), cursor.report("cursorq")],
+            config_changes: counters.config_changes,
+            counters: vec![
+                ("commands", counters.commands),
+                ("errors", counters.errors),
+                ("transfers", counters.transfers),
+                ("bytes_transferred", counters.bytes_transferred),
+                ("flushes", counters.flushes),
+                ("cursor_updates", counters.cursor_updates),
+                ("cursor_moves", counters.cursor_moves),
+                ("cursor_errors", counters.cursor_errors),
+                ("display_changes", counters.display_changes),
+                ("impossible_modes", counters.impossible_modes),
+                ("bad_edids", counters.bad_edids),
+                ("resources", self.resources.count() as u64),
+                ("backed_resources", self.resources.count_backed() as u64),
+            ],
+        }
+    }
+
+    fn take_interrupt_causes(&mut self) -> InterruptCauses {
+        self.device.take_interrupt_causes()
+    }
+
+    fn config_changed(&mut self) -> Result<Option<DisplaysChanged>> {
+        self.counters.config_changes += 1;
+        self.device.check_status()?;
+        let (transport, _) = self.device.parts();
+        let displays = config::take_display_event(transport)?;
+        self.counters.display_changes += u64::from(displays);
+        Ok(displays.then_some(DisplaysChanged))
+    }
+}
+
 impl<T: Transport> Driver for Gpu<T> {
     type Request = Request<T::Dma>;
 
@@ -561,7 +535,7 @@ impl<T: Transport> Driver for Gpu<T> {
     }
 
     fn kick(&mut self) {
-        self.active.control.kick();
+        self.device.control.kick();
     }
 
     fn complete(&mut self) -> Result<Option<Token>> {
@@ -575,12 +549,12 @@ impl<T: Transport> Driver for Gpu<T> {
                 return Ok(Some(Token::new(index as u16)));
             }
             let mut header = [0; size_of::<CtrlHdr>()];
-            let Some(completion) = self.active.control.poll(&mut header)? else {
+            let Some(completion) = self.device.control.poll(&mut header)? else {
                 return Ok(None);
             };
             self.settle(completion, &header);
             if self.feed_all() {
-                self.active.control.kick();
+                self.device.control.kick();
             }
         }
     }
@@ -590,11 +564,11 @@ impl<T: Transport> Driver for Gpu<T> {
     }
 
     fn enable_interrupts(&mut self) -> bool {
-        self.active.control.enable_interrupts() || !self.finished.is_empty()
+        self.device.control.enable_interrupts() || !self.finished.is_empty()
     }
 
     fn disable_interrupts(&mut self) {
-        self.active.control.disable_interrupts();
+        self.device.control.disable_interrupts();
     }
 
     fn queue_size(&self) -> u16 {
@@ -602,14 +576,14 @@ impl<T: Transport> Driver for Gpu<T> {
     }
 
     fn error(&self, cause: Cause) -> Error {
-        self.active.control.error(cause)
+        self.device.control.error(cause)
     }
 
     fn reset(&mut self) -> Result<Vec<(Token, Request<T::Dma>)>> {
-        let proof = self.transport.reset()?;
-        drop(self.active.control.release(&proof));
-        drop(self.active.cursor.release(&proof));
-        self.resources.clear(self.active.scanouts as usize);
+        let proof = self.device.reset()?;
+        drop(self.device.control.release(&proof));
+        drop(self.device.cursor.release(&proof));
+        self.resources.clear(self.device.scanouts as usize);
         self.waiting.clear();
         self.finished.clear();
         self.layout = None;
@@ -625,18 +599,18 @@ impl<T: Transport> Driver for Gpu<T> {
 
     fn restart(&mut self) -> Result<()> {
         drop(self.reset()?);
-        self.active = Active::new(&mut self.transport, self.options)?;
-        self.resources.clear(self.active.scanouts as usize);
+        self.device.restart(&self.options)?;
+        self.resources.clear(self.device.scanouts as usize);
         self.edids.clear();
-        self.edids.resize(self.active.scanouts as usize, None);
+        self.edids.resize(self.device.scanouts as usize, None);
         Ok(())
     }
 }
 
 impl<T: Transport> Drop for Gpu<T> {
     fn drop(&mut self) {
-        // Else the memory that the device may still access would be leaked. That is what happens if the device does not
-        // come back from the reset.
+        // Else the memory of the device's pictures, which it may still read, would be leaked. That is what happens if it
+        // does not come back from the reset.
         if let Err(error) = self.reset() {
             log::error!("{error}");
         }

@@ -212,7 +212,7 @@ impl<T: Transport> Control<T> {
             footer_len: wire::ACK_LEN,
         };
         Ok(Self {
-            queue: Queue::new(transport, index, options, negotiated)?,
+            queue: Queue::allocate(transport, index, options, negotiated)?,
             stats: ControlStats::default(),
         })
     }

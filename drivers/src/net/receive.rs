@@ -113,7 +113,7 @@ impl<T: Transport> Receiver<T> {
             ..QueueOptions::default()
         };
         let mut receiver = Self {
-            queue: Queue::new(transport, index, queue_options, negotiated)?,
+            queue: Queue::allocate(transport, index, queue_options, negotiated)?,
             spare,
             buffers: count as u16,
             buffer_len: options.buffer_len,

@@ -40,7 +40,7 @@ impl<T: Transport> phy::Device for Net<T> {
     /// room instead could make two peers wait for each other.
     fn receive(&mut self, _: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
         let failure = &mut self.failure;
-        let queues = &mut self.active.queues;
+        let queues = &mut self.device.queues;
         let frame = match queues.receiver.receive() {
             Ok(frame) => frame?,
             Err(error) => {
@@ -53,7 +53,7 @@ impl<T: Transport> phy::Device for Net<T> {
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Self::TxToken<'_>> {
-        let transmitter = &mut self.active.queues.transmitter;
+        let transmitter = &mut self.device.queues.transmitter;
         transmitter.has_room().then_some(TxToken { transmitter })
     }
 

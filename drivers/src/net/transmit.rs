@@ -83,7 +83,7 @@ impl<T: Transport> Transmitter<T> {
             size: queue_size,
             ..QueueOptions::default()
         };
-        let mut queue = Queue::new(transport, index, options, negotiated)?;
+        let mut queue = Queue::allocate(transport, index, options, negotiated)?;
         // Buffers are taken back when the pool is empty, which needs no interrupt.
         queue.disable_interrupts();
         Ok(Self {

@@ -152,7 +152,8 @@ pub struct Queue<T: Transport, P> {
     index: u16,
     dma: T::Dma,
     ring: Ring<T::Dma>,
-    bell: T::Notifier,
+    /// There once the queue was enabled.
+    bell: Option<T::Notifier>,
     /// The place of each request, by its id.
     slots: Vec<Slot<P>>,
     /// Ids that no request has.
@@ -258,13 +259,28 @@ fn footer<D: DmaContext>(wrapping: &Option<Wrapping<D>>, token: Token) -> u64 {
 }
 
 impl<T: Transport, P: Payload> Queue<T, P> {
-    /// Makes queue `index` of the device and enables it (spec 3.1.1 step 7).
+    /// Makes queue `index` of the device and enables it (spec 3.1.1 step 7): [`Self::allocate`] and [`Self::enable`].
     ///
     /// # Errors
     ///
-    /// No such queue, a size that is not a power of two up to [`MAX_SIZE`], no memory, or whatever
-    /// [`Transport::enable_queue`] says.
+    /// As for these two.
     pub fn new(
+        transport: &mut T,
+        index: u16,
+        options: QueueOptions,
+        negotiated: Negotiated,
+    ) -> Result<Self> {
+        let mut queue = Self::allocate(transport, index, options, negotiated)?;
+        queue.enable(transport)?;
+        Ok(queue)
+    }
+
+    /// Makes queue `index` of the device, which learns of it by [`Self::enable`]. What is submitted before waits for that.
+    ///
+    /// # Errors
+    ///
+    /// No such queue, a size that is not a power of two up to [`MAX_SIZE`], or no memory.
+    pub fn allocate(
         transport: &mut T,
         index: u16,
         options: QueueOptions,
@@ -295,26 +311,43 @@ impl<T: Transport, P: Payload> Queue<T, P> {
             .map_err(|_| fail(Cause::NoMemory))?;
         slots.resize_with(size.into(), Slot::default);
         free.extend((0..size).rev());
-
-        let memory = QueueMemory::new(ring.addresses());
-        let bell = transport.enable_queue(index, &memory)?;
         Ok(Self {
             device,
             index,
             dma,
             ring,
-            bell,
+            bell: None,
             slots,
             free,
             in_flight: 0,
             wrapping,
-            live: true,
+            live: false,
             instance: transport.instance().number(),
             enabled: Moment::now(),
             broken: false,
             violation: None,
             stats: QueueStats::default(),
         })
+    }
+
+    /// Tells the device of the queue, of which [`Self::allocate`] was told that it is the device's.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::QueueInUse`] for a queue that was enabled before, [`Cause::InvalidParameter`] for a queue of another device,
+    /// or whatever [`Transport::enable_queue`] says.
+    pub fn enable(&mut self, transport: &mut T) -> Result<()> {
+        if self.bell.is_some() {
+            return Err(self.error(Cause::QueueInUse));
+        }
+        if transport.instance().number() != self.instance {
+            return Err(self.error(Cause::InvalidParameter("queue of another device")));
+        }
+        let memory = QueueMemory::new(self.ring.addresses());
+        self.bell = Some(transport.enable_queue(self.index, &memory)?);
+        self.enabled = Moment::now();
+        self.live = true;
+        Ok(())
     }
 
     /// Number of descriptors.
@@ -476,8 +509,10 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         }
         match self.ring.publish() {
             Some(true) => {
-                self.bell.notify();
-                self.stats.kicks += 1;
+                if let Some(bell) = &self.bell {
+                    bell.notify();
+                    self.stats.kicks += 1;
+                }
             }
             Some(false) => self.stats.kicks_saved += 1,
             None => {}
@@ -669,6 +704,10 @@ impl<T: Transport, P: Payload> Queue<T, P> {
 impl<T: Transport, P> Drop for Queue<T, P> {
     fn drop(&mut self) {
         if !self.live {
+            // The device never learned of them.
+            for slot in &mut self.slots {
+                slot.take_back(&self.dma);
+            }
             return;
         }
         log::warn!(
@@ -681,5 +720,35 @@ impl<T: Transport, P> Drop for Queue<T, P> {
             wrapping.memory.leak();
         }
         core::mem::forget(core::mem::take(&mut self.slots));
+    }
+}
+
+/// A queue, whatever its requests carry: what [`crate::start`] does with all queues of a device.
+pub trait AnyQueue<T: Transport> {
+    /// As [`Queue::enable`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn enable(&mut self, transport: &mut T) -> Result<()>;
+
+    /// Whether the device may access it.
+    fn is_live(&self) -> bool;
+
+    /// As [`Queue::release`], for whom what was in flight means nothing.
+    fn discard(&mut self, proof: &Quiesced);
+}
+
+impl<T: Transport, P: Payload> AnyQueue<T> for Queue<T, P> {
+    fn enable(&mut self, transport: &mut T) -> Result<()> {
+        Self::enable(self, transport)
+    }
+
+    fn is_live(&self) -> bool {
+        self.live
+    }
+
+    fn discard(&mut self, proof: &Quiesced) {
+        drop(self.release(proof));
     }
 }

@@ -37,18 +37,19 @@ pub mod wire;
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::convert::Infallible;
 
 use self::event::Events;
 use self::request::{Body, Control, Header, Message, Transfer};
 use self::stream::Stream;
 use self::wire::{EVENT_LEN, RequestType, STATUS_LEN};
 use crate::device::{DeviceId, DeviceName};
-use crate::driver::{Driver, Finished};
+use crate::driver::{Device, Driver, Finished};
 use crate::error::{Cause, Error, Result};
 use crate::features::{Negotiated, RingFeatures};
-use crate::init;
-use crate::queue::{Queue, QueueOptions, Rejected, Token};
+use crate::queue::{AnyQueue, Queue, QueueOptions, Rejected, Token};
 use crate::report::Report;
+use crate::start::{Session, Started};
 use crate::transport::{InterruptCauses, Quiesced, Status, Transport};
 
 pub use self::capture::Capture;
@@ -70,8 +71,8 @@ pub struct Options {
     pub control_queue_size: u16,
     /// The same for the two queues of frames: it limits the periods that all streams of a direction have together.
     pub transfer_queue_size: u16,
-    /// Ring features to do without.
-    pub declined: RingFeatures,
+    /// Features to do without, of the ring or of the type.
+    pub declined: u64,
 }
 
 impl Default for Options {
@@ -79,7 +80,7 @@ impl Default for Options {
         Self {
             control_queue_size: 64,
             transfer_queue_size: 256,
-            declined: RingFeatures::empty(),
+            declined: 0,
         }
     }
 }
@@ -101,10 +102,12 @@ const TRANSFER_SEGMENTS: usize = 3;
 const MAX_STATUS_READS: u32 = 100_000;
 
 /// A virtio sound device.
+///
+/// Counters: `commands` sent, `errors` for commands and transfers that failed, and of all streams together `periods` and
+/// `bytes` transferred, `xruns` that the device told of.
 pub struct Sound<T: Transport> {
-    transport: T,
     options: Options,
-    active: Active<T>,
+    device: Started<T, Active<T>>,
     items: Items,
     streams: Vec<Stream>,
     next_claim: u64,
@@ -114,9 +117,8 @@ pub struct Sound<T: Transport> {
     counters: Counters,
 }
 
-/// What initialisation makes; made anew by a restart.
+/// The device at work.
 struct Active<T: Transport> {
-    negotiated: Negotiated,
     config: Config,
     queues: Queues<T>,
 }
@@ -136,34 +138,40 @@ struct Counters {
     config_changes: u64,
 }
 
-impl<T: Transport> Active<T> {
-    fn new(transport: &mut T, options: Options) -> Result<Self> {
-        let understood = Features::all().bits();
-        let negotiated = init::negotiate(transport, understood, 0, options.declined.bits())?;
-        let made = Self::with_features(transport, options, negotiated);
-        made.inspect_err(|_| init::give_up(transport))
+impl<T: Transport> Session<T> for Active<T> {
+    type Options = Options;
+
+    const ID: DeviceId = DeviceId::SOUND;
+    const UNDERSTOOD: u64 = Features::all().bits();
+
+    fn declined(_: &mut T, options: &Options) -> u64 {
+        options.declined
     }
 
-    fn with_features(transport: &mut T, options: Options, negotiated: Negotiated) -> Result<Self> {
+    fn make(transport: &mut T, options: &Options, negotiated: Negotiated) -> Result<Self> {
         let features = Features::from_bits_truncate(negotiated.accepted);
         let config = Config::read(transport, features)?;
         let mut queues = Queues::new(transport, options, negotiated)?;
-        let started = queues.start().and_then(|()| init::driver_ok(transport));
-        if let Err(error) = started {
-            // So that the queues' memory can be freed.
-            drop(queues.release(&transport.reset()?));
-            return Err(error);
-        }
-        Ok(Self {
-            negotiated,
-            config,
-            queues,
-        })
+        queues.prepare()?;
+        Ok(Self { config, queues })
+    }
+
+    fn each_queue(&mut self, visit: &mut dyn FnMut(&mut dyn AnyQueue<T>)) {
+        let Queues {
+            control,
+            event,
+            tx,
+            rx,
+        } = &mut self.queues;
+        visit(control);
+        visit(event);
+        visit(tx);
+        visit(rx);
     }
 }
 
 impl<T: Transport> Queues<T> {
-    fn new(transport: &mut T, options: Options, negotiated: Negotiated) -> Result<Self> {
+    fn new(transport: &mut T, options: &Options, negotiated: Negotiated) -> Result<Self> {
         let with = |size, header_len, footer_len| QueueOptions {
             size,
             header_len,
@@ -172,35 +180,17 @@ impl<T: Transport> Queues<T> {
         let control = with(options.control_queue_size, wire::MAX_REQUEST_LEN, 0);
         let event = with(options.control_queue_size, 0, EVENT_LEN);
         let transfer = with(options.transfer_queue_size, wire::XFER_LEN, STATUS_LEN);
-        let control = Queue::new(transport, CONTROL_QUEUE, control, negotiated);
-        let event = Queue::new(transport, EVENT_QUEUE, event, negotiated);
-        let tx = Queue::new(transport, TX_QUEUE, transfer, negotiated);
-        let rx = Queue::new(transport, RX_QUEUE, transfer, negotiated);
-        match (control, event, tx, rx) {
-            (Ok(control), Ok(event), Ok(tx), Ok(rx)) => Ok(Self {
-                control,
-                event,
-                tx,
-                rx,
-            }),
-            (control, event, tx, rx) => {
-                // So that the memory of those that were made can be freed.
-                let proof = transport.reset()?;
-                let errors = [
-                    discard(control, &proof),
-                    discard(event, &proof),
-                    discard(tx, &proof),
-                    discard(rx, &proof),
-                ];
-                let error = errors.into_iter().flatten().next();
-                Err(error.unwrap_or(Error::new(transport.name(), Cause::NoSuchQueue)))
-            }
-        }
+        Ok(Self {
+            control: Queue::allocate(transport, CONTROL_QUEUE, control, negotiated)?,
+            event: Queue::allocate(transport, EVENT_QUEUE, event, negotiated)?,
+            tx: Queue::allocate(transport, TX_QUEUE, transfer, negotiated)?,
+            rx: Queue::allocate(transport, RX_QUEUE, transfer, negotiated)?,
+        })
     }
 
     /// Sees whether the queues can carry what they must, and fills the event queue, of which the device learns later.
-    fn start(&mut self) -> Result<()> {
-        for (queue, max, need) in [
+    fn prepare(&mut self) -> Result<()> {
+        for (error, max, need) in [
             (
                 &self.control.error(Cause::QueueFull),
                 self.control.max_segments(),
@@ -222,7 +212,7 @@ impl<T: Transport> Queues<T> {
                     segments: need,
                     max,
                 };
-                return Err(Error { cause, ..*queue });
+                return Err(Error { cause, ..*error });
             }
         }
         while self.event.has_room(1) {
@@ -258,43 +248,27 @@ impl<T: Transport> Queues<T> {
     }
 }
 
-/// Frees the memory of a queue, if there is one, or gives the reason why there is none.
-fn discard<T: Transport, P: crate::queue::Payload>(
-    queue: Result<Queue<T, P>>,
-    proof: &Quiesced,
-) -> Option<Error> {
-    let release = |mut queue: Queue<T, P>| drop(queue.release(proof));
-    queue.map(release).err()
-}
-
 fn offset(token: Token, base: u16) -> Token {
     // Below the sum of the queues' sizes, which `Sound::new` saw to.
     Token::new(base + token.index() as u16)
 }
 
 impl<T: Transport> Sound<T> {
-    /// Initialises the device that `transport` leads to.
+    /// Starts the device that `transport` leads to.
     ///
     /// # Errors
     ///
-    /// The device is no sound device, breaks the rules of initialisation, has an impossible configuration or too small a
-    /// queue; or memory is short. It is left with FAILED set, or reset.
-    pub fn new(mut transport: T, options: Options) -> Result<Self> {
-        let name = transport.name();
-        if name.id != DeviceId::SOUND {
-            let expected = DeviceId::SOUND.0;
-            return Err(Error::new(name, Cause::WrongDeviceType { expected }));
-        }
+    /// As for [`Started::new`], and a configuration that is impossible, or too small a queue.
+    pub fn new(transport: T, options: Options) -> Result<Self> {
         let requests = u32::from(options.control_queue_size);
         if requests + 2 * u32::from(options.transfer_queue_size) > u16::MAX.into() {
             let cause = Cause::InvalidParameter("queues of more than 65535 requests together");
-            return Err(Error::new(name, cause));
+            return Err(Error::new(transport.name(), cause));
         }
-        let active = Active::new(&mut transport, options)?;
+        let device = Started::new(transport, &options)?;
         let mut this = Self {
-            transport,
             options,
-            active,
+            device,
             items: Items::default(),
             streams: Vec::new(),
             next_claim: 0,
@@ -310,25 +284,15 @@ impl<T: Transport> Sound<T> {
     fn forget(&mut self) {
         self.items = Items::default();
         self.streams.clear();
-        let streams = self.active.config.streams as usize;
+        let streams = self.device.config.streams as usize;
         self.streams.resize_with(streams, Stream::default);
         self.finished.clear();
         self.finished.reserve(self.queue_size().into());
     }
 
-    /// Which device.
-    pub fn name(&self) -> DeviceName {
-        self.transport.name()
-    }
-
     /// How many items of each kind the device has.
     pub fn config(&self) -> Config {
-        self.active.config
-    }
-
-    /// The features offered and accepted.
-    pub fn negotiated(&self) -> Negotiated {
-        self.active.negotiated
+        self.device.config
     }
 
     /// What the device said about its items, as far as it was asked.
@@ -355,7 +319,7 @@ impl<T: Transport> Sound<T> {
     pub fn in_flight(&self) -> usize {
         let Queues {
             control, tx, rx, ..
-        } = &self.active.queues;
+        } = &self.device.queues;
         [control.in_flight(), tx.in_flight(), rx.in_flight()]
             .into_iter()
             .map(usize::from)
@@ -366,64 +330,6 @@ impl<T: Transport> Sound<T> {
     /// that it has.
     pub fn take_event(&mut self) -> Option<Event> {
         self.events.take()
-    }
-
-    /// Counts an interrupt. A device has fewer vectors than queues, so it is counted where most come from.
-    pub fn count_interrupt(&mut self) {
-        self.active.queues.tx.count_interrupt();
-    }
-
-    /// Reads and thereby clears why the device interrupted. For INTx and polling; not with MSI-X.
-    pub fn take_interrupt_causes(&mut self) -> InterruptCauses {
-        self.transport.take_interrupt_causes()
-    }
-
-    /// To be called when the device says that its configuration changed, which tells nothing: it has no field that may.
-    ///
-    /// # Errors
-    ///
-    /// The device gave up and must be restarted.
-    pub fn config_changed(&mut self) -> Result<()> {
-        self.counters.config_changes += 1;
-        match self.transport.status().contains(Status::DEVICE_NEEDS_RESET) {
-            true => Err(Error::new(self.name(), Cause::NeedsReset)),
-            false => Ok(()),
-        }
-    }
-
-    /// The driver's account of the device.
-    pub fn report(&self) -> Report {
-        let Queues {
-            control,
-            event,
-            tx,
-            rx,
-        } = &self.active.queues;
-        let stats = self.streams.iter().map(|stream| stream.stats);
-        let sum = |of: fn(StreamStats) -> u64| stats.clone().map(of).sum();
-        Report {
-            device: self.name(),
-            negotiated: self.active.negotiated,
-            feature_names: FEATURE_NAMES,
-            queues: vec![
-                control.report("controlq"),
-                event.report("eventq"),
-                tx.report("txq"),
-                rx.report("rxq"),
-            ],
-            config_changes: self.counters.config_changes,
-            counters: vec![
-                ("commands", self.counters.commands),
-                ("errors", self.counters.errors + sum(|of| of.errors)),
-                ("periods", sum(|of| of.periods)),
-                ("bytes", sum(|of| of.bytes)),
-                ("xruns", sum(|of| of.xruns)),
-                ("xrun_events", sum(|of| of.xrun_events)),
-                ("events", self.events.taken),
-                ("bad_events", self.events.bad),
-                ("lost_events", self.events.lost),
-            ],
-        }
     }
 
     /// Makes a stream somebody's, who names the number that this gives when done with it ([`Self::end`]).
@@ -456,7 +362,7 @@ impl<T: Transport> Sound<T> {
 
     /// Sends what comes next to all streams that are being ended.
     fn end_streams(&mut self) {
-        let control = &mut self.active.queues.control;
+        let control = &mut self.device.queues.control;
         for (id, stream) in (0..).zip(&mut self.streams) {
             stream.settle();
             let Some(command) = stream.next_to_end() else {
@@ -487,7 +393,7 @@ impl<T: Transport> Sound<T> {
             match self.poll() {
                 // Nothing is submitted for those who waited, so there are no more of these than were in flight.
                 Ok(Some(finished)) => over.push((finished.token, finished.request)),
-                Ok(None) if wait.goes_on(&self.transport) => {}
+                Ok(None) if wait.goes_on(self.device.transport()) => {}
                 Ok(None) | Err(_) => break,
             }
         }
@@ -504,15 +410,16 @@ impl<T: Transport> Sound<T> {
     /// does to the queues of transfers: it must be reset afterwards. A device that does not answer is waited for as long
     /// as [`AnswerWait`] allows, in all and not for each stream.
     fn release_left_over(&mut self) -> Result<()> {
-        let control = &mut self.active.queues.control;
+        let (transport, active) = self.device.parts();
+        let control = &mut active.queues.control;
         let commands = [RequestType::PcmStop, RequestType::PcmRelease];
-        let streams = 0..self.active.config.streams;
+        let streams = 0..active.config.streams;
         let all = streams.flat_map(|stream| commands.map(|command| (command, stream)));
         let mut wait = AnswerWait::new();
         for (command, stream) in all {
             while !control.has_room(CONTROL_SEGMENTS) {
                 control.kick();
-                if control.poll(&mut [])?.is_none() && !wait.goes_on(&self.transport) {
+                if control.poll(&mut [])?.is_none() && !wait.goes_on(transport) {
                     return Ok(());
                 }
             }
@@ -524,7 +431,7 @@ impl<T: Transport> Sound<T> {
         }
         control.kick();
         while control.in_flight() > 0 {
-            if control.poll(&mut [])?.is_none() && !wait.goes_on(&self.transport) {
+            if control.poll(&mut [])?.is_none() && !wait.goes_on(transport) {
                 break;
             }
         }
@@ -564,17 +471,17 @@ impl<T: Transport> Sound<T> {
     /// notified of a buffer in this queue, looks at it for ever and answers no command. Nor may there be one while it starts,
     /// since QEMU notifies such a daemon once of every queue.
     fn invite_events(&mut self) {
-        let config = self.active.config;
+        let config = self.device.config;
         let asked = |kind: &Kind| kind.count(&config) == 0 || self.items.are_asked(*kind);
         if Kind::ALL.iter().all(asked) {
-            self.active.queues.event.publish();
+            self.device.queues.event.publish();
         }
     }
 
     /// Takes what the device told on its own, and gives it the room to tell more. At most as many events as the queue
     /// holds: a device that has others at once is not listened to for ever.
     fn poll_events(&mut self) -> Result<()> {
-        let queue = &mut self.active.queues.event;
+        let queue = &mut self.device.queues.event;
         let mut any = false;
         // What comes meanwhile has its turn later.
         for _ in 0..queue.size() {
@@ -598,7 +505,7 @@ impl<T: Transport> Sound<T> {
 
     /// Finds the next transfer that is over.
     fn complete_transfer(&mut self) -> Result<Option<Token>> {
-        let queues = &mut self.active.queues;
+        let queues = &mut self.device.queues;
         let (tx_base, rx_base) = (queues.tx_base(), queues.rx_base());
         for (base, queue) in [(tx_base, &mut queues.tx), (rx_base, &mut queues.rx)] {
             let Some(token) = queue.complete()? else {
@@ -623,11 +530,11 @@ impl<T: Transport> Sound<T> {
     /// It ends whatever the device does: what was in flight can come back only once, and all that is submitted meanwhile
     /// is a STOP and a RELEASE for each stream that is being ended.
     fn complete_control(&mut self) -> Result<()> {
-        while let Some(token) = self.active.queues.control.complete()? {
+        while let Some(token) = self.device.queues.control.complete()? {
             while let Some(transfer) = self.complete_transfer()? {
                 self.finished.push_back(transfer);
             }
-            let control = &mut self.active.queues.control;
+            let control = &mut self.device.queues.control;
             let Some(done) = control.done(token) else {
                 continue;
             };
@@ -639,7 +546,7 @@ impl<T: Transport> Sound<T> {
             self.invite_events();
             self.end_streams();
             match internal {
-                true => drop(self.active.queues.control.take(token)),
+                true => drop(self.device.queues.control.take(token)),
                 false => self.finished.push_back(token),
             }
         }
@@ -648,7 +555,7 @@ impl<T: Transport> Sound<T> {
 
     /// Hands a request back that is over.
     fn give_back(&mut self, token: Token) -> Option<(Request, Result<()>)> {
-        let queues = &mut self.active.queues;
+        let queues = &mut self.device.queues;
         let (tx_base, rx_base) = (queues.tx_base(), queues.rx_base());
         let number = token.index() as u16;
         if number < tx_base {
@@ -694,7 +601,7 @@ fn take_answer(
 impl<T: Transport> Sound<T> {
     /// Checks a control message, and makes what the device reads first.
     fn admit_control(&self, control: &Control) -> Result<Header, Cause> {
-        control.check(&self.active.config, &self.items)?;
+        control.check(&self.device.config, &self.items)?;
         match control.message {
             Message::SetParams { stream, params } => {
                 self.check_command(stream, RequestType::PcmSetParams, Some(params))?;
@@ -751,16 +658,12 @@ impl<T: Transport> Sound<T> {
 
     /// How many periods fit into the queue of a direction.
     fn room_for_periods(&self, direction: Option<Direction>) -> u32 {
-        let Queues { tx, rx, .. } = &self.active.queues;
+        let Queues { tx, rx, .. } = &self.device.queues;
         let size = match direction {
             Some(Direction::Input) => rx.size(),
             _ => tx.size(),
         };
-        match self
-            .active
-            .negotiated
-            .has(RingFeatures::INDIRECT_DESC.bits())
-        {
+        match self.negotiated().has(RingFeatures::INDIRECT_DESC.bits()) {
             true => size.into(),
             false => u32::from(size) / TRANSFER_SEGMENTS as u32,
         }
@@ -768,7 +671,7 @@ impl<T: Transport> Sound<T> {
 
     /// Checks a transfer, and counts it.
     fn admit_transfer(&mut self, transfer: &Transfer) -> Result<(), Cause> {
-        let Queues { tx, rx, .. } = &self.active.queues;
+        let Queues { tx, rx, .. } = &self.device.queues;
         let (queue, direction) = match transfer.output {
             true => (tx, Direction::Output),
             false => (rx, Direction::Input),
@@ -792,6 +695,62 @@ fn rejected(error: Error, body: Body) -> Rejected<Request> {
     Rejected { error, payload }
 }
 
+impl<T: Transport> Device for Sound<T> {
+    /// The configuration has no field that may.
+    type Change = Infallible;
+
+    fn name(&self) -> DeviceName {
+        self.device.name()
+    }
+
+    fn negotiated(&self) -> Negotiated {
+        self.device.negotiated()
+    }
+
+    fn report(&self) -> Report {
+        let Queues {
+            control,
+            event,
+            tx,
+            rx,
+        } = &self.device.queues;
+        let stats = self.streams.iter().map(|stream| stream.stats);
+        let sum = |of: fn(StreamStats) -> u64| stats.clone().map(of).sum();
+        Report {
+            device: self.name(),
+            negotiated: self.negotiated(),
+            feature_names: FEATURE_NAMES,
+            queues: vec![
+                control.report("controlq"),
+                event.report("eventq"),
+                tx.report("txq"),
+                rx.report("rxq"),
+            ],
+            config_changes: self.counters.config_changes,
+            counters: vec![
+                ("commands", self.counters.commands),
+                ("errors", self.counters.errors + sum(|of| of.errors)),
+                ("periods", sum(|of| of.periods)),
+                ("bytes", sum(|of| of.bytes)),
+                ("xruns", sum(|of| of.xruns)),
+                ("xrun_events", sum(|of| of.xrun_events)),
+                ("events", self.events.taken),
+                ("bad_events", self.events.bad),
+                ("lost_events", self.events.lost),
+            ],
+        }
+    }
+
+    fn take_interrupt_causes(&mut self) -> InterruptCauses {
+        self.device.take_interrupt_causes()
+    }
+
+    fn config_changed(&mut self) -> Result<Option<Infallible>> {
+        self.counters.config_changes += 1;
+        self.device.check_status().map(|()| None)
+    }
+}
+
 impl<T: Transport> Driver for Sound<T> {
     type Request = Request;
 
@@ -803,7 +762,7 @@ impl<T: Transport> Driver for Sound<T> {
                     Err(cause) => return Err(rejected(self.error(cause), Body::Control(control))),
                 };
                 let message = control.message;
-                let queue = &mut self.active.queues.control;
+                let queue = &mut self.device.queues.control;
                 let token = queue
                     .submit(header.bytes(), control)
                     .map_err(|it| rejected(it.error, Body::Control(it.payload)))?;
@@ -815,7 +774,7 @@ impl<T: Transport> Driver for Sound<T> {
                 if let Err(cause) = self.admit_transfer(&transfer) {
                     return Err(rejected(self.error(cause), Body::Transfer(transfer)));
                 }
-                let queues = &mut self.active.queues;
+                let queues = &mut self.device.queues;
                 let (base, queue) = match transfer.output {
                     true => (queues.tx_base(), &mut queues.tx),
                     false => (queues.rx_base(), &mut queues.rx),
@@ -832,7 +791,7 @@ impl<T: Transport> Driver for Sound<T> {
     }
 
     fn kick(&mut self) {
-        let queues = &mut self.active.queues;
+        let queues = &mut self.device.queues;
         // Frames before what starts them: a device that is told to start first finds none, and plays a gap.
         queues.tx.kick();
         queues.rx.kick();
@@ -860,7 +819,7 @@ impl<T: Transport> Driver for Sound<T> {
     }
 
     fn enable_interrupts(&mut self) -> bool {
-        let queues = &mut self.active.queues;
+        let queues = &mut self.device.queues;
         let mut any = !self.finished.is_empty();
         any |= queues.control.enable_interrupts();
         any |= queues.event.enable_interrupts();
@@ -870,7 +829,7 @@ impl<T: Transport> Driver for Sound<T> {
     }
 
     fn disable_interrupts(&mut self) {
-        let queues = &mut self.active.queues;
+        let queues = &mut self.device.queues;
         queues.control.disable_interrupts();
         queues.event.disable_interrupts();
         queues.tx.disable_interrupts();
@@ -878,20 +837,20 @@ impl<T: Transport> Driver for Sound<T> {
     }
 
     fn queue_size(&self) -> u16 {
-        let queues = &self.active.queues;
+        let queues = &self.device.queues;
         queues.rx_base() + queues.rx.size()
     }
 
     fn error(&self, cause: Cause) -> Error {
-        self.active.queues.control.error(cause)
+        self.device.queues.control.error(cause)
     }
 
     /// Ends all streams first, as far as the device lets it. It waits for that a tenth of a second, or longer where
     /// register reads are slow, however many streams there are.
     fn reset(&mut self) -> Result<Vec<(Token, Request)>> {
         let mut requests = self.end_all();
-        let proof = self.transport.reset()?;
-        requests.extend(self.active.queues.release(&proof));
+        let proof = self.device.reset()?;
+        requests.extend(self.device.queues.release(&proof));
         self.forget();
         Ok(requests)
     }
@@ -899,15 +858,16 @@ impl<T: Transport> Driver for Sound<T> {
     /// If the device returned transfers that it was not given, the streams of an earlier session are released first:
     /// whoever had it then did not, and a reset does not make every device forget them.
     fn restart(&mut self) -> Result<()> {
-        let queues = &self.active.queues;
+        let queues = &self.device.queues;
         let left_over = queues.tx.failure().or(queues.rx.failure()).is_some();
         drop(self.reset()?);
-        self.active = Active::new(&mut self.transport, self.options)?;
+        self.device.restart(&self.options)?;
         if left_over {
             let released = self.release_left_over();
-            drop(self.active.queues.release(&self.transport.reset()?));
+            let proof = self.device.reset()?;
+            drop(self.device.queues.release(&proof));
             released?;
-            self.active = Active::new(&mut self.transport, self.options)?;
+            self.device.restart(&self.options)?;
         }
         self.forget();
         Ok(())
@@ -916,8 +876,7 @@ impl<T: Transport> Driver for Sound<T> {
 
 impl<T: Transport> Drop for Sound<T> {
     fn drop(&mut self) {
-        // Else the queues' memory, which the device may still access, would be leaked. That is what happens if the device
-        // does not come back from the reset.
+        // The streams are ended before the device is reset.
         if let Err(error) = self.reset() {
             log::error!("{error}");
         }

@@ -268,7 +268,7 @@ impl<T: Transport> IntoStock<T> {
 
     fn fail(&mut self, error: Error) {
         log::error!("{error}");
-        crate::init::give_up(&mut self.inner);
+        crate::start::give_up(&mut self.inner);
         self.failed = self.failed.or(Some(error));
     }
 
@@ -379,7 +379,7 @@ impl<T: Transport> StockTransport for IntoStock<T> {
         let understood = supported_features.bits();
         // Not more than that driver knows, so the ring features that it does not know are declined.
         let declined = !understood & !RingFeatures::VERSION_1.bits();
-        match crate::init::negotiate(&mut self.inner, understood, 0, declined) {
+        match crate::start::negotiate(&mut self.inner, understood, 0, declined) {
             Ok(negotiated) => F::from_bits_truncate(negotiated.accepted),
             Err(error) => {
                 self.fail(error);
@@ -390,7 +390,7 @@ impl<T: Transport> StockTransport for IntoStock<T> {
 
     fn finish_init(&mut self) {
         if self.failed.is_none()
-            && let Err(error) = crate::init::driver_ok(&mut self.inner)
+            && let Err(error) = crate::start::driver_ok(&mut self.inner)
         {
             self.fail(error);
         }

@@ -336,7 +336,7 @@ impl<R: Registers> Notifier for MmioNotifier<R> {
 mod tests {
     use super::*;
     use crate::fake::{FakeBlk, FakeDevice, FakeDma, FakeMmio, Memory};
-    use crate::init::negotiate;
+    use crate::start::negotiate;
     use crate::transport::QueueAddresses;
 
     /// A queue asks for no more than there is, so only in here can it be tried.

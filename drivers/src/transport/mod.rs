@@ -154,7 +154,7 @@ pub trait Notifier: Send {
 
 /// How a driver reaches its device.
 ///
-/// The methods are the device's registers, no more: [`crate::init`] says in which order a driver uses them.
+/// The methods are the device's registers, no more: [`crate::start`] says in which order a driver uses them.
 ///
 /// # Safety
 ///

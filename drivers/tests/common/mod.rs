@@ -3,8 +3,8 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use vringlet::fake::{DeviceModel, FakeTransport, Queues};
-use vringlet::init::{driver_ok, negotiate};
 use vringlet::queue::{Chain, Payload};
+use vringlet::start::{driver_ok, negotiate};
 use vringlet::{Buffer, DeviceId, Queue, QueueOptions, Transport};
 
 /// Writes what it reads of each request, as far as there is room.

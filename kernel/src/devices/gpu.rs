@@ -14,9 +14,10 @@ use spin::Mutex;
 use vringlet::asynchronous::Asynchronous;
 use vringlet::blocking::Blocking;
 use vringlet::gpu::{
-    Buffering, Change, Cursor, Framebuffer, Gpu, Head, Layout, Options, Rect, Screen, Size,
+    Buffering, Change, Cursor, DisplaysChanged, Framebuffer, Gpu, Head, Layout, Options, Rect,
+    Screen, Size,
 };
-use vringlet::{Cause, Driver, Error, Report};
+use vringlet::{Cause, Device, Driver, Error, Report};
 
 use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
@@ -157,23 +158,14 @@ impl Adapter {
             queues.truncate(1);
             queues
         };
-        while owner.serve(self.watch_config(), queues).await {
+        let watch = || {
+            self.shared
+                .watch_config(|DisplaysChanged| self.changed.raise())
+        };
+        while owner.serve(watch(), queues).await {
             // Started again, it has no pictures any more.
             self.lost.store(true, Ordering::Relaxed);
             self.changed.raise();
-        }
-    }
-
-    /// Listens for changes of the displays, until the device wants to be reset.
-    async fn watch_config(&self) -> Error {
-        loop {
-            self.shared.interrupts().config().await;
-            match self.with(Gpu::config_changed) {
-                Ok(true) => self.changed.raise(),
-                Ok(false) => {}
-                Err(error) if error.cause == Cause::NeedsReset => return error,
-                Err(error) => log::warn!("{}: {error}", self.name),
-            }
         }
     }
 
@@ -416,7 +408,7 @@ impl core::fmt::Display for Told<'_> {
 
 impl Driven for &'static Adapter {
     fn report(&self) -> Report {
-        self.shared.report(|gpu| gpu.report())
+        self.shared.report()
     }
 
     fn summary(&self) -> String {

@@ -11,7 +11,7 @@ use core::time::Duration;
 use embassy_futures::select::{Either4, select4};
 use spin::LazyLock;
 use vringlet::asynchronous::Asynchronous;
-use vringlet::{Cause, Driver, Error, QueueReport, Report};
+use vringlet::{Cause, Device, Driver, Error, QueueReport, Report};
 
 use super::{Interrupts, Mode};
 use crate::platform::fw_cfg;
@@ -102,18 +102,32 @@ impl<D: Driver> Shared<D> {
         }
     }
 
-    /// How the device is heard.
-    pub(super) fn interrupts(&self) -> &Interrupts {
-        &self.interrupts
-    }
-
     /// The driver's account of the device, with the interrupts that only the kernel counts.
-    pub(super) fn report(&self, of: impl FnOnce(&mut D) -> Report) -> Report {
-        let mut report = self.face.with(of);
+    pub(super) fn report(&self) -> Report
+    where
+        D: Device,
+    {
+        let mut report = self.face.with(|driver| driver.report());
         for queue in report.queues.iter_mut().take(self.queues) {
             queue.stats.interrupts = self.interrupts.count(queue.index);
         }
         report
+    }
+
+    /// Follows the device's configuration, and calls `changed` with what changed in it, until the device wants to be reset.
+    pub(super) async fn watch_config(&self, changed: impl Fn(D::Change)) -> Error
+    where
+        D: Device,
+    {
+        loop {
+            self.interrupts.config().await;
+            match self.face.with(D::config_changed) {
+                Ok(Some(change)) => changed(change),
+                Ok(None) => {}
+                Err(error) if error.cause == Cause::NeedsReset => return error,
+                Err(error) => log::warn!("{error}"),
+            }
+        }
     }
 
     /// Looks at a device that can't interrupt while it has something to do; and at one that should, until it is heard.

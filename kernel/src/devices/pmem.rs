@@ -93,24 +93,14 @@ impl Pmem {
 
     /// The driver's account of the device.
     pub fn report(&self) -> Report {
-        self.shared.report(|driver| driver.report())
+        self.shared.report()
     }
 
     /// The owner's task.
     async fn own(&self) {
         let mut owner = Owner::new(&self.name, &self.shared, owner::timeout());
         let queues = || self.report().queues;
-        while owner.serve(self.watch_status(), queues).await {}
-    }
-
-    /// Waits until the device wants to be reset.
-    async fn watch_status(&self) -> Error {
-        loop {
-            self.shared.interrupts().config().await;
-            if let Err(error) = self.shared.with(|driver| driver.check_status()) {
-                return error;
-            }
-        }
+        while owner.serve(self.shared.watch_config(|_| {}), queues).await {}
     }
 }
 

@@ -72,23 +72,16 @@ impl Rng {
     async fn own(&self) {
         let mut owner = Owner::new(&self.name, &self.shared, owner::timeout());
         // The host may ration its random bytes for as long as it likes.
-        while owner.serve(self.watch_status(), Vec::new).await {}
-    }
-
-    /// Waits until the device wants to be reset.
-    async fn watch_status(&self) -> Error {
-        loop {
-            self.shared.interrupts().config().await;
-            if let Err(error) = self.shared.with(|rng| rng.check_status()) {
-                return error;
-            }
-        }
+        while owner
+            .serve(self.shared.watch_config(|_| {}), Vec::new)
+            .await
+        {}
     }
 }
 
 impl Driven for &'static Rng {
     fn report(&self) -> Report {
-        self.shared.report(|rng| rng.report())
+        self.shared.report()
     }
 
     fn summary(&self) -> String {

@@ -17,7 +17,7 @@ use vringlet::sound::{
     CopyError, Direction, FrameSink, FrameSource, Layout, Options, Params, Sound, StreamInfo,
     StreamStats, copy,
 };
-use vringlet::{Cause, Driver, Error, Report};
+use vringlet::{Cause, Device, Driver, Error, Report};
 
 use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
@@ -134,12 +134,7 @@ impl Card {
         if restarted && let Err(error) = self.query().await {
             return error;
         }
-        loop {
-            self.shared.interrupts().config().await;
-            if let Err(error) = self.with(Sound::config_changed) {
-                return error;
-            }
-        }
+        self.shared.watch_config(|_| {}).await
     }
 
     /// The first stream of a direction, and what it can do.
@@ -349,7 +344,7 @@ impl<E: fmt::Display> fmt::Display for Failed<E> {
 
 impl Driven for &'static Card {
     fn report(&self) -> Report {
-        self.shared.report(|sound| sound.report())
+        self.shared.report()
     }
 
     fn summary(&self) -> String {
