@@ -79,8 +79,8 @@ pub use self::transmit::{TransmitStats, TxFrame};
 /// How a network device is to be driven.
 ///
 /// By default the driver takes a megabyte of heap (1051 KiB at the usual MTU) and 60 KiB of memory for DMA. Most of it is
-/// [`Self::receive_buffers`] times [`Self::receive_buffer_len`], and a buffer for the longest frame for each descriptor of
-/// the transmit queue. That is for speed; with 8 receive buffers on a queue of 8, and a transmit queue of 4, it takes 39
+/// [`receive_buffers`](field@Self::receive_buffers) times [`Self::receive_buffer_len`], and a buffer for the longest frame
+/// for each descriptor of the transmit queue. That is for speed; with 8 receive buffers on a queue of 8, and a transmit queue of 4, it takes 39
 /// and 28 KiB:
 ///
 /// ```
