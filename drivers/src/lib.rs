@@ -42,6 +42,16 @@
 //! # }
 //! ```
 //!
+//! # Features and memory
+//!
+//! `net`, `gpu`, `sound` and `pmem` are the device types besides [`blk`] and [`rng`], which are always there; `smoltcp`
+//! (with `net`), `embedded-graphics` (with `gpu`) and `rand_core` are adapters to the crates of these names. All of them are
+//! on by default. `fake` is a device in plain memory, for tests. Only modern devices (VERSION_1) are driven, by split queues:
+//! [`features::SUPPORTED`] are the device-independent features, and each device type's `Features` its own.
+//!
+//! The global allocator and the platform's memory for DMA must have as much as the `Options` of each device type say; that
+//! the one or the other has not is [`Cause::NoMemory`] or [`Cause::NoDmaMemory`].
+//!
 //! # Trust
 //!
 //! Nothing that a device writes can make this crate panic, wait for ever, or access memory that is not its own: lengths,
@@ -55,6 +65,11 @@
 #![deny(unsafe_code)]
 // Not the workspace's: the other crates are nobody's library.
 #![deny(clippy::missing_errors_doc)]
+
+/// So that what the README shows compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 extern crate alloc;
 #[cfg(all(feature = "fake", not(test)))]

@@ -65,6 +65,9 @@ pub use self::request::Request;
 pub use self::stream::{State, StreamStats};
 
 /// How a sound device is to be driven.
+///
+/// By default the driver takes 48 KiB of heap and 48 KiB of memory for DMA, and 8 and 48 KiB with queues of 4. Frames are
+/// besides, on the heap: the periods of each stream, as long as it is open.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Descriptors of the control and the event queue, a power of two; the device's maximum if that is smaller.
