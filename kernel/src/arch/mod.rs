@@ -3,6 +3,7 @@
 pub mod backtrace;
 pub mod cpu;
 mod gdt;
+pub mod marker;
 pub mod provoke;
 mod traps;
 
