@@ -373,10 +373,16 @@ fn deep(cell: &Cell) -> Result<()> {
     guest.ends_with(&End::PowerOff)
 }
 
-/// One request after the other, of a disk that is slower than the processor falls asleep: an interrupt ends each sleep.
+/// One request after the other, of a disk that is slower than the processor falls asleep: an interrupt ends each sleep. The
+/// timer, whose registers are a device's, is left alone where nothing waits for another time than before.
 fn counted(cell: &Cell) -> Result<()> {
     const BENCH: &str = "blk bench blk0 depth=1 count=200";
-    let qemu = null_disk(cell, 1_000_000, &format!("strict; {BENCH}; poweroff"))?;
+    const TIMER_SET: &str = "apic_register_write register 0x38 ";
+    let mut qemu = null_disk(cell, 1_000_000, &format!("strict; {BENCH}; poweroff"))?;
+    let trace = cell.file("trace.log");
+    let file = escape(utf8(&trace)?);
+    let events = format!("enable=apic_register_write,file={file}");
+    qemu.arg("-trace", &events);
     let mut guest = cell.boot(qemu)?;
     let said = guest.expect(" requests=200 ")?.text;
     let of = |name: &str| -> Result<u64> {
@@ -389,7 +395,12 @@ fn counted(cell: &Cell) -> Result<()> {
     // Where the host is busy, a request may be done before the processor sleeps, and then needs none.
     let interrupts = of("interrupts")?;
     ensure!((1..=200).contains(&interrupts), "{said}");
-    guest.ends_with(&End::PowerOff)
+    guest.ends_with(&End::PowerOff)?;
+    let trace = std::fs::read_to_string(&trace).context("reading the trace")?;
+    let set = trace.lines().filter(|line| line.starts_with(TIMER_SET));
+    let set = set.count();
+    ensure!((1..100).contains(&set), "the timer was set {set} times");
+    Ok(())
 }
 
 /// Has QEMU note each `operation`, "read" or "write", that a disk is asked for.

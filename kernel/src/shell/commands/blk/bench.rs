@@ -99,8 +99,8 @@ pub(super) async fn run(
     for buffer in buffers {
         let load = load.clone();
         match access {
-            Access::Read => task::spawn(async move { load.end(load.read(buffer).await) }),
-            Access::Write { .. } => task::spawn(async move { load.end(load.write(buffer).await) }),
+            Access::Read => task::spawn(load.read(buffer)),
+            Access::Write { .. } => task::spawn(load.write(buffer)),
         }
     }
     let before = disk.report();
@@ -163,28 +163,29 @@ impl Load {
         Some(self.places.next())
     }
 
-    async fn read(&self, mut buffer: Buffer) -> Result<(), Failed> {
+    async fn read(self: Rc<Self>, mut buffer: Buffer) {
         while let Some(sector) = self.next() {
             buffer = match self.disk.read(sector, buffer).await {
                 Ok(buffer) => buffer,
-                Err(failed) => return Err(Failed::new("read", sector, failed)),
+                Err(failed) => return self.fail("read", sector, failed),
             };
         }
-        Ok(())
+        self.end();
     }
 
-    async fn write(&self, mut buffer: Buffer) -> Result<(), Failed> {
+    async fn write(self: Rc<Self>, mut buffer: Buffer) {
         while let Some(sector) = self.next() {
             buffer = match self.disk.write(sector, buffer).await {
                 Ok(buffer) => buffer,
-                Err(failed) => return Err(Failed::new("write", sector, failed)),
+                Err(failed) => return self.fail("write", sector, failed),
             };
-            if self.wants_flush() {
-                let flushed = self.disk.flush().await;
-                flushed.map_err(|error| Failed::new("flush", sector, error))?;
+            if self.wants_flush()
+                && let Err(error) = self.disk.flush().await
+            {
+                return self.fail("flush", sector, error);
             }
         }
-        Ok(())
+        self.end();
     }
 
     /// Whether a flush is due with the write that was just done.
@@ -200,28 +201,25 @@ impl Load {
         due
     }
 
-    /// A task is done.
-    fn end(&self, result: Result<(), Failed>) {
-        if let Err(failed) = result {
-            self.left.set(0);
-            // Of several, the first is told.
-            let _ = self.failed.set(failed);
-        }
-        self.running.set(self.running.get() - 1);
-        if self.running.get() == 0 {
-            self.ended.raise();
-        }
-    }
-}
-
-impl Failed {
+    /// A task ends, and has all others end with it.
     #[cold]
-    fn new(what: &'static str, sector: u64, error: impl Into<DeviceError>) -> Self {
+    fn fail(&self, what: &'static str, sector: u64, error: impl Into<DeviceError>) {
         let error = error.into();
-        Self {
+        self.left.set(0);
+        // Of several, the first is told.
+        let _ = self.failed.set(Failed {
             what,
             sector,
             error,
+        });
+        self.end();
+    }
+
+    /// A task ends.
+    fn end(&self) {
+        self.running.set(self.running.get() - 1);
+        if self.running.get() == 0 {
+            self.ended.raise();
         }
     }
 }
