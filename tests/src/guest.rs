@@ -199,11 +199,16 @@ impl Process {
 
     /// How many bytes were written to a drive since QEMU started.
     pub fn written(&mut self, drive: &str) -> Result<u64> {
+        self.drive_count(drive, "wr_bytes")
+    }
+
+    /// What QEMU counts for a drive since it started, by its name in `query-blockstats`.
+    pub fn drive_count(&mut self, drive: &str, name: &str) -> Result<u64> {
         let drives = self.qmp.execute("query-blockstats", json!({}))?;
         let mut drives = drives.as_array().into_iter().flatten();
         let drive = drives.find(|it| it["device"] == drive);
-        let bytes = drive.and_then(|drive| drive["stats"]["wr_bytes"].as_u64());
-        bytes.context("QEMU does not count what is written to the drive")
+        let count = drive.and_then(|drive| drive["stats"][name].as_u64());
+        count.with_context(|| format!("QEMU does not count the drive's {name}"))
     }
 
     /// QEMU's process id.

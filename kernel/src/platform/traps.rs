@@ -202,6 +202,8 @@ extern "sysv64" fn trap(frame: &mut Frame) {
 }
 
 /// Reports the exception and ends the guest. Everything here works without locks, allocation or a sane stack below.
+#[cold]
+#[inline(never)]
 fn exception(frame: &Frame) {
     static REPORTING: AtomicBool = AtomicBool::new(false);
     let out = &mut Emergency;

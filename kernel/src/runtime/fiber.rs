@@ -245,10 +245,12 @@ pub fn contain(report: &dyn fmt::Display) {
 
 /// Part of every interrupt: whether it interrupted code of a fiber, with this stack pointer, that runs for too long. That
 /// code must then go on in [`overrun`].
+#[inline]
 fn is_overdue(stack_pointer: u64) -> bool {
-    if running_at(stack_pointer).is_none() {
-        return false;
-    }
+    running_at(stack_pointer).is_some() && has_run_for_too_long()
+}
+
+fn has_run_for_too_long() -> bool {
     let ran = time::now().as_nanos() - RESUMED.load(Ordering::Relaxed);
     let overdue = u128::from(ran) > LONGEST_RUN.as_nanos();
     if !overdue {

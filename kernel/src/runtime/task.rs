@@ -37,7 +37,8 @@ static ENDING: AtomicUsize = AtomicUsize::new(0);
 /// How long the machine stays on for what is unfinished, and how often that is looked at then.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(60);
 const SHUTDOWN_POLL: Duration = Duration::from_millis(5);
-static SLEPT_NANOS: AtomicU64 = AtomicU64::new(0);
+/// In counts of the time-stamp counter.
+static SLEPT: AtomicU64 = AtomicU64::new(0);
 static SLEEPS: AtomicU64 = AtomicU64::new(0);
 
 /// An executor that is reached from one processor only.
@@ -251,7 +252,7 @@ fn end_round() {
 
 /// How long the processor has slept, and how often it fell asleep.
 pub fn idle() -> (Duration, u64) {
-    let slept = Duration::from_nanos(SLEPT_NANOS.load(Ordering::Relaxed));
+    let slept = time::duration_of(SLEPT.load(Ordering::Relaxed));
     (slept, SLEEPS.load(Ordering::Relaxed))
 }
 
@@ -281,9 +282,9 @@ fn sleep() {
         interrupts::enable();
         return;
     }
-    let start = time::now();
+    let start = time::tsc();
     interrupts::enable_and_hlt();
-    SLEPT_NANOS.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    SLEPT.fetch_add(time::tsc().wrapping_sub(start), Ordering::Relaxed);
     SLEEPS.fetch_add(1, Ordering::Relaxed);
 }
 

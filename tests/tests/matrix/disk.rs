@@ -1,8 +1,11 @@
 //! Disks: every command, every size, and what must not happen to them.
 
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use vringlet_tests::cell::{Cell, MEMORY};
+use vringlet_tests::cell::{Booted, Cell, MEMORY};
 use vringlet_tests::disk::{Disk, MIB, SECTOR};
 use vringlet_tests::guest::End;
 use vringlet_tests::qemu::{Format, Image, Qemu, escape, utf8};
@@ -43,6 +46,9 @@ pub(crate) fn cells() -> Vec<Spec> {
     cells.push(Spec::new("q35/disk/selftest-broken-off", broken_off));
     cells.push(Spec::new("q35/disk/deeper-than-the-queue", deep));
     cells.push(Spec::new("q35/disk/interrupts-counted", counted));
+    cells.push(Spec::new("q35/disk/bench-order", bench_order));
+    cells.push(Spec::new("q35/disk/bench-write", bench_write));
+    cells.push(Spec::new("q35/disk/bench-broken-off", bench_broken_off));
     for (size, name) in [(64, "64"), (1024, "1024")] {
         cells.push(Spec::new(
             format!("q35/disk/queue-size={name}"),
@@ -271,6 +277,7 @@ fn bad_sectors(cell: &Cell, machine: &str) -> Result<()> {
         "blk read blk0 100",
         "blk write blk0 200 x",
         "blk verify blk0 0 2048 1 depth=16 max=16k",
+        "blk bench blk0 depth=8",
     ];
     qemu.script(&format!(
         "blk write blk0 300 first; {}; strict; blk verify blk0 101 99 1; blk write blk0 201 fine; \
@@ -315,6 +322,16 @@ fn out_of_range(cell: &Cell, machine: &str) -> Result<()> {
         "blk fill blk0 0 8 1 depth=0",
         "blk fill blk0 0 8 1 max=0",
         "blk fill blk0 0 8 1 depht=1",
+        "blk bench blk0 sideways",
+        "blk bench blk0 read write",
+        "blk bench blk0 random random",
+        "blk bench blk0 depht=1",
+        "blk bench blk0 depth=0",
+        "blk bench blk0 size=0",
+        "blk bench blk0 size=2M",
+        "blk bench blk0 flush=8",
+        "blk bench blk0 write flush=0",
+        "blk bench blk0 write flush=x",
     ];
     qemu.script(&format!(
         "{}; strict; blk verify blk0 2047 1 1; poweroff",
@@ -356,10 +373,16 @@ fn deep(cell: &Cell) -> Result<()> {
     guest.ends_with(&End::PowerOff)
 }
 
-/// One request after the other, of a disk that is slower than the processor falls asleep: an interrupt ends each sleep.
+/// One request after the other, of a disk that is slower than the processor falls asleep: an interrupt ends each sleep. The
+/// timer, whose registers are a device's, is left alone where nothing waits for another time than before.
 fn counted(cell: &Cell) -> Result<()> {
     const BENCH: &str = "blk bench blk0 depth=1 count=200";
-    let qemu = null_disk(cell, 1_000_000, &format!("strict; {BENCH}; poweroff"))?;
+    const TIMER_SET: &str = "apic_register_write register 0x38 ";
+    let mut qemu = null_disk(cell, 1_000_000, &format!("strict; {BENCH}; poweroff"))?;
+    let trace = cell.file("trace.log");
+    let file = escape(utf8(&trace)?);
+    let events = format!("enable=apic_register_write,file={file}");
+    qemu.arg("-trace", &events);
     let mut guest = cell.boot(qemu)?;
     let said = guest.expect(" requests=200 ")?.text;
     let of = |name: &str| -> Result<u64> {
@@ -372,7 +395,155 @@ fn counted(cell: &Cell) -> Result<()> {
     // Where the host is busy, a request may be done before the processor sleeps, and then needs none.
     let interrupts = of("interrupts")?;
     ensure!((1..=200).contains(&interrupts), "{said}");
-    guest.ends_with(&End::PowerOff)
+    guest.ends_with(&End::PowerOff)?;
+    let trace = std::fs::read_to_string(&trace).context("reading the trace")?;
+    let set = trace.lines().filter(|line| line.starts_with(TIMER_SET));
+    let set = set.count();
+    ensure!((1..100).contains(&set), "the timer was set {set} times");
+    Ok(())
+}
+
+/// Has QEMU note each `operation`, "read" or "write", that a disk is asked for.
+fn trace_disk(cell: &Cell, qemu: &mut Qemu, operation: &str) -> Result<PathBuf> {
+    let trace = cell.file("trace.log");
+    let file = escape(utf8(&trace)?);
+    qemu.arg(
+        "-trace",
+        &format!("enable=virtio_blk_handle_{operation},file={file}"),
+    );
+    Ok(trace)
+}
+
+/// The sectors that a disk was asked for, in their order, each the first of `length`. With a file for the trace, QEMU's log
+/// of guest errors goes there too: there must be no other line.
+fn traced_sectors(trace: &Path, operation: &str, length: u64) -> Result<Vec<u64>> {
+    let text = std::fs::read_to_string(trace).context("reading the trace")?;
+    let prefix = format!("virtio_blk_handle_{operation} ");
+    let suffix = format!(" nsectors {length}");
+    let sector = |line: &str| -> Option<u64> {
+        let (_, sector) = line
+            .strip_prefix(&prefix)?
+            .strip_suffix(&suffix)?
+            .split_once(" sector ")?;
+        sector.parse().ok()
+    };
+    let sectors = text
+        .lines()
+        .map(|line| sector(line).with_context(|| format!("{line:?} in the trace")));
+    sectors.collect()
+}
+
+/// Where the benchmark reads, as the disk sees it: one place after the other, or anywhere on all of the disk, and there in
+/// each run alike.
+fn bench_order(cell: &Cell) -> Result<()> {
+    const LENGTH: u64 = 24 << 10 >> 9;
+    const COUNT: usize = 2000;
+    let disk = Disk::create(cell.file("disk.img"), 8 * MIB, 1)?;
+    // The last one would not be whole.
+    let places = disk.sectors() / LENGTH;
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    qemu.drive("d0", disk.path(), Image::RAW)?;
+    qemu.virtio("blk", "dev0", "drive=d0");
+    let trace = trace_disk(cell, &mut qemu, "read")?;
+    let benches = ["depth=8", "random depth=8", "read random depth=1"];
+    let benches = benches.map(|words| format!("blk bench blk0 {words} size=24k count={COUNT}"));
+    qemu.script(&format!("strict; {}; poweroff", benches.join("; ")));
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PowerOff)?;
+    guest.check_said(&benches[0], "op=read order=sequential depth=8 size=24576")?;
+    guest.check_said(&benches[1], "op=read order=random depth=8 size=24576")?;
+    let sectors = traced_sectors(&trace, "read", LENGTH)?;
+    ensure!(sectors.len() == 3 * COUNT, "{} reads", sectors.len());
+    let (sequential, random) = sectors.split_at(COUNT);
+    for (number, sector) in (0..).zip(sequential) {
+        let should = number % places * LENGTH;
+        ensure!(*sector == should, "{number}: {sector}, not {should}");
+    }
+    let (random, again) = random.split_at(COUNT);
+    ensure!(random == again, "another order in another run");
+    let mut times = vec![0; places as usize];
+    for sector in random {
+        ensure!(sector % LENGTH == 0, "{sector} is no place's first sector");
+        let times = times.get_mut((sector / LENGTH) as usize);
+        *times.with_context(|| format!("{sector} is past the last whole place"))? += 1;
+    }
+    // Each place comes 5.9 times on average, so one or two of 341 are left out; among the 25 beside another, 6 are expected.
+    let never = times.iter().filter(|times| **times == 0).count();
+    let most = times.iter().max().copied().unwrap_or_default();
+    ensure!(never <= 8, "{never} of {places} places were not read");
+    ensure!(most <= 20, "a place was read {most} times");
+    let next_to = random.windows(2).filter(|it| it[1] == it[0] + LENGTH);
+    let next_to = next_to.count();
+    ensure!(next_to <= 25, "{next_to} reads follow the one before");
+    disk.check()
+}
+
+/// What the benchmark writes and flushes is done by the disk, so often, and only where it was asked for.
+fn bench_write(cell: &Cell) -> Result<()> {
+    const LENGTH: u64 = 8;
+    const COUNT: u64 = 500;
+    let mut disk = Disk::create(cell.file("disk.img"), 8 * MIB, 1)?;
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    qemu.drive("d0", disk.path(), Image::RAW)?;
+    qemu.virtio("blk", "dev0", "drive=d0");
+    let trace = trace_disk(cell, &mut qemu, "write")?;
+    let mut guest = cell.boot(qemu)?;
+    let counts = |guest: &mut Booted| -> Result<[u64; 3]> {
+        let mut count = |name| guest.process().drive_count("d0", name);
+        Ok([
+            count("rd_operations")?,
+            count("wr_operations")?,
+            count("flush_operations")?,
+        ])
+    };
+    guest.expect_prompt()?;
+    let mut before = counts(&mut guest)?;
+    for (words, flushes) in [
+        ("write random", 0),
+        ("write random flush=7 depth=4", COUNT / 7),
+        ("random write flush=1 depth=1", COUNT),
+        ("write flush=501", 0),
+    ] {
+        let requests = COUNT + flushes;
+        let bench = format!("blk bench blk0 {words} count={COUNT}");
+        guest.command(&bench, &format!("requests={requests} flushes={flushes} "))?;
+        let after = counts(&mut guest)?;
+        let done: Vec<_> = after.iter().zip(before).map(|(b, a)| b - a).collect();
+        ensure!(done == [0, COUNT, flushes], "{words}: {done:?}");
+        before = after;
+    }
+    guest.power_off()?;
+    for sector in traced_sectors(&trace, "write", LENGTH)? {
+        disk.expect(sector, &[0; LENGTH as usize * SECTOR]);
+    }
+    disk.check()
+}
+
+/// A benchmark that is broken off reads no further.
+fn bench_broken_off(cell: &Cell) -> Result<()> {
+    const DEPTH: u64 = 16;
+    let disk = Disk::create(cell.file("disk.img"), MIB, 1)?;
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    qemu.drive("d0", disk.path(), Image::RAW)?;
+    qemu.virtio("blk", "dev0", "drive=d0");
+    let mut guest = cell.boot(qemu)?;
+    guest.type_line(&format!("blk bench blk0 depth={DEPTH} count=100M"))?;
+    let reads = |guest: &mut Booted| guest.process().drive_count("d0", "rd_operations");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while reads(&mut guest)? < 1000 {
+        ensure!(Instant::now() < deadline, "it does not read");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    guest.interrupt()?;
+    let before = reads(&mut guest)?;
+    for _ in 0..3 {
+        guest.command("blk hash blk0 0 8 depth=1", "sha256=")?;
+    }
+    // What was in flight, and what was read for the hashes.
+    let more = reads(&mut guest)? - before;
+    ensure!(more <= DEPTH + 3, "{more} reads after it was broken off");
+    guest.power_off()?;
+    disk.check()
 }
 
 /// Rings of other lengths than the usual one, more requests at once than fit into the short one.

@@ -3,6 +3,7 @@
 pub mod backtrace;
 pub mod cpu;
 pub(super) mod gdt;
+pub mod marker;
 pub mod provoke;
 
 use bootloader_api::BootInfo;

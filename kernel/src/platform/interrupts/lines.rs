@@ -165,7 +165,8 @@ fn io_apic_of(number: u32) -> Option<(&'static IoApic, u32)> {
 
 /// Opens lines that were masked for firing without end. The executor calls it after each round of tasks.
 pub(crate) fn unmask() {
-    if !ANY_FIRED.swap(false, Ordering::Relaxed) {
+    // Mostly none did, and a load is cheaper than a swap.
+    if !any_fired() || !ANY_FIRED.swap(false, Ordering::Relaxed) {
         return;
     }
     for line in &TABLE {

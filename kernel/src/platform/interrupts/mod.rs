@@ -17,6 +17,8 @@ use core::task::{Context, Poll};
 use atomic_waker::AtomicWaker;
 use spin::Once;
 
+use crate::platform::time;
+
 /// Vectors below belong to exceptions.
 pub const FIRST_VECTOR: u8 = 0x20;
 /// The two 8259s are moved here: 16 vectors, in use or not.
@@ -136,21 +138,8 @@ pub(crate) fn dispatch(vector: u8) {
     let slot = &SLOTS[usize::from(vector)];
     slot.count.fetch_add(1, Ordering::Relaxed);
     match vector {
-        SPURIOUS_VECTOR => {
-            // Not in service, so not to be ended.
-            SPURIOUS.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        // The timer only has to end the processor's sleep: the executor looks at its timers then.
-        TIMER_VECTOR => {}
-        ERROR_VECTOR => lapic::note_error(),
-        PIC_VECTORS..FIRST_DEVICE_VECTOR => {
-            if !lines::pic_interrupt(vector - PIC_VECTORS) {
-                SPURIOUS.fetch_add(1, Ordering::Relaxed);
-            }
-            return;
-        }
-        _ => {
+        // The most frequent ones first.
+        FIRST_DEVICE_VECTOR..=LAST_DEVICE_VECTOR => {
             let served = slot
                 .owner
                 .get()
@@ -158,6 +147,24 @@ pub(crate) fn dispatch(vector: u8) {
             if !served {
                 SPURIOUS.fetch_add(1, Ordering::Relaxed);
             }
+        }
+        // It only has to end the processor's sleep: the executor looks at its timers then.
+        TIMER_VECTOR => time::fired(),
+        PIC_VECTORS..FIRST_DEVICE_VECTOR => {
+            if !lines::pic_interrupt(vector - PIC_VECTORS) {
+                SPURIOUS.fetch_add(1, Ordering::Relaxed);
+            }
+            return;
+        }
+        ERROR_VECTOR => lapic::note_error(),
+        SPURIOUS_VECTOR => {
+            // Not in service, so not to be ended.
+            SPURIOUS.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        // Of an exception, or given to nobody.
+        _ => {
+            SPURIOUS.fetch_add(1, Ordering::Relaxed);
         }
     }
     lapic::end_of_interrupt();

@@ -38,6 +38,12 @@ static NANOS_PER_COUNT: AtomicU64 = AtomicU64::new(0);
 static APIC_HZ: AtomicU64 = AtomicU64::new(0);
 
 static TIMERS: Mutex<TimerQueue> = Mutex::new(TimerQueue::new());
+/// The deadline of the earliest timer, for who looks without the lock. Changed under it.
+static EARLIEST: AtomicU64 = AtomicU64::new(NEVER);
+/// The deadline that the hardware timer is set for: [`NEVER`] if it is not set, [`SOONER`] if it is set for no timer.
+static SET_FOR: AtomicU64 = AtomicU64::new(NEVER);
+const NEVER: u64 = u64::MAX;
+const SOONER: u64 = 0;
 
 /// A point in time: nanoseconds since the kernel started.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -114,9 +120,17 @@ pub fn init() {
 /// Now.
 pub fn now() -> Instant {
     let counts = tsc().wrapping_sub(START.load(Ordering::Relaxed));
+    Instant(nanos(counts))
+}
+
+/// How long so many counts of the time-stamp counter take.
+pub(crate) fn duration_of(counts: u64) -> Duration {
+    Duration::from_nanos(nanos(counts))
+}
+
+fn nanos(counts: u64) -> u64 {
     let rate = u128::from(NANOS_PER_COUNT.load(Ordering::Relaxed));
-    let nanos = (u128::from(counts) * rate) >> 32;
-    Instant(nanos as u64)
+    ((u128::from(counts) * rate) >> 32) as u64
 }
 
 /// Done when the duration has passed.
@@ -131,8 +145,8 @@ pub async fn until(deadline: Instant) {
         if now() >= deadline {
             return Poll::Ready(());
         }
-        let mut timers = TIMERS.lock();
-        timer.id = Some(timers.set(timer.id, deadline.0, context.waker()));
+        let set = |timers: &mut TimerQueue| timers.set(timer.id, deadline.0, context.waker());
+        timer.id = Some(with_timers(set));
         Poll::Pending
     })
     .await;
@@ -163,16 +177,24 @@ struct Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            TIMERS.lock().cancel(self.deadline.0, id);
+            with_timers(|timers| timers.cancel(self.deadline.0, id));
         }
     }
 }
 
+/// Changes the timers.
+fn with_timers<R>(change: impl FnOnce(&mut TimerQueue) -> R) -> R {
+    let mut timers = TIMERS.lock();
+    let result = change(&mut timers);
+    EARLIEST.store(timers.earliest().unwrap_or(NEVER), Ordering::Relaxed);
+    result
+}
+
 /// Wakes the tasks whose timers are due.
 pub(crate) fn wake_due() {
-    loop {
+    while now().0 >= EARLIEST.load(Ordering::Relaxed) {
         // The lock is let go before the waker runs: what it does is not our business.
-        let due = TIMERS.lock().pop_due(now().0);
+        let due = with_timers(|timers| timers.pop_due(now().0));
         match due {
             Some(waker) => waker.wake(),
             None => return,
@@ -180,22 +202,34 @@ pub(crate) fn wake_due() {
     }
 }
 
-/// Sets the hardware timer to the earliest deadline. Called with interrupts off, right before the processor sleeps.
-/// Returns whether it may sleep: not while a timer runs on a processor that has none.
+/// Sets the hardware timer to the earliest deadline, unless it is: that is an access to a device. Called with interrupts
+/// off, right before the processor sleeps. Returns whether it may sleep: not while a timer runs on a processor that has none.
 pub(crate) fn arm() -> bool {
-    let Some(earliest) = TIMERS.lock().earliest() else {
-        set_timer(None);
-        return true;
-    };
-    let left = Duration::from_nanos(earliest.saturating_sub(now().0));
-    set_timer(Some(left.min(LONGEST_SLEEP)));
-    lapic::present()
+    let earliest = EARLIEST.load(Ordering::Relaxed);
+    if SET_FOR.load(Ordering::Relaxed) != earliest {
+        set_for(earliest);
+    }
+    earliest == NEVER || lapic::present()
+}
+
+#[cold]
+fn set_for(earliest: u64) {
+    SET_FOR.store(earliest, Ordering::Relaxed);
+    let left = || Duration::from_nanos(earliest.saturating_sub(now().0)).min(LONGEST_SLEEP);
+    set_timer((earliest != NEVER).then(left));
+}
+
+/// The hardware timer has fired, and is not set any more. Called by its interrupt.
+pub(crate) fn fired() {
+    SET_FOR.store(NEVER, Ordering::Relaxed);
 }
 
 /// Has an interrupt come soon, in this time at the latest: for code that does not let the executor run. The executor sets
 /// the timer anew before it sleeps.
 pub(crate) fn wake_within(duration: Duration) {
     set_timer(Some(duration.min(LONGEST_SLEEP)));
+    // Last: should it fire in between, that it was set for something else is still known.
+    SET_FOR.store(SOONER, Ordering::Relaxed);
 }
 
 fn set_timer(sleep: Option<Duration>) {
@@ -220,8 +254,9 @@ fn counts(duration: Duration, rate: u64) -> u64 {
     (duration.as_nanos() * u128::from(rate) / NANOS_PER_SECOND) as u64
 }
 
+/// The time-stamp counter.
 #[allow(unsafe_code)]
-fn tsc() -> u64 {
+pub(crate) fn tsc() -> u64 {
     // SAFETY: every x86_64 processor has the counter, and nothing forbids the kernel to read it.
     unsafe { core::arch::x86_64::_rdtsc() }
 }

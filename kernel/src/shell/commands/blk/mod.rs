@@ -1,14 +1,17 @@
 //! The commands of the disks: blk, with an operation as its first word.
 
+mod bench;
 pub(super) mod pattern;
 mod work;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::num::NonZeroU64;
 
 use vringlet::Error as DeviceError;
 use vringlet::blk::{CacheMode, SECTOR_LEN};
 
+use self::bench::{Access, Order};
 use self::work::{DEPTH, REQUEST_BYTES};
 use crate::devices::blk::{self, Disk};
 use crate::shell::{Args, Command, Error, Output, dump};
@@ -29,9 +32,10 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
         "blk discard NAME SECTOR COUNT",
         "blk zero NAME SECTOR COUNT",
         "blk wce NAME [on|off]",
-        "blk bench NAME [read|write] [depth=D] [size=BYTES] [count=N]",
+        "blk bench NAME [read|write] [random] [depth=D] [size=BYTES] [count=N] [flush=N]",
     ],
-    help: "reads, writes and measures disks; write, fill, discard, zero and bench write overwrite what is there",
+    help: "reads, writes and measures disks; write, fill, discard, zero and bench write overwrite what is there; bench \
+           goes from the first sector to the last and again, or with `random` anywhere, and flushes after every N writes",
     run: |args, out| Box::pin(run(args, out)),
 }];
 
@@ -332,27 +336,48 @@ async fn bench(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let depth = args.number_option("depth")?.unwrap_or(DEPTH);
     let size = args.number_option("size")?.unwrap_or(4096);
     let count = args.number_option("count")?.unwrap_or(10_000);
+    let flush_every = args.number_option("flush")?;
     let disk = disk(&mut args)?;
-    let operation = args.next_word().unwrap_or("read");
-    args.end()?;
-    let write = match operation {
-        "read" => false,
-        "write" => true,
-        other => {
-            return Err(Error::usage(format_args!(
-                "`{other}` is neither read nor write"
-            )));
+    let (mut operation, mut random) = (None, false);
+    while let Some(word) = args.next_word() {
+        match word {
+            "read" | "write" if operation.is_none() => operation = Some(word),
+            "random" if !random => random = true,
+            "read" | "write" | "random" => {
+                return Err(Error::usage(format_args!("`{word}` is one word too many")));
+            }
+            other => {
+                return Err(Error::usage(format_args!(
+                    "`{other}` is neither read, write nor random"
+                )));
+            }
         }
+    }
+    let operation = operation.unwrap_or("read");
+    let access = match (operation, flush_every.map(NonZeroU64::new)) {
+        ("write", None) => Access::Write { flush_every: None },
+        ("write", Some(Some(number))) => Access::Write {
+            flush_every: Some(number),
+        },
+        (_, None) => Access::Read,
+        ("write", Some(None)) => return Err(Error::usage("flush is 1 or more")),
+        (_, Some(_)) => return Err(Error::usage("flush goes with write")),
+    };
+    let order = match random {
+        true => Order::Random,
+        false => Order::Sequential,
     };
     let block = block_sectors(disk);
     let sectors = capacity(disk) / block * block;
     let work = Work::new(disk, 0, sectors, depth, size)?;
-    let took = work.bench(write, count).await?;
+    let took = bench::run(&work, access, order, count).await?;
     writeln!(
         out,
-        "bench op={operation} depth={depth} size={} requests={} us={} kicks={} interrupts={} slept_us={}",
+        "bench op={operation} order={order} depth={depth} size={} requests={} flushes={} us={} kicks={} interrupts={} \
+         slept_us={}",
         work.request_bytes(),
         took.requests,
+        took.flushes,
         took.time.as_micros(),
         took.kicks,
         took.interrupts,

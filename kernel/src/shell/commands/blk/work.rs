@@ -2,11 +2,8 @@
 
 use alloc::format;
 use alloc::vec::Vec;
-use core::cell::Cell;
 use core::ops::Range;
-use core::time::Duration;
 
-use futures_util::future::try_join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use sha2::{Digest, Sha256};
 use vringlet::blk::SECTOR_LEN;
@@ -14,8 +11,6 @@ use vringlet::{Buffer, Error as DeviceError};
 
 use super::pattern;
 use crate::devices::blk::Disk;
-use crate::platform::time;
-use crate::runtime::task;
 use crate::shell::Error;
 
 /// Requests in flight where nothing else is said, and the most.
@@ -28,10 +23,10 @@ const MAX_REQUEST_BYTES: u64 = 16 << 20;
 /// How much of a disk is worked on, and how.
 pub(in crate::shell) struct Work<'a> {
     pub(super) disk: &'a Disk,
-    sectors: Range<u64>,
-    depth: usize,
+    pub(super) sectors: Range<u64>,
+    pub(super) depth: usize,
     /// Sectors of the largest request, a whole number of blocks.
-    max: u64,
+    pub(super) max: u64,
     block: u64,
 }
 
@@ -199,56 +194,6 @@ impl<'a> Work<'a> {
         flushed.map_err(|error| Error::failed(format!("{}: {error}", self.disk.name)))
     }
 
-    /// Reads or writes `count` requests of the largest size, from the first to the last sector and again.
-    pub(super) async fn bench(&self, write: bool, count: u64) -> Result<Measured, Error> {
-        let places = (self.sectors.end - self.sectors.start) / self.max;
-        if places == 0 {
-            return Err(Error::failed(format!(
-                "{}: is smaller than one request",
-                self.disk.name
-            )));
-        }
-        let next = Cell::new(0);
-        let worker = async || {
-            let mut bytes = buffer(&(0..self.max))?;
-            while next.get() < count {
-                let sector = self.sectors.start + next.get() % places * self.max;
-                next.set(next.get() + 1);
-                bytes = match write {
-                    true => self.write(sector, bytes).await?,
-                    false => self
-                        .disk
-                        .read(sector, bytes)
-                        .await
-                        .map_err(|f| self.failed("read", sector, f))?,
-                };
-            }
-            Ok::<(), Error>(())
-        };
-        let before = self.disk.report();
-        let (slept_before, _) = task::idle();
-        let start = time::now();
-        try_join_all((0..self.depth).map(|_| worker())).await?;
-        let time = start.elapsed();
-        let (slept, _) = task::idle();
-        let after = self.disk.report();
-        let sum = |report: &vringlet::Report, f: fn(&vringlet::QueueStats) -> u64| {
-            report
-                .queues
-                .iter()
-                .map(|queue| f(&queue.stats))
-                .sum::<u64>()
-        };
-        let difference = |f| sum(&after, f) - sum(&before, f);
-        Ok(Measured {
-            requests: difference(|stats| stats.completed),
-            time,
-            slept: slept.saturating_sub(slept_before),
-            kicks: difference(|stats| stats.kicks),
-            interrupts: difference(|stats| stats.interrupts),
-        })
-    }
-
     async fn read(&self, sectors: Range<u64>) -> Result<Buffer, Error> {
         let read = self.disk.read(sectors.start, buffer(&sectors)?).await;
         read.map_err(|failed| self.failed("read", sectors.start, failed))
@@ -265,16 +210,6 @@ impl<'a> Work<'a> {
     }
 }
 
-/// What a benchmark took.
-pub(super) struct Measured {
-    pub(super) requests: u64,
-    pub(super) time: Duration,
-    /// How much of it the processor slept.
-    pub(super) slept: Duration,
-    pub(super) kicks: u64,
-    pub(super) interrupts: u64,
-}
-
 /// Cuts at most `most` sectors off what begins at `next`.
 fn piece(next: &mut u64, end: u64, most: u64) -> Option<Range<u64>> {
     let start = *next;
@@ -282,7 +217,7 @@ fn piece(next: &mut u64, end: u64, most: u64) -> Option<Range<u64>> {
     (start < *next).then_some(start..*next)
 }
 
-fn buffer(sectors: &Range<u64>) -> Result<Buffer, Error> {
+pub(super) fn buffer(sectors: &Range<u64>) -> Result<Buffer, Error> {
     let bytes = (sectors.end - sectors.start) as usize * SECTOR_LEN;
     Buffer::zeroed(bytes).ok_or_else(|| Error::failed("not enough memory for a request"))
 }
