@@ -133,8 +133,10 @@ impl fmt::Display for DeviceId {
 /// Where a device sits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Location {
-    /// A PCI function.
+    /// A PCI function, of segment 0 or a machine with one segment.
     Pci(DeviceFunction),
+    /// A PCI function of another segment.
+    PciSegment(u16, DeviceFunction),
     /// A block of MMIO registers at this physical address.
     Mmio(u64),
     /// A place that only the caller knows, numbered by it.
@@ -145,6 +147,7 @@ impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pci(function) => function.fmt(f),
+            Self::PciSegment(segment, function) => write!(f, "{segment:04x}:{function}"),
             Self::Mmio(address) => write!(f, "mmio {address:#x}"),
             Self::Other(number) => write!(f, "device {number}"),
         }

@@ -166,6 +166,30 @@ fn registers_are_not_where_the_machine_has_its_memory() {
 }
 
 #[test]
+fn a_function_is_called_by_its_segment_where_there_are_several() {
+    let memory = Memory::fresh();
+    let (_device, pci) = function(PciLayout::default());
+    let function = pci.function();
+    for (segment, location, text) in [
+        (
+            0,
+            Location::Pci(function),
+            format!("virtio-rng at {function}"),
+        ),
+        (
+            0x1a,
+            Location::PciSegment(0x1a, function),
+            format!("virtio-rng at 001a:{function}"),
+        ),
+    ] {
+        let transport = open(&pci).expect("a whole function").in_segment(segment);
+        assert_eq!(transport.name().location, location);
+        assert_eq!(transport.name().to_string(), text);
+    }
+    memory.assert_clean();
+}
+
+#[test]
 fn the_second_queue_has_its_own_bell() {
     let memory = Memory::fresh();
     let mut disk = FakeBlk::new(8);

@@ -145,6 +145,11 @@ impl MacAddress {
             Location::Pci(function) => {
                 u32::from_le_bytes([function.bus, function.device, function.function, 1])
             }
+            Location::PciSegment(segment, function) => {
+                let [low, high] = segment.to_le_bytes();
+                let slot = function.device << 3 | function.function;
+                u32::from_le_bytes([function.bus, slot, low, high.wrapping_add(2)])
+            }
             // Register blocks are at least a few hundred bytes apart.
             Location::Mmio(address) => (address >> 8) as u32,
             Location::Other(number) => number as u32,

@@ -95,6 +95,10 @@ impl<D: DmaContext> PciTransport<D> {
     /// Finds the virtio structures of `function`, whose device reaches memory by `dma`, and has `dma` map them. Turns on
     /// memory decoding and bus mastering.
     ///
+    /// A kernel that has a `PciRoot` of `virtio-drivers` gives a second `ConfigurationAccess` for the same bus, such as a clone
+    /// made before the root was ([`ConfigurationAccess::unsafe_clone`]): the root itself hands no words of configuration
+    /// space out.
+    ///
     /// # Errors
     ///
     /// The function is no virtio device, has only the legacy interface, or lacks a structure; a structure lies outside its
@@ -183,6 +187,16 @@ impl<D: DmaContext, R: Registers> PciTransport<D, R> {
             },
             msix: None,
         })
+    }
+
+    /// The same, in a machine with several PCI segments: that is what the device is called from now on.
+    #[must_use]
+    pub fn in_segment(mut self, segment: u16) -> Self {
+        self.name.location = match segment {
+            0 => Location::Pci(self.function),
+            _ => Location::PciSegment(segment, self.function),
+        };
+        self
     }
 
     /// How many MSI-X vectors the device has; 0 without MSI-X.
