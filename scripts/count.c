@@ -1,5 +1,5 @@
 /*
- * A plugin for QEMU: prints how many guest instructions ran between the marks of kernel/src/arch/marker.rs.
+ * A plugin for QEMU: prints how many guest instructions ran between the marks of kernel/src/platform/arch/marker.rs.
  *
  * Declared here is what it uses of qemu-plugin.h, which distributions seldom install, as of version 3 (QEMU 9.1).
  */

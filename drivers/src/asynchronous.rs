@@ -28,11 +28,11 @@ use self::backlog::{Backlog, Entry};
 /// use vringlet::Buffer;
 /// use vringlet::asynchronous::Asynchronous;
 /// use vringlet::blk::{Blk, Options};
-/// use vringlet::fake::{FakeBlk, FakeDevice, FakeHal};
+/// use vringlet::fake::{FakeBlk, FakeDevice};
 ///
-/// // A RAM disk; a kernel has a `PciTransport` here, and its own `Hal`.
+/// // A RAM disk; a kernel has a `PciTransport` here.
 /// let device = FakeDevice::new(FakeBlk::new(64));
-/// let disk = Asynchronous::new(Blk::<FakeHal, _>::new(device.transport(), Options::default())?);
+/// let disk = Asynchronous::new(Blk::new(device.transport(), Options::default())?);
 ///
 /// // The owner's task waits for interrupts.
 /// let (sender, interrupts) = mpsc::channel();

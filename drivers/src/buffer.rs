@@ -9,7 +9,8 @@ use core::ptr::NonNull;
 
 /// An owned run of bytes for a device to read or write.
 ///
-/// Made from a `Vec<u8>`, a `Box<[u8]>` or a `&'static mut [u8]` without a copy, and turned back the same way. A queue
+/// Made from a `Vec<u8>`, a `Box<[u8]>` or a `&'static mut [u8]` without a copy, and turned back the same way; or from
+/// memory of any other kind, such as a page frame or a buffer of a pool, by [`Buffer::from_raw`]. A queue
 /// takes the buffer by value and hands it back with the completion, so nothing else can touch the bytes while the
 /// device may: a buffer on a stack frame that returns early is not expressible.
 ///
@@ -26,11 +27,18 @@ pub struct Buffer {
 enum Origin {
     /// The global allocator, by way of a `Vec<u8>` of this capacity.
     Vec { capacity: usize },
-    /// Nobody.
-    Static,
+    /// A function of the maker's.
+    Raw { release: Release, context: *mut () },
 }
 
-// SAFETY: a `Buffer` owns its bytes as a `Vec<u8>` or `&'static mut [u8]` does, and both are `Send`.
+/// Takes the memory of a [`Buffer`] back: called with the `start` and the `context` that [`Buffer::from_raw`] was given.
+pub type Release = unsafe fn(start: NonNull<u8>, context: *mut ());
+
+/// For bytes that nobody frees.
+fn keep(_: NonNull<u8>, _: *mut ()) {}
+
+// SAFETY: a `Buffer` owns its bytes as a `Vec<u8>` or `&'static mut [u8]` does, and both are `Send`; for other memory, and
+// for the function that takes it back, the caller of `from_raw` promised as much.
 unsafe impl Send for Buffer {}
 // SAFETY: `&Buffer` only gives `&[u8]`.
 unsafe impl Sync for Buffer {}
@@ -44,7 +52,55 @@ impl Buffer {
         Some(Self::from(bytes))
     }
 
-    /// The bytes as a `Vec`, without a copy unless they were a static slice.
+    /// A buffer of the `len` bytes at `start`, whatever they are part of: page frames, a pool, memory that a device can reach
+    /// without bouncing. When the buffer is dropped, `release` is called with `start` and `context`, which may be a pointer
+    /// or, as [`core::ptr::without_provenance_mut`] makes one, a number; it may be dropped inside a driver that is locked,
+    /// so `release` must not call one.
+    ///
+    /// ```
+    /// use core::ptr::{NonNull, without_provenance_mut};
+    /// use vringlet::Buffer;
+    ///
+    /// # fn frames_alloc(frames: usize) -> NonNull<u8> {
+    /// #     NonNull::new(vec![0; frames * 4096].leak().as_mut_ptr()).expect("memory")
+    /// # }
+    /// # fn frames_free(start: NonNull<u8>, frames: usize) {
+    /// #     drop(unsafe { Vec::from_raw_parts(start.as_ptr(), 0, frames * 4096) });
+    /// # }
+    /// // A kernel's page frames: the context is how many they are.
+    /// fn release(start: NonNull<u8>, frames: *mut ()) {
+    ///     frames_free(start, frames.addr());
+    /// }
+    /// let start = frames_alloc(2);
+    /// // SAFETY: the frames are zeroed, mapped, nobody else's, and can be freed once and anywhere.
+    /// let buffer = unsafe { Buffer::from_raw(start, 2 * 4096, release, without_provenance_mut(2)) };
+    /// assert_eq!(buffer.len(), 8192);
+    /// ```
+    ///
+    /// # Safety
+    ///
+    /// From now on until `release` is called, and for ever if it is not, since a queue whose device could not be stopped
+    /// leaks its buffers:
+    ///
+    /// - the bytes are initialised, stay where they are, and can be read and written from any thread; `len` is at most
+    ///   `isize::MAX`;
+    /// - nothing else accesses them, but for the device that the buffer is lent to.
+    ///
+    /// `release` may be called with these arguments once, at any time and on any thread.
+    pub const unsafe fn from_raw(
+        start: NonNull<u8>,
+        len: usize,
+        release: Release,
+        context: *mut (),
+    ) -> Self {
+        Self {
+            start,
+            len,
+            origin: Origin::Raw { release, context },
+        }
+    }
+
+    /// The bytes as a `Vec`: without a copy if they were one or a `Box`; others are copied and given back.
     pub fn into_vec(self) -> Vec<u8> {
         match self.origin {
             Origin::Vec { capacity } => {
@@ -53,7 +109,7 @@ impl Buffer {
                 // below the length it had then; ownership leaves `this`, which is not dropped.
                 unsafe { Vec::from_raw_parts(this.start.as_ptr(), this.len, capacity) }
             }
-            Origin::Static => self.to_vec(),
+            Origin::Raw { .. } => self.to_vec(),
         }
     }
 
@@ -94,7 +150,10 @@ impl From<&'static mut [u8]> for Buffer {
         Self {
             len: bytes.len(),
             start: NonNull::from(bytes).cast(),
-            origin: Origin::Static,
+            origin: Origin::Raw {
+                release: keep,
+                context: core::ptr::null_mut(),
+            },
         }
     }
 }
@@ -118,9 +177,14 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Origin::Vec { capacity } = self.origin {
+        match self.origin {
             // SAFETY: as in `into_vec`; length 0 because bytes need no drop.
-            drop(unsafe { Vec::from_raw_parts(self.start.as_ptr(), 0, capacity) });
+            Origin::Vec { capacity } => unsafe {
+                drop(Vec::from_raw_parts(self.start.as_ptr(), 0, capacity));
+            },
+            // SAFETY: the caller of `from_raw` promised that this may be done once, and a value is dropped at most once. No
+            // reference to the bytes is left, for each borrows the buffer. (`keep` may be called at any time.)
+            Origin::Raw { release, context } => unsafe { release(self.start, context) },
         }
     }
 }
@@ -135,6 +199,7 @@ impl fmt::Debug for Buffer {
 mod tests {
     use super::*;
     use alloc::vec;
+    use core::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
     fn a_vec_goes_in_and_comes_out_without_a_copy() {
@@ -155,6 +220,71 @@ mod tests {
         let buffer = Buffer::from(bytes);
         assert_eq!((&*buffer, buffer.as_ptr()), (&[1u8, 2, 3][..], address));
         assert_eq!(buffer.into_vec(), [1, 2, 3]);
+    }
+
+    /// What became of memory that was made a buffer by [`raw`].
+    struct Lender {
+        start: NonNull<u8>,
+        /// How often it was given back.
+        released: &'static AtomicUsize,
+    }
+
+    impl Lender {
+        fn new(bytes: &[u8]) -> Self {
+            let start = NonNull::from(Box::leak(Box::<[u8]>::from(bytes))).cast();
+            let released = Box::leak(Box::default());
+            Self { start, released }
+        }
+
+        fn buffer(&self, len: usize) -> Buffer {
+            unsafe fn release(start: NonNull<u8>, context: *mut ()) {
+                // SAFETY: it points to the counter of a `Lender`, and those are leaked.
+                unsafe { &*context.cast::<AtomicUsize>() }.fetch_add(1, Ordering::Relaxed);
+                // SAFETY: leaked, and no buffer's any more.
+                unsafe { start.write(0xee) };
+            }
+            let context = core::ptr::from_ref(self.released).cast_mut().cast();
+            // SAFETY: the bytes are leaked, and each test makes one buffer of them at a time.
+            unsafe { Buffer::from_raw(self.start, len, release, context) }
+        }
+
+        /// How often they were given back, and the first of them.
+        fn seen(&self) -> (usize, u8) {
+            // SAFETY: leaked, and the tests ask only when there is no buffer.
+            (self.released.load(Ordering::Relaxed), unsafe {
+                self.start.read()
+            })
+        }
+    }
+
+    #[test]
+    fn memory_of_any_kind_is_used_in_place_and_given_back_once() {
+        let lender = Lender::new(b"abcd");
+        let mut buffer = lender.buffer(4);
+        assert_eq!(buffer.as_ptr(), lender.start.as_ptr().cast_const());
+        buffer[0] = b'x';
+        let mut moved = core::hint::black_box(buffer);
+        moved.truncate(2);
+        assert_eq!(*moved, *b"xb");
+        drop(moved);
+        assert_eq!(lender.seen(), (1, 0xee));
+    }
+
+    #[test]
+    fn other_memory_becomes_a_vec_by_a_copy_and_is_given_back() {
+        let lender = Lender::new(b"abcd");
+        let bytes = lender.buffer(4).into_vec();
+        assert_eq!(lender.seen(), (1, 0xee));
+        assert_eq!(bytes, b"abcd");
+        assert_ne!(bytes.as_ptr(), lender.start.as_ptr().cast_const());
+        drop(bytes);
+        assert_eq!(lender.seen(), (1, 0xee));
+    }
+
+    #[test]
+    fn a_buffer_is_four_words() {
+        // Every request moves some.
+        assert_eq!(size_of::<Buffer>(), 4 * size_of::<usize>());
     }
 
     #[test]

@@ -1,18 +1,19 @@
 //! Memory that driver and device share: [`Dma`], allocated for the purpose (rings, headers), [`Outbound`], which the
-//! device only reads (pictures), and `Lent`, a caller's buffer for the time of one request. All come from
-//! [`virtio_drivers::Hal`]; bouncing and IOMMU mapping happen behind it and nowhere else.
+//! device only reads (pictures), and `Lent`, a caller's buffer for the time of one request. All come from the device's
+//! [`DmaContext`]; bouncing and IOMMU mapping happen behind it and nowhere else.
+
+mod context;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::marker::PhantomData;
 use core::ptr::NonNull;
 #[cfg(target_has_atomic = "64")]
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
-use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE};
-
 use crate::error::Cause;
+
+pub use self::context::{Direction, DmaContext, PAGE_LEN};
 
 /// A physically contiguous, zeroed run of memory that a device can reach for as long as the value lives.
 ///
@@ -20,34 +21,35 @@ use crate::error::Cause;
 /// or store of the width named (where the machine has that), checked against the length. An access that lies outside or is not aligned is a bug of
 /// the caller: a load gives 0, a store is dropped, and debug builds stop.
 #[derive(Debug)]
-pub struct Dma<H: Hal> {
+pub struct Dma<D: DmaContext> {
     /// As the device addresses it.
     address: u64,
     start: NonNull<u8>,
     len: usize,
     pages: usize,
-    _hal: PhantomData<H>,
+    context: D,
 }
 
 // SAFETY: the memory is owned and only reached by atomic accesses.
-unsafe impl<H: Hal> Send for Dma<H> {}
+unsafe impl<D: DmaContext> Send for Dma<D> {}
 // SAFETY: as for `Send`.
-unsafe impl<H: Hal> Sync for Dma<H> {}
+unsafe impl<D: DmaContext> Sync for Dma<D> {}
 
-impl<H: Hal> Dma<H> {
+impl<D: DmaContext> Dma<D> {
     /// Allocates at least `len` bytes, aligned to a page.
-    pub fn new(len: usize, direction: BufferDirection) -> Result<Self, Cause> {
-        let pages = len.div_ceil(PAGE_SIZE).max(1);
-        let (address, start) = H::dma_alloc(pages, direction);
-        if address == 0 {
-            return Err(Cause::NoMemory);
-        }
+    ///
+    /// # Errors
+    ///
+    /// As for [`DmaContext::allocate`].
+    pub fn new(context: &D, len: usize, direction: Direction) -> Result<Self, Cause> {
+        let pages = len.div_ceil(PAGE_LEN).max(1);
+        let (address, start) = context.allocate(pages, direction)?;
         Ok(Self {
             address,
             start,
-            len: pages * PAGE_SIZE,
+            len: pages * PAGE_LEN,
             pages,
-            _hal: PhantomData,
+            context: context.clone(),
         })
     }
 
@@ -203,18 +205,14 @@ impl<H: Hal> Dma<H> {
     }
 }
 
-impl<H: Hal> Drop for Dma<H> {
+impl<D: DmaContext> Drop for Dma<D> {
     fn drop(&mut self) {
         if self.pages == 0 {
             return;
         }
-        // SAFETY: allocated by `dma_alloc` in `new` with these values and freed only here.
-        let code = unsafe { H::dma_dealloc(self.address, self.start, self.pages) };
-        if code != 0 {
-            log::error!(
-                "the platform did not take back {} DMA pages: {code}",
-                self.pages
-            );
+        // SAFETY: allocated in `new` with these values, by a context of which this is a clone, and freed only here.
+        unsafe {
+            self.context.release(self.address, self.start, self.pages);
         }
     }
 }
@@ -229,8 +227,8 @@ impl<H: Hal> Drop for Dma<H> {
 /// A device that reads while the driver writes sees some bytes of before and some of after, no worse. What was written
 /// before a request was made available to the device is visible to it then: [`crate::Queue::kick`] orders the two.
 #[derive(Debug)]
-pub struct Outbound<H: Hal> {
-    pieces: Arc<Vec<Dma<H>>>,
+pub struct Outbound<D: DmaContext> {
+    pieces: Arc<Vec<Dma<D>>>,
     /// Of every piece but the last, which ends where `len` does.
     piece_len: usize,
     len: usize,
@@ -239,24 +237,24 @@ pub struct Outbound<H: Hal> {
 /// Keeps an [`Outbound`]'s memory from being freed, for as long as a device may read it. Forget it, with
 /// [`core::mem::forget`], when that is for ever.
 #[derive(Debug)]
-pub struct Lease<H: Hal> {
-    pieces: Arc<Vec<Dma<H>>>,
+pub struct Lease<D: DmaContext> {
+    pieces: Arc<Vec<Dma<D>>>,
 }
 
-impl<H: Hal> Clone for Lease<H> {
+impl<D: DmaContext> Clone for Lease<D> {
     fn clone(&self) -> Self {
         let pieces = self.pieces.clone();
         Self { pieces }
     }
 }
 
-impl<H: Hal> Outbound<H> {
+impl<D: DmaContext> Outbound<D> {
     /// Allocates `len` zero bytes in pieces of `piece_len` and a rest.
     ///
     /// # Errors
     ///
-    /// [`Cause::NoMemory`], and [`Cause::InvalidParameter`] if either length is 0.
-    pub fn new(len: usize, piece_len: usize) -> Result<Self, Cause> {
+    /// As for [`DmaContext::allocate`], [`Cause::NoMemory`], and [`Cause::InvalidParameter`] if either length is 0.
+    pub fn new(context: &D, len: usize, piece_len: usize) -> Result<Self, Cause> {
         if len == 0 || piece_len == 0 {
             return Err(Cause::InvalidParameter("memory of no bytes"));
         }
@@ -267,10 +265,7 @@ impl<H: Hal> Outbound<H> {
             .map_err(|_| Cause::NoMemory)?;
         for index in 0..count {
             let rest = len - index * piece_len;
-            pieces.push(Dma::new(
-                rest.min(piece_len),
-                BufferDirection::DriverToDevice,
-            )?);
+            pieces.push(Dma::new(context, rest.min(piece_len), Direction::ToDevice)?);
         }
         Ok(Self {
             pieces: Arc::new(pieces),
@@ -296,7 +291,7 @@ impl<H: Hal> Outbound<H> {
     }
 
     /// A share in the ownership, for as long as the device knows of the memory.
-    pub fn lease(&self) -> Lease<H> {
+    pub fn lease(&self) -> Lease<D> {
         let pieces = self.pieces.clone();
         Lease { pieces }
     }
@@ -305,7 +300,7 @@ impl<H: Hal> Outbound<H> {
     #[inline]
     pub fn piece(&self, index: usize) -> Option<&[u8]> {
         let raw = self.raw(index)?;
-        // SAFETY: the piece is allocated and initialised (`Hal` zeroes it) for as long as `self.pieces` holds it. Nothing
+        // SAFETY: the piece is allocated and initialised (the context zeroes it) for as long as `self.pieces` holds it. Nothing
         // in this program writes it meanwhile: the only access to it is through the one `Outbound`, borrowed here, since
         // a `Lease` gives none and nothing else has these `Dma`s. The device was given it for reading.
         Some(unsafe { raw.as_ref() })
@@ -316,7 +311,7 @@ impl<H: Hal> Outbound<H> {
     pub fn piece_mut(&mut self, index: usize) -> Option<&mut [u8]> {
         let mut raw = self.raw(index)?;
         // SAFETY: as for `piece`, and `&mut self` is unique. That the device reads the bytes at the same time is an access
-        // from outside the program, which can't change what the program does; the pointer comes from `Hal` and the
+        // from outside the program, which can't change what the program does; the pointer comes from the context and the
         // device's address for it was given away, so the compiler must expect that fences make the writes visible.
         Some(unsafe { raw.as_mut() })
     }
@@ -344,10 +339,10 @@ pub enum Access {
 }
 
 impl Access {
-    fn direction(self) -> BufferDirection {
+    fn direction(self) -> Direction {
         match self {
-            Self::Readable => BufferDirection::DriverToDevice,
-            Self::Writable => BufferDirection::DeviceToDriver,
+            Self::Readable => Direction::ToDevice,
+            Self::Writable => Direction::FromDevice,
         }
     }
 }
@@ -377,14 +372,19 @@ impl Lent {
 
     /// Lends the bytes to the device.
     ///
+    /// # Errors
+    ///
+    /// As for [`DmaContext::map`]; then they are not lent.
+    ///
     /// # Safety
     ///
     /// They must be valid and not empty, and nothing but the device may access them (in a way that conflicts with the
     /// access named) or free them until [`Self::take_back`].
     #[inline]
-    pub(crate) unsafe fn lend<H: Hal>(&mut self) {
-        // SAFETY: the caller's promise is that of `share`.
-        self.address = Some(unsafe { H::share(self.bytes, self.access.direction()) });
+    pub(crate) unsafe fn lend<D: DmaContext>(&mut self, context: &D) -> Result<(), Cause> {
+        // SAFETY: the caller's promise is that of `map`.
+        self.address = Some(unsafe { context.map(self.bytes, self.access.direction()) }?);
+        Ok(())
     }
 
     /// Where the device finds the bytes, if they are lent.
@@ -409,12 +409,13 @@ impl Lent {
     ///
     /// # Safety
     ///
-    /// The bytes must still be valid, the device be done with them, and `H` be the same as in [`Self::lend`].
+    /// The bytes must still be valid, the device be done with them, and `context` be a clone of that of
+    /// [`Self::lend`].
     #[inline]
-    pub(crate) unsafe fn take_back<H: Hal>(&mut self) {
+    pub(crate) unsafe fn take_back<D: DmaContext>(&mut self, context: &D) {
         if let Some(address) = self.address.take() {
-            // SAFETY: the address is the one that `share` gave for these bytes; validity is the caller's promise.
-            unsafe { H::unshare(address, self.bytes, self.access.direction()) }
+            // SAFETY: the address is the one that `map` gave for these bytes; validity is the caller's promise.
+            unsafe { context.unmap(address, self.bytes, self.access.direction()) }
         }
     }
 }

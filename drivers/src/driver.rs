@@ -1,9 +1,42 @@
 //! What [`crate::asynchronous`] and [`crate::blocking`] need of a device driver, and what all three faces of it speak of.
 
 use alloc::vec::Vec;
+use core::fmt;
 
+use crate::device::DeviceName;
 use crate::error::{Cause, Error, Result};
+use crate::features::Negotiated;
 use crate::queue::{Rejected, Token};
+use crate::report::Report;
+use crate::transport::InterruptCauses;
+
+/// What every driver can be asked about its device, besides the requests of its type.
+pub trait Device: Send {
+    /// What may have become different when the device announced a change of its configuration.
+    type Change;
+
+    /// Which device.
+    fn name(&self) -> DeviceName;
+
+    /// The features offered and accepted.
+    fn negotiated(&self) -> Negotiated;
+
+    /// The driver's account of the device. What its counters mean is in the documentation of the driver's type.
+    fn report(&self) -> Report;
+
+    /// Reads and clears why the device interrupted: with INTx, and when polling. See
+    /// [`Transport::take_interrupt_causes`](crate::Transport::take_interrupt_causes).
+    fn take_interrupt_causes(&mut self) -> InterruptCauses;
+
+    /// To be called when the device announced a change of its configuration: it is read anew. Gives what is different, if
+    /// anything is that matters; a device with one interrupt for everything announces with each.
+    ///
+    /// # Errors
+    ///
+    /// The device gave up and must be restarted ([`Cause::NeedsReset`]), or the new configuration is impossible, in which
+    /// case the old one stays in use.
+    fn config_changed(&mut self) -> Result<Option<Self::Change>>;
+}
 
 /// The non-blocking core of a driver: requests go in, the same requests come out when the device is done with them.
 pub trait Driver: Send {
@@ -81,6 +114,11 @@ pub trait Driver: Send {
     fn reset(&mut self) -> Result<Vec<(Token, Self::Request)>>;
 
     /// Initialises the device anew after [`Self::reset`].
+    ///
+    /// # Errors
+    ///
+    /// The device breaks the rules of initialisation or its configuration is impossible, as when the driver was made, or it
+    /// does not come back from the reset. It can be tried again.
     fn restart(&mut self) -> Result<()>;
 }
 
@@ -116,6 +154,18 @@ impl<R> Failed<R> {
     }
 }
 
+impl<R> fmt::Display for Failed<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)?;
+        match self.request {
+            Some(_) => Ok(()),
+            None => f.write_str(" (and the device has the request)"),
+        }
+    }
+}
+
+impl<R: fmt::Debug> core::error::Error for Failed<R> {}
+
 impl<R> From<Rejected<R>> for Failed<R> {
     fn from(rejected: Rejected<R>) -> Self {
         Self {
@@ -133,6 +183,10 @@ impl<R> From<Failed<R>> for Error {
 
 impl<R> Finished<R> {
     /// The request if the device did it.
+    ///
+    /// # Errors
+    ///
+    /// What the device or the driver found wrong, with the request.
     #[inline(always)]
     pub fn into_result(self) -> Result<R, Failed<R>> {
         match self.result {

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::device::DeviceName;
+use crate::device::{DeviceId, DeviceName};
 use crate::features::FeatureNames;
 
 /// The result of everything in this crate that can fail.
@@ -128,8 +128,18 @@ pub enum Cause {
     },
     /// The device has no MSI-X entry of that number, or refused the vector (spec 4.1.5.1.2).
     VectorRefused(u16),
-    /// No memory for a ring or a request.
+    /// What a device says are its registers can't be: it is memory of the machine, or out of reach; or there is no room to
+    /// map them.
+    BadRegisters {
+        /// Physical address of the first byte.
+        address: u64,
+        /// Length in bytes.
+        len: u64,
+    },
+    /// The heap (the global allocator) has no memory for a buffer or a table.
     NoMemory,
+    /// The platform has no memory to share with a device, for a ring or a picture.
+    NoDmaMemory,
 
     // The virtqueue.
     /// The device has no such queue.
@@ -294,6 +304,8 @@ pub enum Cause {
     InvalidParameter(&'static str),
 }
 
+impl core::error::Error for Cause {}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -308,7 +320,7 @@ impl fmt::Display for Cause {
             }
             Self::LegacyOnly => f.write_str("offers the legacy interface only"),
             Self::WrongDeviceType { expected } => {
-                write!(f, "not of the driver's device type ({expected})")
+                write!(f, "not of the driver's type, {}", DeviceId(expected))
             }
             Self::MissingCapability(name) => write!(f, "has no {name} capability"),
             Self::BadCapability { offset, reason } => {
@@ -337,7 +349,14 @@ impl fmt::Display for Cause {
                 write!(f, "impossible configuration: {field} = {value:#x}")
             }
             Self::VectorRefused(vector) => write!(f, "refused MSI-X vector {vector}"),
-            Self::NoMemory => f.write_str("no memory for DMA"),
+            Self::BadRegisters { address, len } => {
+                write!(
+                    f,
+                    "no registers can be mapped at {address:#x}, {len:#x} bytes"
+                )
+            }
+            Self::NoMemory => f.write_str("no memory on the heap"),
+            Self::NoDmaMemory => f.write_str("no memory for DMA"),
             Self::NoSuchQueue => f.write_str("no such queue"),
             Self::QueueInUse => f.write_str("queue is in use already"),
             Self::QueueRefused => f.write_str("device did not turn the queue on"),

@@ -35,12 +35,12 @@ bitflags! {
     }
 }
 
-/// What the transports and queues of this crate implement, and so what [`crate::init::negotiate`] accepts for every
+/// What the transports and queues of this crate implement, and so what [`crate::start::negotiate`] accepts for every
 /// device.
 ///
 /// - `INDIRECT_DESC`, `EVENT_IDX`: the queue.
 /// - `VERSION_1`: always required; the legacy interface is not spoken.
-/// - `ACCESS_PLATFORM`: every address given to a device comes from [`virtio_drivers::Hal`], which translates.
+/// - `ACCESS_PLATFORM`: every address given to a device comes from the [`DmaContext`](crate::DmaContext), which is told.
 /// - `ORDER_PLATFORM`: queue and transport order their accesses to memory and registers as a real device needs it. Only
 ///   where the architecture's barriers are known: on x86, Arm and RISC-V.
 pub const SUPPORTED: RingFeatures = RingFeatures::INDIRECT_DESC

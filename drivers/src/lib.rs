@@ -7,23 +7,23 @@
 //! 2. [`queue`]: the virtqueue. It owns what a request lends to the device and checks what the device says.
 //! 3. A folder for each device type.
 //!
-//! What a kernel brings is [`virtio_drivers::Hal`] for memory, and for PCI
+//! What a kernel brings is a [`DmaContext`] for memory and registers, and for PCI
 //! [`virtio_drivers::transport::pci::bus::ConfigurationAccess`].
 //!
 //! # Example
 //!
 //! A disk, here one of the `fake` module (feature `fake`); on a PCI bus the transport is made by [`PciTransport::new`],
-//! and the platform is the kernel's own implementation of [`Hal`].
+//! and brings the kernel's own [`DmaContext`].
 //!
 //! ```
 //! use vringlet::blk::{Blk, Options};
 //! use vringlet::blocking::Blocking;
-//! use vringlet::fake::{FakeBlk, FakeDevice, FakeHal};
+//! use vringlet::fake::{FakeBlk, FakeDevice};
 //! use vringlet::Buffer;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let device = FakeDevice::new(FakeBlk::new(2048));
-//! let disk = Blk::<FakeHal, _>::new(device.transport(), Options::default())?;
+//! let disk = Blk::new(device.transport(), Options::default())?;
 //! assert_eq!(disk.config().capacity, 2048);
 //!
 //! // Each wait has a bound of the caller's: here the device may be asked a thousand times.
@@ -42,17 +42,34 @@
 //! # }
 //! ```
 //!
+//! # Features and memory
+//!
+//! `net`, `gpu`, `sound` and `pmem` are the device types besides [`blk`] and [`rng`], which are always there; `smoltcp`
+//! (with `net`), `embedded-graphics` (with `gpu`) and `rand_core` are adapters to the crates of these names. All of them are
+//! on by default. `fake` is a device in plain memory, for tests. Only modern devices (VERSION_1) are driven, by split queues:
+//! [`features::SUPPORTED`] are the device-independent features, and each device type's `Features` its own.
+//!
+//! The global allocator and the platform's memory for DMA must have as much as the `Options` of each device type say; that
+//! the one or the other has not is [`Cause::NoMemory`] or [`Cause::NoDmaMemory`].
+//!
 //! # Trust
 //!
 //! Nothing that a device writes can make this crate panic, wait for ever, or access memory that is not its own: lengths,
-//! ids, indices, configuration and capabilities are allegations until checked. What can't be prevented without an IOMMU
+//! ids, indices, configuration and capabilities are unverified until checked. What can't be prevented without an IOMMU
 //! is that a device writes to memory which it was never lent.
 //!
-//! `unsafe` is confined to [`dma`], [`mmio`], `barrier`, [`buffer`], [`region`] and the loans of
+//! `unsafe` is confined to [`dma`], [`registers`], `barrier`, [`buffer`], [`region`] and the loans of
 //! [`queue`] (`queue/slot.rs`); there is none in a device driver. [`Transport`] is unsafe to implement.
 
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
+// Not the workspace's: the other crates are nobody's library.
+#![deny(clippy::missing_errors_doc)]
+
+/// So that what the README shows compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 extern crate alloc;
 #[cfg(all(feature = "fake", not(test)))]
@@ -73,27 +90,33 @@ pub mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod features;
+#[cfg(feature = "gpu")]
 pub mod gpu;
-pub mod init;
-#[expect(unsafe_code, reason = "device registers")]
-pub mod mmio;
+#[cfg(feature = "net")]
 pub mod net;
+#[cfg(feature = "pmem")]
 pub mod pmem;
 pub mod queue;
 #[expect(unsafe_code, reason = "memory of a device, mapped")]
 pub mod region;
+#[expect(unsafe_code, reason = "device registers")]
+pub mod registers;
 pub mod report;
 pub mod rng;
+#[cfg(feature = "sound")]
 pub mod sound;
+pub mod start;
+pub mod stock;
 pub mod transport;
 
 pub use buffer::Buffer;
 pub use device::{DeviceId, DeviceName, Location};
-pub use driver::{Driver, Failed, Finished};
+pub use dma::{Direction, DmaContext};
+pub use driver::{Device, Driver, Failed, Finished};
 pub use error::{Cause, Error, Result};
+#[cfg(feature = "net")]
 pub use net::Net;
 pub use queue::{Queue, QueueOptions, QueueStats, Token};
 pub use region::Region;
 pub use report::{QueueReport, Report};
 pub use transport::{MmioTransport, PciTransport, Transport};
-pub use virtio_drivers::Hal;

@@ -51,7 +51,7 @@ impl Region {
     ///
     /// # Errors
     ///
-    /// [`Cause::OutOfRange`] if there are not that many; nothing is copied then. So do all methods.
+    /// [`Cause::OutOfRange`] if there are not that many; nothing is copied then.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), Cause> {
         let mut rest = bytes;
         for piece in self.pieces(offset, rest.len() as u64)? {
@@ -66,6 +66,10 @@ impl Region {
     }
 
     /// Copies `bytes` to `offset`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::read`].
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Cause> {
         let mut rest = bytes;
         for piece in self.pieces(offset, bytes.len() as u64)? {
@@ -77,6 +81,10 @@ impl Region {
     }
 
     /// Sets `len` bytes from `offset` on to `value`.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::OutOfRange`] if there are not that many; nothing is written then.
     pub fn fill(&mut self, offset: u64, len: u64, value: u8) -> Result<(), Cause> {
         for piece in self.pieces(offset, len)? {
             let bytes = [value; WORD_LEN];
@@ -86,6 +94,10 @@ impl Region {
     }
 
     /// Compares the bytes from `offset` on with `bytes`: how far into them the first difference is.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::OutOfRange`] if there are fewer.
     pub fn first_difference(&self, offset: u64, bytes: &[u8]) -> Result<Option<usize>, Cause> {
         let mut rest = bytes;
         for piece in self.pieces(offset, bytes.len() as u64)? {
@@ -103,6 +115,10 @@ impl Region {
     }
 
     /// Whether the `len` bytes from `offset` on are all zero.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::OutOfRange`] if there are not that many.
     pub fn is_zero(&self, offset: u64, len: u64) -> Result<bool, Cause> {
         Ok(self
             .pieces(offset, len)?

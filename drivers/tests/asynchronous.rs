@@ -11,12 +11,12 @@ use std::task::{Context, Poll, Wake, Waker};
 use vringlet::asynchronous::Asynchronous;
 use vringlet::blk::{Blk, Options, Request};
 use vringlet::fake::{
-    FakeBlk, FakeDevice, FakeHal, FakeTransport, Fault, Interrupt, Memory, Order, Pace, Random,
+    FakeBlk, FakeDevice, FakeTransport, Fault, Interrupt, Memory, Order, Pace, Random,
 };
 use vringlet::features::RingFeatures;
 use vringlet::{Buffer, Cause, Driver};
 
-type Disk = Asynchronous<Blk<FakeHal, FakeTransport<FakeBlk>>>;
+type Disk = Asynchronous<Blk<FakeTransport<FakeBlk>>>;
 
 /// Whether and how often somebody was woken.
 #[derive(Default)]
@@ -169,7 +169,7 @@ fn tasks_beyond_the_queue_s_size_all_get_their_own_data() {
         let expected = model.disk.clone();
         let options = Options {
             queue_size: 8,
-            declined,
+            declined: declined.bits(),
         };
         let machine = machine(model, options);
         machine.device.set_pace(pace);
@@ -359,7 +359,7 @@ fn a_request_that_cannot_succeed_fails_even_from_the_backlog() {
 }
 
 #[test]
-fn a_liar_is_reset_and_everybody_is_told() {
+fn a_device_that_breaks_the_ring_is_reset_and_every_task_gets_the_error() {
     let memory = Memory::fresh();
     for fault in [Fault::UsedId(9999), Fault::UsedIndexAhead(1000)] {
         let machine = machine(FakeBlk::new(8), small_queue(4));
@@ -453,7 +453,7 @@ fn random_cancelling_loses_nobody_and_nothing() {
         let declined = RingFeatures::from_bits_truncate(random.next() & (3 << 28));
         let options = Options {
             queue_size: 16,
-            declined,
+            declined: declined.bits(),
         };
         let mut model = FakeBlk::new(64);
         for (index, byte) in model.disk.iter_mut().enumerate() {

@@ -8,13 +8,13 @@
 use vringlet::blk::{Blk, CacheMode, Config, Data, Features, Options, Request, SECTOR_LEN};
 use vringlet::blocking::Blocking;
 use vringlet::fake::{
-    FakeBlk, FakeDevice, FakeHal, FakeTransport, Fault, Interrupt, Memory, Order, Pace, Random,
+    FakeBlk, FakeDevice, FakeTransport, Fault, Interrupt, Memory, Order, Pace, Random,
 };
 use vringlet::features::RingFeatures;
 use vringlet::transport::Status;
-use vringlet::{Buffer, Cause, Driver, Error, Transport};
+use vringlet::{Buffer, Cause, Device, Driver, Error, Transport};
 
-type Disk = Blk<FakeHal, FakeTransport<FakeBlk>>;
+type Disk = Blk<FakeTransport<FakeBlk>>;
 
 const IN: u32 = 0;
 const OUT: u32 = 1;
@@ -149,7 +149,7 @@ fn each_status_becomes_its_error() {
 }
 
 #[test]
-fn a_device_that_writes_no_status_said_nothing() {
+fn a_request_without_a_status_fails() {
     let memory = Memory::fresh();
     let mut disk = FakeBlk::new(8);
     disk.omit_status = true;
@@ -170,10 +170,11 @@ fn a_device_that_writes_no_status_said_nothing() {
 fn a_read_that_was_not_written_in_full_is_no_read() {
     let memory = Memory::fresh();
     let (device, mut blk) = open(FakeBlk::new(8));
-    for len in [0, 1, 511, 1023] {
+    // All data without the status behind it is too little, too.
+    for len in [0, 1, 511, 1023, 1024] {
         device.inject(Fault::UsedLength(len));
         let (_, result) = perform(&mut blk, Request::read(0, buffer(1024)));
-        let cause = Cause::ShortResponse { len, need: 1024 };
+        let cause = Cause::ShortResponse { len, need: 1025 };
         assert_eq!(result.expect_err("short").cause, cause);
     }
     for len in [1026, 65535, u32::MAX] {
@@ -185,6 +186,32 @@ fn a_read_that_was_not_written_in_full_is_no_read() {
     // The device goes on, and so does the driver.
     let (_, result) = perform(&mut blk, Request::read(0, buffer(1024)));
     result.expect("an honest answer");
+    drop(blk);
+    memory.assert_clean();
+}
+
+#[test]
+fn an_ok_beyond_what_the_device_says_it_wrote_is_none() {
+    let memory = Memory::fresh();
+    let (device, mut blk) = open(FakeBlk::new(8));
+    let requests: [(fn() -> Request, _, _); 4] = [
+        (|| Request::write(0, buffer(512)), 0, 1),
+        (Request::flush, 0, 1),
+        (|| Request::get_id().expect("memory"), 0, 21),
+        (|| Request::get_id().expect("memory"), 20, 21),
+    ];
+    for (request, len, need) in requests {
+        device.inject(Fault::UsedLength(len));
+        let (_, result) = perform(&mut blk, request());
+        let cause = Cause::ShortResponse { len, need };
+        assert_eq!(result.expect_err("short").cause, cause);
+        perform(&mut blk, request()).1.expect("an honest answer");
+    }
+    // A failure is one, however much the device says it wrote.
+    device.with(|disk| disk.errors = vec![(IN, 0, 8, 1)]);
+    device.inject(Fault::UsedLength(0));
+    let (_, result) = perform(&mut blk, Request::read(0, buffer(512)));
+    assert_eq!(result.expect_err("bad").cause, Cause::DeviceError);
     drop(blk);
     memory.assert_clean();
 }
@@ -301,7 +328,7 @@ fn requests_have_as_many_segments_as_device_and_queue_allow() {
                 disk,
                 Options {
                     queue_size,
-                    declined,
+                    declined: declined.bits(),
                 },
             );
             assert_eq!(blk.segments_max(), allowed);
@@ -346,6 +373,34 @@ fn a_buffer_longer_than_a_segment_may_be_goes_in_pieces() {
     result.expect("done");
     assert_eq!(*request.into_buffer().expect("one"), *written);
     drop(blk);
+    memory.assert_clean();
+}
+
+#[test]
+fn the_bounds_of_segments_hold_for_every_request_with_data() {
+    let memory = Memory::fresh();
+    const RANGES: &[core::ops::Range<u64>] = &[0..8, 16..24, 32..40];
+    let requests: [(fn() -> Request, usize); 4] = [
+        (|| Request::read(0, buffer(512)), 32),
+        (|| Request::get_id().expect("memory"), 2),
+        (|| Request::discard(RANGES).expect("memory"), 3),
+        (|| Request::write_zeroes(RANGES, true).expect("memory"), 3),
+    ];
+    for seg_max in [1, 2, 3, 31, 32] {
+        let mut disk = FakeBlk::new(64);
+        disk.features |= Features::SIZE_MAX.bits();
+        (disk.size_max, disk.seg_max, disk.max_ranges) = (16, seg_max, 3);
+        let (_, mut blk) = open(disk);
+        for (request, segments) in requests {
+            let max = seg_max as usize;
+            if segments > max {
+                let cause = Cause::TooManySegments { segments, max };
+                assert_eq!(rejection(&mut blk, request()), cause);
+            } else {
+                perform(&mut blk, request()).1.expect("done");
+            }
+        }
+    }
     memory.assert_clean();
 }
 
@@ -451,7 +506,7 @@ fn a_failure_on_the_way_leaves_nothing_behind() {
         memory.fail_allocations_after(None);
         match made {
             Ok(_) => break,
-            Err(error) => assert_eq!(error.cause, Cause::NoMemory),
+            Err(error) => assert_eq!(error.cause, Cause::NoDmaMemory),
         }
         assert!(device.status().contains(Status::FAILED));
         memory.assert_clean();
@@ -470,7 +525,7 @@ fn ring_features_can_be_declined() {
     let memory = Memory::fresh();
     let both = RingFeatures::INDIRECT_DESC | RingFeatures::EVENT_IDX;
     let options = Options {
-        declined: both,
+        declined: both.bits(),
         ..Options::default()
     };
     let (device, mut blk) = open_with(FakeBlk::new(8), options);
@@ -526,18 +581,18 @@ fn a_resize_is_seen_and_counts_at_once() {
     device.on_interrupt(move |interrupt| sender.send(interrupt).expect("a receiver"));
     device.change_config(|disk| disk.disk.resize(16 * 512, 7));
     assert_eq!(changes.try_recv(), Ok(Interrupt::Config));
-    let change = blk.take_config_change().expect("an honest device");
+    let change = blk.config_changed().expect("an honest device");
     let change = change.expect("a change");
     assert_eq!((change.old.capacity, change.new.capacity), (8, 16));
     perform(&mut blk, Request::read(8, buffer(512)))
         .1
         .expect("done");
-    assert_eq!(blk.take_config_change(), Ok(None));
+    assert_eq!(blk.config_changed(), Ok(None));
     assert_eq!(blk.report().config_changes, 1);
 
     // An impossible one is refused, and the old one stays.
     device.change_config(|disk| disk.block_size = 3);
-    let error = blk.take_config_change().expect_err("3-byte blocks");
+    let error = blk.config_changed().expect_err("3-byte blocks");
     assert_eq!(
         error.cause,
         Cause::BadConfig {
@@ -559,7 +614,7 @@ fn a_device_that_wants_a_reset_says_so_and_starts_again() {
     blk.kick();
     device.inject(Fault::NeedsReset);
     assert_eq!(
-        blk.take_config_change().expect_err("needs reset").cause,
+        blk.config_changed().expect_err("needs reset").cause,
         Cause::NeedsReset
     );
     let returned = blk.reset().expect("an honest device");
@@ -686,7 +741,7 @@ fn a_device_that_cannot_be_reset_keeps_its_memory() {
 fn other_devices_are_refused() {
     Memory::fresh();
     let device = FakeDevice::new(vringlet::fake::FakeNic::new());
-    let made = Blk::<FakeHal, _>::new(device.transport(), Options::default());
+    let made = Blk::new(device.transport(), Options::default());
     let error = made.err().expect("not a disk");
     assert_eq!(error.cause, Cause::WrongDeviceType { expected: 2 });
 }
@@ -701,7 +756,7 @@ fn random_work_on_the_disk_equals_work_on_an_array() {
         let declined = RingFeatures::from_bits_truncate(random.next() & (3 << 28));
         let options = Options {
             queue_size: 64,
-            declined,
+            declined: declined.bits(),
         };
         let (device, mut blk) = open_with(FakeBlk::new(sectors), options);
         device.set_order(Order::Shuffled(seed));

@@ -5,7 +5,7 @@ mod common;
 use common::{Data, Echo, EchoQueue, start};
 use vringlet::fake::{FakeDevice, FakeTransport, Fault, Memory, Order, Pace, Random};
 use vringlet::features::RingFeatures;
-use vringlet::init::{driver_ok, negotiate};
+use vringlet::start::{driver_ok, negotiate};
 use vringlet::transport::Status;
 use vringlet::{Cause, Queue, QueueOptions, Transport};
 

@@ -6,12 +6,11 @@ use common::{Data, Echo};
 use vringlet::blk::Blk;
 use vringlet::blocking::Blocking;
 use vringlet::fake::{
-    FakeBlk, FakeDevice, FakeHal, FakeMmio, FakeMmioRegisters, FakeNic, Fault, Memory, Pace,
+    FakeBlk, FakeDevice, FakeDma, FakeMmio, FakeMmioRegisters, FakeNic, Fault, Memory, Pace,
 };
-use vringlet::init::{driver_ok, negotiate};
-use vringlet::mmio::Registers;
 use vringlet::net::Net;
-use vringlet::transport::mmio::MmioNotifier;
+use vringlet::registers::Registers;
+use vringlet::start::{driver_ok, negotiate};
 use vringlet::transport::{InterruptCauses, SharedMemory};
 use vringlet::{
     Buffer, Cause, DeviceId, Location, MmioTransport, Queue, QueueOptions, Transport, blk, net,
@@ -27,8 +26,8 @@ const INTERRUPT_STATUS: usize = 0x60;
 const ADDRESS: u64 = 0xfeb0_0e00;
 
 type Bank = FakeMmioRegisters<Echo>;
-type EchoTransport = MmioTransport<Bank>;
-type EchoQueue = Queue<FakeHal, MmioNotifier<Bank>, Data>;
+type EchoTransport = MmioTransport<FakeDma, Bank>;
+type EchoQueue = Queue<EchoTransport, Data>;
 
 fn bank() -> (FakeDevice<Echo>, FakeMmio<Echo>) {
     let device = FakeDevice::new(Echo::new(8));
@@ -37,7 +36,7 @@ fn bank() -> (FakeDevice<Echo>, FakeMmio<Echo>) {
 }
 
 fn open(mmio: &FakeMmio<Echo>) -> EchoTransport {
-    let transport = MmioTransport::new(mmio.registers(), ADDRESS);
+    let transport = MmioTransport::new(mmio.registers(), ADDRESS, FakeDma::default());
     transport.expect("honest registers").expect("a device")
 }
 
@@ -54,7 +53,7 @@ fn probe(lies: &[(usize, u32)]) -> vringlet::Result<Option<EchoTransport>> {
     for (register, value) in lies {
         mmio.set_register(*register, *value);
     }
-    let result = MmioTransport::new(mmio.registers(), ADDRESS);
+    let result = MmioTransport::new(mmio.registers(), ADDRESS, FakeDma::default());
     if let Err(error) = &result {
         assert_eq!(error.device.location, Location::Mmio(ADDRESS));
     }
@@ -67,10 +66,11 @@ fn a_disk_works() {
     let memory = Memory::fresh();
     let device = FakeDevice::new(FakeBlk::new(2048));
     let mmio = FakeMmio::new(&device);
-    let transport = MmioTransport::new(mmio.registers(), ADDRESS).expect("honest registers");
+    let transport = MmioTransport::new(mmio.registers(), ADDRESS, FakeDma::default())
+        .expect("honest registers");
     let transport = transport.expect("a device");
     assert_eq!(transport.name().id, DeviceId::BLK);
-    let disk = Blk::<FakeHal, _>::new(transport, blk::Options::default()).expect("honest");
+    let disk = Blk::new(transport, blk::Options::default()).expect("honest");
     assert_eq!(disk.config().capacity, 2048);
     let mut disk = Blocking::new(disk);
     let mut left = 1000;
@@ -94,9 +94,10 @@ fn a_network_card_works() {
     let memory = Memory::fresh();
     let card = FakeDevice::new(FakeNic::new());
     let mmio = FakeMmio::new(&card);
-    let transport = MmioTransport::new(mmio.registers(), ADDRESS).expect("honest registers");
+    let transport = MmioTransport::new(mmio.registers(), ADDRESS, FakeDma::default())
+        .expect("honest registers");
     let transport = transport.expect("a device");
-    let mut net = Net::<FakeHal, _>::new(transport, net::Options::default()).expect("honest");
+    let mut net = Net::new(transport, net::Options::default()).expect("honest");
     let mut bytes = vec![7; 100];
     bytes[..6].copy_from_slice(&FakeNic::new().mac);
     for _ in 0..600 {
@@ -123,16 +124,16 @@ fn every_queue_has_its_bell() {
     disk.queues = 3;
     let device = FakeDevice::new(disk);
     let mmio = FakeMmio::new(&device);
-    let transport = MmioTransport::new(mmio.registers(), ADDRESS).expect("honest registers");
+    let transport = MmioTransport::new(mmio.registers(), ADDRESS, FakeDma::default())
+        .expect("honest registers");
     let mut transport = transport.expect("a device");
     let negotiated = negotiate(&mut transport, 0, 0, 0).expect("honest");
-    let mut queues: Vec<Queue<FakeHal, _, Data>> = (0..3)
+    let mut queues: Vec<Queue<_, Data>> = (0..3)
         .map(|index| {
             Queue::new(&mut transport, index, QueueOptions::default(), negotiated).expect("a queue")
         })
         .collect();
-    let missing =
-        Queue::<FakeHal, _, Data>::new(&mut transport, 3, QueueOptions::default(), negotiated);
+    let missing = Queue::<_, Data>::new(&mut transport, 3, QueueOptions::default(), negotiated);
     assert_eq!(
         missing.err().map(|error| error.cause),
         Some(Cause::NoSuchQueue)
@@ -275,11 +276,12 @@ fn other_magic_and_versions_are_refused_by_name() {
 fn registers_that_end_too_early_are_refused() {
     let (_device, mmio) = bank();
     for len in [0, 4, 0xff] {
-        let result = MmioTransport::new(mmio.registers_of(len), ADDRESS);
+        let result = MmioTransport::new(mmio.registers_of(len), ADDRESS, FakeDma::default());
         let cause = result.map(drop).expect_err("too short").cause;
         assert!(matches!(cause, Cause::InvalidParameter(_)), "{cause}");
     }
-    let transport = MmioTransport::new(mmio.registers_of(0x100), ADDRESS).expect("whole");
+    let transport =
+        MmioTransport::new(mmio.registers_of(0x100), ADDRESS, FakeDma::default()).expect("whole");
     let transport = transport.expect("a device");
     assert!(transport.config_u8(0).is_err(), "without configuration");
 }
@@ -390,7 +392,7 @@ fn absurd_shared_memory_is_refused_by_name() {
 }
 
 #[test]
-fn registers_that_are_gone_answer_nothing_and_hang_nobody() {
+fn registers_that_read_all_ones_are_an_error_in_bounded_time() {
     let memory = Memory::fresh();
     let (device, mmio) = bank();
     let mut transport = open(&mmio);
@@ -401,7 +403,7 @@ fn registers_that_are_gone_answer_nothing_and_hang_nobody() {
     assert!(queue(&mut transport).is_err());
     // All ones: an interrupt handler is told so, and no more.
     assert_eq!(handle.take(), InterruptCauses::all());
-    let error = MmioTransport::new(mmio.registers(), ADDRESS).map(drop);
+    let error = MmioTransport::new(mmio.registers(), ADDRESS, FakeDma::default()).map(drop);
     let cause = error.expect_err("nobody there").cause;
     assert_eq!(cause, Cause::NotVirtioMmio { magic: u32::MAX });
     memory.assert_clean();

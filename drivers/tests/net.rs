@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use vringlet::fake::{
-    DeviceModel, FakeDevice, FakeHal, FakeNic, FakeTransport, Fault, Memory, Pace, Queues, Random,
+    DeviceModel, FakeDevice, FakeNic, FakeTransport, Fault, Memory, Pace, Queues, Random,
 };
 use vringlet::features::RingFeatures;
 use vringlet::net::{Command, Event, Features, Link, MacAddress, Net, Options, ReceiveMode};
 use vringlet::transport::InterruptCauses;
-use vringlet::{Cause, DeviceId};
+use vringlet::{Cause, Device, DeviceId};
 
 type Card = FakeDevice<FakeNic>;
-type Driver = Net<FakeHal, FakeTransport<FakeNic>>;
+type Driver = Net<FakeTransport<FakeNic>>;
 
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
@@ -115,6 +115,67 @@ fn frames_of_every_length_come_and_go() {
         );
         finish(&memory, net);
     }
+}
+
+#[test]
+fn what_was_sent_has_left_before_the_driver_is_dropped() {
+    let (memory, card, mut net) = start(FakeNic::new(), Options::default());
+    // A card that takes its time, as QEMU's with tx=timer does.
+    card.set_pace(Pace::Manual);
+    assert_eq!(net.unsent(), 0);
+    net.flush_and_wait(|| panic!("there is nothing to wait for"))
+        .expect("nothing");
+    let frames = [frame(60, 1), frame(1514, 2), frame(100, 3)];
+    for frame in &frames {
+        send(&mut net, frame).expect("room");
+    }
+    assert_eq!(net.unsent(), 3);
+    // Asking told the card of them.
+    card.complete(1, 1);
+    assert_eq!(net.unsent(), 2);
+    let mut turns = 0;
+    let mut wait = || {
+        turns += 1;
+        turns < 5
+    };
+    let error = net.flush_and_wait(&mut wait).expect_err("the card sleeps");
+    assert_eq!((error.queue, error.cause), (Some(1), Cause::Timeout));
+    assert_eq!((turns, net.unsent()), (5, 2));
+    // One that nobody flushed.
+    send(&mut net, &frame(60, 4)).expect("room");
+    let mut turns = 0;
+    let wait = || {
+        turns += 1;
+        if turns == 3 {
+            card.pump();
+        }
+        true
+    };
+    net.flush_and_wait(wait).expect("an honest card");
+    assert_eq!((turns, net.unsent()), (3, 0));
+    let sent = card.with(FakeNic::take_sent);
+    assert_eq!(sent[..3], frames);
+    assert_eq!(sent[3..], [frame(60, 4)]);
+    finish(&memory, net);
+}
+
+#[test]
+fn nobody_waits_for_a_card_that_broke_the_rules() {
+    let (memory, card, mut net) = start(FakeNic::new(), Options::default());
+    card.set_pace(Pace::Manual);
+    for seed in 0..2 {
+        send(&mut net, &frame(60, seed)).expect("room");
+    }
+    net.flush();
+    card.inject(Fault::UsedId(99));
+    card.complete(1, 1);
+    let error = net
+        .flush_and_wait(|| panic!("for nothing"))
+        .expect_err("broken");
+    let cause = Cause::BadUsedId { id: 99 };
+    assert_eq!((error.queue, error.cause), (Some(1), cause));
+    assert_eq!(net.unsent(), 2);
+    finish(&memory, net);
 }
 
 #[test]
@@ -865,7 +926,7 @@ fn wrong_queue_sizes_and_devices_are_refused() {
         memory.assert_clean();
     }
     let disk = FakeDevice::new(vringlet::fake::FakeBlk::new(16));
-    let result: Result<Net<FakeHal, _>, _> = Net::new(disk.transport(), Options::default());
+    let result: Result<Net<_>, _> = Net::new(disk.transport(), Options::default());
     let error = result.map(|_| ()).expect_err("a disk");
     let expected = DeviceId::NET.0;
     assert_eq!(error.cause, Cause::WrongDeviceType { expected });
@@ -881,7 +942,7 @@ fn short_memory_is_an_error_and_leaks_nothing() {
         let result: Result<Driver, _> = Net::new(card.transport(), Options::default());
         memory.fail_allocations_after(None);
         match result {
-            Err(error) => assert_eq!(error.cause, Cause::NoMemory),
+            Err(error) => assert_eq!(error.cause, Cause::NoDmaMemory),
             Ok(net) => {
                 finish(&memory, net);
                 break;
@@ -998,7 +1059,7 @@ fn the_device_interrupts_only_a_task_that_sleeps() {
 }
 
 #[test]
-fn who_waits_for_room_is_woken_by_it() {
+fn a_task_that_waits_for_room_is_woken_when_there_is_some() {
     for ring in [
         RingFeatures::VERSION_1,
         RingFeatures::VERSION_1 | RingFeatures::EVENT_IDX,
@@ -1114,11 +1175,7 @@ fn scripted(
     features: Features,
     receive_buffer_len: usize,
     buffers: impl IntoIterator<Item = Vec<u8>>,
-) -> (
-    Memory,
-    FakeDevice<Scripted>,
-    Net<FakeHal, FakeTransport<Scripted>>,
-) {
+) -> (Memory, FakeDevice<Scripted>, Net<FakeTransport<Scripted>>) {
     let memory = Memory::fresh();
     let buffers = buffers.into_iter().collect();
     let card = FakeDevice::new(Scripted { features, buffers });
@@ -1145,7 +1202,7 @@ fn bad_frames_without_end_keep_nobody_in_receive() {
         let flood = flood.into_iter().chain([buffer(1, 60)]);
         let (memory, card, mut net) = scripted(features, 2048, flood);
         let buffers = u64::from(net.receive_buffers().0);
-        let taken = |net: &Net<_, _>| net.report().queues[0].stats.completed;
+        let taken = |net: &Net<_>| net.report().queues[0].stats.completed;
         let mut calls = 0;
         loop {
             let before = taken(&net);

@@ -7,12 +7,12 @@ use smoltcp::phy::{Device, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{IpAddress, IpCidr};
-use vringlet::fake::{FakeDevice, FakeHal, FakeNic, FakeTransport, Memory, Pace, Random};
+use vringlet::Transport;
+use vringlet::fake::{FakeDevice, FakeNic, FakeTransport, Memory, Pace, Random};
 use vringlet::net::{Features, Net, Options};
-use vringlet::{Hal, Transport};
 
 type Card = FakeDevice<FakeNic>;
-type Driver = Net<FakeHal, FakeTransport<FakeNic>>;
+type Driver = Net<FakeTransport<FakeNic>>;
 
 fn nic(mac: [u8; 6]) -> FakeNic {
     let mut nic = FakeNic::new();
@@ -21,7 +21,7 @@ fn nic(mac: [u8; 6]) -> FakeNic {
 }
 
 /// That the adapter can be handed to code that takes any device.
-fn capabilities<H: Hal, T: Transport>(net: &Net<H, T>) -> (usize, Option<usize>, Medium) {
+fn capabilities<T: Transport>(net: &Net<T>) -> (usize, Option<usize>, Medium) {
     let capabilities = net.capabilities();
     (
         capabilities.max_transmission_unit,

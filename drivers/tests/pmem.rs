@@ -7,13 +7,13 @@ use std::task::{Context, Poll, Waker};
 use vringlet::asynchronous::Asynchronous;
 use vringlet::blocking::Blocking;
 use vringlet::fake::{
-    FakeDevice, FakeHal, FakePci, FakePmem, FakeTransport, Fault, Memory, Pace, PciLayout, Random,
+    FakeDevice, FakeDma, FakePci, FakePmem, FakeTransport, Fault, Memory, Pace, PciLayout, Random,
 };
 use vringlet::features::RingFeatures;
 use vringlet::pmem::{Config, Features, Flush, Options, Pmem};
-use vringlet::{Cause, Driver, PciTransport, Token};
+use vringlet::{Cause, Device, Driver, PciTransport, Token};
 
-type Fake = Pmem<FakeHal, FakeTransport<FakePmem>>;
+type Fake = Pmem<FakeTransport<FakePmem>>;
 
 const QUEUE: u16 = 0;
 
@@ -96,7 +96,7 @@ fn a_flush_makes_persistent_what_was_written() {
     ] {
         let memory = Memory::fresh();
         let options = Options {
-            declined,
+            declined: declined.bits(),
             ..Options::default()
         };
         let (device, pmem) = open_with(FakePmem::new(64), options);
@@ -117,7 +117,7 @@ fn a_flush_makes_persistent_what_was_written() {
 }
 
 #[test]
-fn those_who_ask_before_the_kick_share_it() {
+fn flushes_asked_for_before_the_kick_share_one_request() {
     let memory = Memory::fresh();
     let (device, mut pmem) = open();
     let tokens: Vec<Token> = (0..5).map(|_| pmem.submit(Flush).expect("room")).collect();
@@ -161,7 +161,7 @@ fn a_flush_under_way_does_not_count_for_a_later_write() {
 
 /// Callers, writes and a device at random: whoever is told "done" finds what he wrote, and waits for two flushes at most.
 #[test]
-fn nobody_is_told_too_early_or_too_late() {
+fn flushes_complete_neither_too_early_nor_too_late() {
     for seed in 0..200 {
         let memory = Memory::fresh();
         let mut random = Random::new(seed);
@@ -203,7 +203,7 @@ fn nobody_is_told_too_early_or_too_late() {
 }
 
 #[test]
-fn a_failure_is_told_to_those_whom_it_concerns() {
+fn a_failed_flush_fails_only_its_own_callers() {
     let memory = Memory::fresh();
     for ret in [1, 5, u32::MAX] {
         let (device, mut pmem) = open_slow();
@@ -419,11 +419,13 @@ fn the_region_may_be_a_shared_memory_region() {
         ..PciLayout::default()
     };
     let pci = FakePci::new(&device, layout);
-    let transport =
-        PciTransport::with_registers(&mut pci.clone(), pci.function(), |address, len| {
-            pci.map(address, len)
-        });
-    let pmem = Pmem::<FakeHal, _>::new(transport.expect("whole"), Options::default());
+    let transport = PciTransport::with_registers(
+        &mut pci.clone(),
+        pci.function(),
+        FakeDma::default(),
+        |address, len| pci.map(address, len),
+    );
+    let pmem = Pmem::new(transport.expect("whole"), Options::default());
     let pmem = pmem.expect("an honest device");
     let expected = Config {
         start: 0x10_0000_4000,
@@ -443,7 +445,7 @@ fn the_region_may_be_a_shared_memory_region() {
 }
 
 #[test]
-fn a_region_that_moves_in_a_restart_is_not_followed() {
+fn a_region_that_moved_during_a_restart_is_an_error() {
     let memory = Memory::fresh();
     let (device, mut pmem) = open();
     let before = pmem.config();
@@ -461,12 +463,12 @@ fn a_region_that_moves_in_a_restart_is_not_followed() {
 }
 
 #[test]
-fn a_device_that_gave_up_says_so() {
+fn a_device_that_needs_a_reset_is_an_error() {
     let memory = Memory::fresh();
-    let (device, pmem) = open();
-    pmem.check_status().expect("it works");
+    let (device, mut pmem) = open();
+    pmem.config_changed().expect("it works");
     device.inject(Fault::NeedsReset);
-    let error = pmem.check_status().expect_err("it gave up");
+    let error = pmem.config_changed().expect_err("it gave up");
     assert_eq!(error.cause, Cause::NeedsReset);
     drop(pmem);
     memory.assert_clean();
@@ -476,7 +478,7 @@ fn a_device_that_gave_up_says_so() {
 fn other_devices_and_no_callers_are_refused() {
     Memory::fresh();
     let device = FakeDevice::new(vringlet::fake::FakeBlk::new(1));
-    let made = Pmem::<FakeHal, _>::new(device.transport(), Options::default());
+    let made = Pmem::new(device.transport(), Options::default());
     let cause = made.err().map(|error| error.cause);
     assert_eq!(cause, Some(Cause::WrongDeviceType { expected: 27 }));
     let device = FakeDevice::new(FakePmem::new(1));

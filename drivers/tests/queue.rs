@@ -2,8 +2,10 @@
 
 mod common;
 
+use std::alloc::Layout;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Data, Echo, EchoQueue, start};
@@ -611,12 +613,12 @@ fn memory_that_runs_out_is_an_error_and_leaks_nothing() {
     // Ring, short tables, headers and footers: each fails in turn.
     for allowed in 0..3 {
         let mut transport = device.transport();
-        let negotiated = vringlet::init::negotiate(&mut transport, 0, 0, 0).expect("honest");
+        let negotiated = vringlet::start::negotiate(&mut transport, 0, 0, 0).expect("honest");
         memory.fail_allocations_after(allowed);
         let result = EchoQueue::<Data>::new(&mut transport, 0, options, negotiated);
         memory.fail_allocations_after(None);
         let error = result.err().expect("no memory");
-        assert_eq!((error.queue, error.cause), (Some(0), Cause::NoMemory));
+        assert_eq!((error.queue, error.cause), (Some(0), Cause::NoDmaMemory));
         memory.assert_clean();
     }
 
@@ -629,7 +631,7 @@ fn memory_that_runs_out_is_an_error_and_leaks_nothing() {
         writable: vec![Buffer::from(vec![1])],
     };
     let rejected = queue.submit(&[1; 8], long()).expect_err("no memory");
-    assert_eq!(rejected.error.cause, Cause::NoMemory);
+    assert_eq!(rejected.error.cause, Cause::NoDmaMemory);
     queue
         .submit(&[1; 8], Data::new(b"x", 1))
         .expect("a short one needs none");
@@ -641,6 +643,53 @@ fn memory_that_runs_out_is_an_error_and_leaks_nothing() {
     assert!(queue.poll(&mut []).expect("honest").is_some());
     assert!(queue.poll(&mut []).expect("honest").is_some());
     finish(&memory, &mut transport, queue);
+}
+
+#[test]
+fn a_buffer_that_cannot_be_mapped_is_an_error_of_its_request_alone() {
+    for indirect in BOTH {
+        let memory = Memory::fresh();
+        let device = FakeDevice::new(Echo::new(8));
+        let mut transport = device.transport();
+        let mut queue = start(&mut transport, options(8), declined(indirect, true));
+        let whole = |queue: &mut EchoQueue<Data>, text: &[u8]| {
+            queue.submit(&[], Data::new(text, 8)).expect("room");
+            queue.kick();
+            let completion = queue.poll(&mut []).expect("honest").expect("one");
+            assert_eq!(completion.payload.writable()[..text.len()], *text);
+        };
+        whole(&mut queue, b"before");
+        // The first of two buffers is mapped, or neither.
+        for mapped in [0, 1] {
+            memory.fail_loans_after(mapped);
+            let rejected = queue
+                .submit(&[], Data::new(b"lost", 8))
+                .expect_err("no room");
+            assert_eq!(rejected.error.cause, Cause::NoDmaMemory);
+            assert_eq!(*rejected.payload.readable[0], *b"lost");
+            assert_eq!(memory.live().1, 0, "what was mapped is given back");
+            assert_eq!(queue.in_flight(), 0);
+        }
+        memory.fail_loans_after(None);
+        whole(&mut queue, b"after");
+        finish(&memory, &mut transport, queue);
+    }
+}
+
+#[test]
+fn the_context_learns_whether_the_platform_translates() {
+    for offered in BOTH {
+        let memory = Memory::fresh();
+        let device = FakeDevice::new(Echo::new(8));
+        let mut features = RingFeatures::VERSION_1;
+        features.set(RingFeatures::ACCESS_PLATFORM, offered);
+        device.offer(features);
+        let mut transport = device.transport();
+        assert_eq!(transport.dma().access_platform(), None);
+        let queue = start(&mut transport, options(8), 0);
+        assert_eq!(transport.dma().access_platform(), Some(offered));
+        finish(&memory, &mut transport, queue);
+    }
 }
 
 #[test]
@@ -694,7 +743,7 @@ fn a_queue_needs_a_size_that_is_a_power_of_two() {
     let memory = Memory::fresh();
     let device = FakeDevice::new(Echo::new(256));
     let mut transport = device.transport();
-    let negotiated = vringlet::init::negotiate(&mut transport, 0, 0, 0).expect("honest");
+    let negotiated = vringlet::start::negotiate(&mut transport, 0, 0, 0).expect("honest");
     for size in [0, 3, 255, 32769, 65535] {
         let result = EchoQueue::<Data>::new(&mut transport, 0, options(size), negotiated);
         let error = result.err().expect("not a power of two");
@@ -805,6 +854,60 @@ fn a_panic_while_segments_are_named_leaves_no_loan() {
     let completion = queue.poll(&mut []).expect("an honest device").expect("one");
     assert_eq!(completion.payload.buffer[..8], [1; 8]);
     queue.release(&transport.reset().expect("an honest device"));
+    drop(queue);
+    memory.assert_clean();
+}
+
+/// How often memory of [`raw`] was given back.
+static RELEASED: AtomicUsize = AtomicUsize::new(0);
+
+/// A buffer of memory that is no `Vec`'s, aligned to a page.
+fn raw(pages: usize) -> Buffer {
+    unsafe fn release(start: NonNull<u8>, context: *mut ()) {
+        RELEASED.fetch_add(1, Ordering::Relaxed);
+        let layout = Layout::from_size_align(context.addr() * 4096, 4096).expect("a layout");
+        // SAFETY: allocated so by `raw`.
+        unsafe { std::alloc::dealloc(start.as_ptr(), layout) };
+    }
+    let layout = Layout::from_size_align(pages * 4096, 4096).expect("a layout");
+    // SAFETY: there is at least a page.
+    let start = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).expect("memory");
+    let context = std::ptr::without_provenance_mut(pages);
+    // SAFETY: it was allocated for this alone.
+    unsafe { Buffer::from_raw(start, layout.size(), release, context) }
+}
+
+#[test]
+fn memory_of_any_kind_is_lent_and_given_back() {
+    let memory = Memory::fresh();
+    let device = FakeDevice::new(Echo::new(8));
+    let mut transport = device.transport();
+    let mut queue = start(&mut transport, QueueOptions::default(), 0);
+    let mut page = raw(1);
+    page[..5].copy_from_slice(b"hello");
+    let data = Data {
+        readable: vec![page],
+        writable: vec![raw(2)],
+    };
+    queue.submit(&[], data).expect("room");
+    queue.kick();
+    let done = queue.poll(&mut []).expect("honest").expect("one");
+    assert!(done.payload.writable().starts_with(b"hello\0"));
+    assert_eq!(RELEASED.load(Ordering::Relaxed), 0);
+    drop(done);
+    assert_eq!(RELEASED.load(Ordering::Relaxed), 2);
+    // What is in flight comes back with a reset.
+    device.set_pace(Pace::Manual);
+    let data = Data {
+        readable: vec![raw(1)],
+        writable: vec![raw(1)],
+    };
+    queue.submit(&[], data).expect("room");
+    queue.kick();
+    let lent = queue.release(&transport.reset().expect("honest"));
+    assert_eq!(RELEASED.load(Ordering::Relaxed), 2);
+    drop(lent);
+    assert_eq!(RELEASED.load(Ordering::Relaxed), 4);
     drop(queue);
     memory.assert_clean();
 }

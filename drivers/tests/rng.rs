@@ -5,13 +5,13 @@ use std::task::{Context, Poll, Waker};
 
 use vringlet::asynchronous::Asynchronous;
 use vringlet::blocking::Blocking;
-use vringlet::fake::{FakeBlk, FakeDevice, FakeHal, FakeRng, FakeTransport};
+use vringlet::fake::{FakeBlk, FakeDevice, FakeRng, FakeTransport};
 use vringlet::fake::{Fault, Memory, Pace, Random};
 use vringlet::features::RingFeatures;
 use vringlet::rng::{Options, Request, Rng};
-use vringlet::{Buffer, Cause, Driver, Token};
+use vringlet::{Buffer, Cause, Device, Driver, Token};
 
-type Fake = Rng<FakeHal, FakeTransport<FakeRng>>;
+type Fake = Rng<FakeTransport<FakeRng>>;
 
 const QUEUE: u16 = 0;
 
@@ -89,7 +89,7 @@ fn bytes_come_in_order_over_a_queue_of_any_size() {
                 ..FakeRng::new()
             };
             let options = Options {
-                declined,
+                declined: declined.bits(),
                 ..Options::default()
             };
             let (device, rng) = open_with(model, options);
@@ -172,7 +172,7 @@ fn no_byte_is_an_error_and_not_asked_for_again() {
 }
 
 #[test]
-fn more_than_there_was_room_for_is_not_believed() {
+fn a_length_beyond_the_buffer_is_an_error() {
     let memory = Memory::fresh();
     let (device, mut rng) = open();
     for len in [17, 4096, u32::MAX] {
@@ -265,7 +265,7 @@ fn a_device_that_does_not_start_is_refused() {
     }
     let memory = Memory::fresh();
     let device = FakeDevice::new(FakeBlk::new(1));
-    let made = Rng::<FakeHal, _>::new(device.transport(), Options::default());
+    let made = Rng::new(device.transport(), Options::default());
     let cause = made.err().map(|error| error.cause);
     assert_eq!(cause, Some(Cause::WrongDeviceType { expected: 4 }));
     memory.assert_clean();
@@ -302,9 +302,9 @@ fn a_silent_device_costs_the_time_allowed() {
         assert_eq!(error.cause, Cause::Timeout);
     }
     assert_eq!(rng.driver().in_flight(), 8);
-    rng.driver().check_status().expect("it works");
+    rng.driver().config_changed().expect("it works");
     device.inject(Fault::NeedsReset);
-    let gave_up = rng.driver().check_status().map_err(|error| error.cause);
+    let gave_up = rng.driver().config_changed().map_err(|error| error.cause);
     assert_eq!(gave_up, Err(Cause::NeedsReset));
     device.heal();
     rng.driver().restart().expect("healed");
@@ -314,7 +314,7 @@ fn a_silent_device_costs_the_time_allowed() {
 }
 
 #[test]
-fn tasks_share_it_and_may_leave() {
+fn tasks_share_it_and_may_be_cancelled() {
     let memory = Memory::fresh();
     let (device, rng) = open_rationed(3);
     device.set_pace(Pace::Manual);

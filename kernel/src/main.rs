@@ -11,7 +11,7 @@
 //!   `interrupts::allocate(name, handler)` (MSI-X: gives the message address and data) or to
 //!   `interrupts::lines::connect_shared(line, name, handler)`, then `EVENT.wait().await` in the task. A handler of your
 //!   own implements `interrupts::Handler` and takes no lock.
-//! - **Memory for a device**: `memory::dma::KernelHal` is the `virtio_drivers::Hal`; registers are mapped by
+//! - **Memory for a device**: `memory::dma::KernelDma` is the `vringlet::DmaContext`; registers are mapped by
 //!   `memory::paging::map_mmio`, which refuses what cannot be registers.
 //! - **A setting**: `fw_cfg::option("name")` is the value of `name=...` in `opt/vringlet/cmdline`.
 //!
@@ -26,13 +26,13 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use bootloader_api::config::Mapping;
 use bootloader_api::{BootInfo, BootloaderConfig};
-use vringlet_kernel::memory::heap::KernelHeap;
-use vringlet_kernel::power::{self, ExitCode};
-use vringlet_kernel::serial::{self, Emergency};
-use vringlet_kernel::{
-    acpi, arch, dashboard, devices, fiber, fw_cfg, interrupts, memory, net, pci, shell, status,
-    store, task, time,
-};
+use vringlet_kernel::apps::{dashboard, status, store};
+use vringlet_kernel::platform::memory::heap::KernelHeap;
+use vringlet_kernel::platform::power::{self, ExitCode};
+use vringlet_kernel::platform::serial::{self, Emergency};
+use vringlet_kernel::platform::{acpi, arch, fw_cfg, interrupts, memory, pci, time, traps};
+use vringlet_kernel::runtime::{fiber, task};
+use vringlet_kernel::{devices, net, shell};
 
 #[global_allocator]
 static ALLOCATOR: KernelHeap = KernelHeap;
@@ -55,10 +55,12 @@ fn start(boot: &'static mut BootInfo) -> ! {
         panic!("the boot loader did not map physical memory, which the kernel asks for");
     };
     arch::init(boot, offset);
+    traps::init();
     memory::init(boot, offset);
     acpi::init(boot.rsdp_addr.as_ref().copied());
     interrupts::init();
     time::init();
+    fiber::init();
     if let Some(level) = fw_cfg::option("log").and_then(|level| level.parse().ok()) {
         log::set_max_level(level);
     }
@@ -71,13 +73,15 @@ fn start(boot: &'static mut BootInfo) -> ! {
         arch::cpu::features().name,
     );
     status::mark("memory, interrupts and clock");
-    serial::start();
+    if let Some(sender) = serial::start() {
+        task::spawn(sender);
+    }
     pci::init();
     status::mark("PCI");
     task::spawn(async {
         devices::init().await;
         status::mark("devices");
-        net::init().await;
+        net::init(status::json).await;
         status::mark("network");
         store::init().await;
         dashboard::start();

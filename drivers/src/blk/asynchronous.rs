@@ -6,8 +6,6 @@ use core::ops::Range;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 
-use virtio_drivers::Hal;
-
 use super::{Blk, Request};
 use crate::asynchronous::{Asynchronous, Perform};
 use crate::buffer::Buffer;
@@ -16,14 +14,14 @@ use crate::error::Result;
 use crate::transport::Transport;
 
 /// A method per operation; requests with several buffers go through [`Asynchronous::perform`].
-impl<H: Hal, T: Transport> Asynchronous<Blk<H, T>> {
+impl<T: Transport> Asynchronous<Blk<T>> {
     /// Fills `buffer` with what is on the disk from `sector` on.
     ///
     /// # Errors
     ///
     /// The buffer comes back with the error, unless the device kept it.
     #[inline]
-    pub fn read(&self, sector: u64, buffer: Buffer) -> Transfer<'_, H, T> {
+    pub fn read(&self, sector: u64, buffer: Buffer) -> Transfer<'_, T> {
         Transfer(self.perform(Request::read(sector, buffer)))
     }
 
@@ -34,17 +32,26 @@ impl<H: Hal, T: Transport> Asynchronous<Blk<H, T>> {
     ///
     /// As for [`Self::read`].
     #[inline]
-    pub fn write(&self, sector: u64, buffer: Buffer) -> Transfer<'_, H, T> {
+    pub fn write(&self, sector: u64, buffer: Buffer) -> Transfer<'_, T> {
         Transfer(self.perform(Request::write(sector, buffer)))
     }
 
     /// Makes all writes stable that are done.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Cause::Unsupported`] if there is no cache to flush, or the device fails.
     pub async fn flush(&self) -> Result<()> {
         self.perform(Request::flush()).await?;
         Ok(())
     }
 
     /// Says that the contents of ranges of sectors no longer matter.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Cause::Unsupported`] without DISCARD, ranges that are not on the disk, or more or longer ones than the device
+    /// takes, no memory, or the device fails.
     pub async fn discard(&self, ranges: &[Range<u64>]) -> Result<()> {
         let request = Request::discard(ranges);
         let request = request.map_err(|cause| self.with(|blk| blk.error(cause)))?;
@@ -53,6 +60,10 @@ impl<H: Hal, T: Transport> Asynchronous<Blk<H, T>> {
     }
 
     /// Makes ranges of sectors zero. With `unmap` the device may give the space back to its storage.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::discard`], with WRITE_ZEROES.
     pub async fn write_zeroes(&self, ranges: &[Range<u64>], unmap: bool) -> Result<()> {
         let request = Request::write_zeroes(ranges, unmap);
         let request = request.map_err(|cause| self.with(|blk| blk.error(cause)))?;
@@ -61,6 +72,10 @@ impl<H: Hal, T: Transport> Asynchronous<Blk<H, T>> {
     }
 
     /// The device's name: at most 20 bytes.
+    ///
+    /// # Errors
+    ///
+    /// No memory, or the device fails or has no name ([`crate::Cause::Unsupported`]).
     pub async fn get_id(&self) -> Result<Vec<u8>> {
         let request = Request::get_id();
         let request = request.map_err(|cause| self.with(|blk| blk.error(cause)))?;
@@ -70,9 +85,9 @@ impl<H: Hal, T: Transport> Asynchronous<Blk<H, T>> {
 
 /// A read or write of one buffer, which comes back when it is done. See [`Asynchronous::read`] and [`Asynchronous::write`].
 #[must_use = "nothing happens before a future is polled"]
-pub struct Transfer<'a, H: Hal, T: Transport>(Perform<'a, Blk<H, T>>);
+pub struct Transfer<'a, T: Transport>(Perform<'a, Blk<T>>);
 
-impl<H: Hal, T: Transport> Future for Transfer<'_, H, T> {
+impl<T: Transport> Future for Transfer<'_, T> {
     type Output = Result<Buffer, Failed<Buffer>>;
 
     #[inline(always)]

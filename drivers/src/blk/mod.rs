@@ -8,11 +8,11 @@
 //! use vringlet::Buffer;
 //! use vringlet::blk::{Blk, Options};
 //! use vringlet::blocking::Blocking;
-//! use vringlet::fake::{FakeBlk, FakeDevice, FakeHal};
+//! use vringlet::fake::{FakeBlk, FakeDevice};
 //!
-//! // A RAM disk; a kernel has a `PciTransport` here, and its own `Hal`.
+//! // A RAM disk; a kernel has a `PciTransport` here.
 //! let device = FakeDevice::new(FakeBlk::new(64));
-//! let mut disk = Blocking::new(Blk::<FakeHal, _>::new(device.transport(), Options::default())?);
+//! let mut disk = Blocking::new(Blk::new(device.transport(), Options::default())?);
 //!
 //! // How long to wait is the caller's business.
 //! let mut turns = 1000;
@@ -43,16 +43,14 @@ mod wire;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use virtio_drivers::Hal;
-
 use crate::device::{DeviceId, DeviceName};
-use crate::driver::{Driver, Finished};
+use crate::driver::{Device, Driver, Finished};
 use crate::error::{Cause, Error, Result};
-use crate::features::{Negotiated, RingFeatures};
-use crate::init;
-use crate::queue::{Completion, Queue, QueueOptions, Rejected, Token};
+use crate::features::Negotiated;
+use crate::queue::{AnyQueue, Completion, Queue, QueueOptions, Rejected, Token};
 use crate::report::Report;
-use crate::transport::{InterruptCauses, Status, Transport};
+use crate::start::{Session, Started};
+use crate::transport::{InterruptCauses, Transport};
 
 pub use self::asynchronous::Transfer;
 pub use self::config::{CacheMode, Config, DiscardLimits, Geometry, Topology, WriteZeroesLimits};
@@ -60,19 +58,23 @@ pub use self::request::{Data, Request};
 pub use self::wire::{FEATURE_NAMES, Features, ID_LEN, Operation, SECTOR_LEN};
 
 /// How a disk is to be driven.
+///
+/// By default the driver takes 41 KiB of heap and 32 KiB of memory for DMA when it is made, and 2 and 12 KiB with the
+/// shortest queue that does (4), through which one request goes at a time. A request in flight has a list of its segments
+/// besides, and a table of its own for the device if they are more than two of data. Buffers are the caller's.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Descriptors of the queue, a power of two; the device's maximum if that is smaller.
     pub queue_size: u16,
-    /// Ring features to do without.
-    pub declined: RingFeatures,
+    /// Features to do without, of the ring or of the type.
+    pub declined: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             queue_size: 256,
-            declined: RingFeatures::empty(),
+            declined: 0,
         }
     }
 }
@@ -96,18 +98,19 @@ struct Counters {
 }
 
 /// A block device with one request queue.
-pub struct Blk<H: Hal, T: Transport> {
-    transport: T,
+///
+/// Counters: `bytes_read`, `bytes_written` by requests that were done, `errors` for requests that failed.
+pub struct Blk<T: Transport> {
     options: Options,
-    active: Active<H, T>,
+    device: Started<T, Active<T>>,
     counters: Counters,
 }
 
-/// What initialisation makes; made anew by a restart.
-struct Active<H: Hal, T: Transport> {
-    negotiated: Negotiated,
+/// The device at work.
+struct Active<T: Transport> {
+    features: Features,
     config: Config,
-    queue: Queue<H, T::Notifier, Request>,
+    queue: Queue<T, Request>,
     /// The most segments of data in a request.
     segments_max: usize,
 }
@@ -116,49 +119,49 @@ struct Active<H: Hal, T: Transport> {
 const REQUEST_QUEUE: u16 = 0;
 const QUEUE_NAME: &str = "requestq1";
 
-impl<H: Hal, T: Transport> Active<H, T> {
-    fn new(transport: &mut T, options: Options) -> Result<Self> {
-        let understood = Features::all().bits();
-        let declined = options.declined.bits();
-        let negotiated = init::negotiate(transport, understood, 0, declined)?;
-        let made = Self::with_features(transport, options, negotiated);
-        made.inspect_err(|_| init::give_up(transport))
+impl<T: Transport> Session<T> for Active<T> {
+    type Options = Options;
+
+    const ID: DeviceId = DeviceId::BLK;
+    const UNDERSTOOD: u64 = Features::all().bits();
+
+    fn declined(_: &mut T, options: &Options) -> u64 {
+        options.declined
     }
 
-    /// Checks a request, and makes its header.
-    #[inline(always)]
-    fn admit(&self, request: &mut Request) -> Result<[u8; wire::HEADER_LEN], Cause> {
-        request.check(&self.config, self.segments_max)?;
-        Ok(wire::header(request.operation(), request.sector()))
-    }
-
-    fn with_features(transport: &mut T, options: Options, negotiated: Negotiated) -> Result<Self> {
-        let config = Config::read(transport, Features::from_bits_truncate(negotiated.accepted))?;
+    fn make(transport: &mut T, options: &Options, negotiated: Negotiated) -> Result<Self> {
+        let features = Features::from_bits_truncate(negotiated.accepted);
+        let config = Config::read(transport, features)?;
         let options = QueueOptions {
             size: options.queue_size,
             header_len: wire::HEADER_LEN,
             footer_len: wire::STATUS_LEN,
         };
-        let mut queue = Queue::new(transport, REQUEST_QUEUE, options, negotiated)?;
+        let queue = Queue::allocate(transport, REQUEST_QUEUE, options, negotiated)?;
         let segments_max = segments_max(&config, queue.max_segments());
-        let started = match segments_max {
-            0 => Err(queue.error(Cause::QueueSize {
-                size: queue.size().into(),
-                max: queue.size().into(),
-            })),
-            _ => init::driver_ok(transport),
-        };
-        if let Err(error) = started {
-            // So that the queue's memory can be freed.
-            queue.release(&transport.reset()?);
-            return Err(error);
+        if segments_max == 0 {
+            let size = queue.size().into();
+            return Err(queue.error(Cause::QueueSize { size, max: size }));
         }
         Ok(Self {
-            negotiated,
+            features,
             config,
             queue,
             segments_max,
         })
+    }
+
+    fn each_queue(&mut self, visit: &mut dyn FnMut(&mut dyn AnyQueue<T>)) {
+        visit(&mut self.queue);
+    }
+}
+
+impl<T: Transport> Active<T> {
+    /// Checks a request, and makes its header.
+    #[inline(always)]
+    fn admit(&self, request: &mut Request) -> Result<[u8; wire::HEADER_LEN], Cause> {
+        request.check(&self.config, self.segments_max)?;
+        Ok(wire::header(request.operation(), request.sector()))
     }
 }
 
@@ -168,85 +171,35 @@ fn segments_max(config: &Config, room: usize) -> usize {
     config.seg_max.map_or(room, |max| room.min(max as usize))
 }
 
-impl<H: Hal, T: Transport> Blk<H, T> {
-    /// Initialises the device that `transport` leads to.
+impl<T: Transport> Blk<T> {
+    /// Starts the device that `transport` leads to.
     ///
     /// # Errors
     ///
-    /// The device is no block device, breaks the rules of initialisation, has an impossible configuration or a queue too
-    /// small for any data; or memory is short. It is left with FAILED set, or reset.
-    pub fn new(mut transport: T, options: Options) -> Result<Self> {
-        let name = transport.name();
-        if name.id != DeviceId::BLK {
-            let expected = DeviceId::BLK.0;
-            return Err(Error::new(name, Cause::WrongDeviceType { expected }));
-        }
-        let active = Active::new(&mut transport, options)?;
+    /// As for [`Started::new`], and a configuration that is impossible, or a queue too small for any data.
+    pub fn new(transport: T, options: Options) -> Result<Self> {
+        let device = Started::new(transport, &options)?;
         Ok(Self {
-            transport,
             options,
-            active,
+            device,
             counters: Counters::default(),
         })
     }
 
-    /// Which device.
-    pub fn name(&self) -> DeviceName {
-        self.transport.name()
-    }
-
-    /// The configuration as last read: at first, and by [`Self::take_config_change`].
+    /// The configuration as last read: at first, and by [`Device::config_changed`].
     pub fn config(&self) -> &Config {
-        &self.active.config
-    }
-
-    /// The features offered and accepted.
-    pub fn negotiated(&self) -> Negotiated {
-        self.active.negotiated
+        &self.device.config
     }
 
     /// The most segments of data that a request may have: what the device allows and the queue can take. A buffer is one,
     /// or one for each [`Config::size_max`] bytes of it.
     pub fn segments_max(&self) -> usize {
-        self.active.segments_max
+        self.device.segments_max
     }
 
     /// Requests that are with the device.
     pub fn in_flight(&self) -> u16 {
-        self.active.queue.in_flight()
-    }
-
-    /// Counts an interrupt of the request queue.
-    pub fn count_interrupt(&mut self) {
-        self.active.queue.count_interrupt();
-    }
-
-    /// Reads and clears why the device interrupted: with INTx, and when polling. See
-    /// [`Transport::take_interrupt_causes`].
-    pub fn take_interrupt_causes(&mut self) -> InterruptCauses {
-        self.transport.take_interrupt_causes()
-    }
-
-    /// Reads the configuration anew, after the device announced a change. If there is one, requests are checked against the
-    /// new configuration from now on; those in flight are not touched.
-    ///
-    /// # Errors
-    ///
-    /// The device wants to be reset ([`Cause::NeedsReset`]), or the new configuration is impossible, in which case the old
-    /// one stays in use.
-    pub fn take_config_change(&mut self) -> Result<Option<ConfigChange>> {
-        if self.transport.status().contains(Status::DEVICE_NEEDS_RESET) {
-            return Err(Error::new(self.name(), Cause::NeedsReset));
-        }
-        let new = Config::read(&self.transport, self.features())?;
-        let old = core::mem::replace(&mut self.active.config, new);
-        // A device with one interrupt for everything announces with each.
-        if old == new {
-            return Ok(None);
-        }
-        self.counters.config_changes += 1;
-        self.active.segments_max = segments_max(&new, self.active.queue.max_segments());
-        Ok(Some(ConfigChange { old, new }))
+        self.device.queue.in_flight()
     }
 
     /// Switches between write-back and write-through, and says which mode the device is in then. Writes in flight may be
@@ -256,17 +209,29 @@ impl<H: Hal, T: Transport> Blk<H, T> {
     ///
     /// [`Cause::Unsupported`] without CONFIG_WCE.
     pub fn set_cache_mode(&mut self, mode: CacheMode) -> Result<CacheMode> {
-        if !self.features().contains(Features::CONFIG_WCE) {
-            return Err(Error::new(self.name(), Cause::Unsupported));
+        let (transport, active) = self.device.parts();
+        if !active.features.contains(Features::CONFIG_WCE) {
+            return Err(Error::new(transport.name(), Cause::Unsupported));
         }
-        Config::write_cache_mode(&mut self.transport, mode)?;
-        let mode = Config::read_cache_mode(&self.transport, self.features())?;
-        self.active.config.cache_mode = mode;
+        Config::write_cache_mode(transport, mode)?;
+        let mode = Config::read_cache_mode(transport, active.features)?;
+        active.config.cache_mode = mode;
         Ok(mode)
     }
+}
 
-    /// The driver's account of the device.
-    pub fn report(&self) -> Report {
+impl<T: Transport> Device for Blk<T> {
+    type Change = ConfigChange;
+
+    fn name(&self) -> DeviceName {
+        self.device.name()
+    }
+
+    fn negotiated(&self) -> Negotiated {
+        self.device.negotiated()
+    }
+
+    fn report(&self) -> Report {
         let Counters {
             bytes_read,
             bytes_written,
@@ -275,9 +240,9 @@ impl<H: Hal, T: Transport> Blk<H, T> {
         } = self.counters;
         Report {
             device: self.name(),
-            negotiated: self.active.negotiated,
+            negotiated: self.negotiated(),
             feature_names: FEATURE_NAMES,
-            queues: vec![self.active.queue.report(QUEUE_NAME)],
+            queues: vec![self.device.queue.report(QUEUE_NAME)],
             config_changes,
             counters: vec![
                 ("bytes_read", bytes_read),
@@ -287,30 +252,49 @@ impl<H: Hal, T: Transport> Blk<H, T> {
         }
     }
 
-    fn features(&self) -> Features {
-        Features::from_bits_truncate(self.active.negotiated.accepted)
+    fn take_interrupt_causes(&mut self) -> InterruptCauses {
+        self.device.take_interrupt_causes()
+    }
+
+    /// Requests are checked against the new configuration from now on; those in flight are not touched.
+    fn config_changed(&mut self) -> Result<Option<ConfigChange>> {
+        self.device.check_status()?;
+        let (transport, active) = self.device.parts();
+        let new = Config::read(transport, active.features)?;
+        let old = core::mem::replace(&mut active.config, new);
+        if old == new {
+            return Ok(None);
+        }
+        active.segments_max = segments_max(&new, active.queue.max_segments());
+        self.counters.config_changes += 1;
+        Ok(Some(ConfigChange { old, new }))
     }
 }
 
-/// Whether a request that came back was done: the device's status, and for reads its word that all data is there. A device
-/// that wrote only part of the data can't have meant to say "OK".
+/// Whether a request that came back was done: the device's status, and its word that it wrote that and all data before it.
+/// Bytes beyond those that it says it wrote mean nothing (spec 2.7.8.2), an "OK" among them neither; any other status is a
+/// failure with or without them.
 #[inline(always)]
 fn judge(completion: &Completion<Request>, bytes: u64) -> Result<(), Cause> {
     let written = completion.written?;
     wire::check_status(completion.footer as u8)?;
-    // The sum fits: the queue takes no request of 4 GiB.
-    let need = bytes as u32;
-    if completion.payload.operation() == Operation::Read && written < need {
+    let data = match completion.payload.operation().writes_memory() {
+        // It fits: the queue takes no request of 4 GiB.
+        true => bytes as u32,
+        false => 0,
+    };
+    let need = data + wire::STATUS_LEN as u32;
+    if written < need {
         return Err(Cause::ShortResponse { len: written, need });
     }
     Ok(())
 }
 
-impl<H: Hal, T: Transport> Driver for Blk<H, T> {
+impl<T: Transport> Driver for Blk<T> {
     type Request = Request;
 
     fn submit(&mut self, mut request: Request) -> Result<Token, Rejected<Request>> {
-        let active = &mut self.active;
+        let active = &mut *self.device;
         match active.admit(&mut request) {
             Ok(header) => active.queue.submit(&header, request),
             Err(cause) => Err(Rejected {
@@ -322,7 +306,7 @@ impl<H: Hal, T: Transport> Driver for Blk<H, T> {
 
     #[inline(always)]
     fn accept(&mut self, request: &mut Option<Request>) -> Result<Token> {
-        let active = &mut self.active;
+        let active = &mut *self.device;
         let admitted = match request {
             Some(request) => active.admit(request),
             None => Err(Cause::EmptyRequest),
@@ -335,17 +319,17 @@ impl<H: Hal, T: Transport> Driver for Blk<H, T> {
 
     #[inline]
     fn kick(&mut self) {
-        self.active.queue.kick();
+        self.device.queue.kick();
     }
 
     #[inline(always)]
     fn complete(&mut self) -> Result<Option<Token>> {
-        self.active.queue.complete()
+        self.device.queue.complete()
     }
 
     #[inline(always)]
     fn take(&mut self, token: Token) -> Option<Finished<Request>> {
-        let completion = self.active.queue.take(token)?;
+        let completion = self.device.queue.take(token)?;
         let bytes = completion.payload.bytes();
         let result = judge(&completion, bytes);
         let request = completion.payload;
@@ -364,39 +348,29 @@ impl<H: Hal, T: Transport> Driver for Blk<H, T> {
 
     #[inline]
     fn enable_interrupts(&mut self) -> bool {
-        self.active.queue.enable_interrupts()
+        self.device.queue.enable_interrupts()
     }
 
     fn disable_interrupts(&mut self) {
-        self.active.queue.disable_interrupts();
+        self.device.queue.disable_interrupts();
     }
 
     fn queue_size(&self) -> u16 {
-        self.active.queue.size()
+        self.device.queue.size()
     }
 
     fn error(&self, cause: Cause) -> Error {
-        self.active.queue.error(cause)
+        self.device.queue.error(cause)
     }
 
     fn reset(&mut self) -> Result<Vec<(Token, Request)>> {
-        let proof = self.transport.reset()?;
-        Ok(self.active.queue.release(&proof))
+        let proof = self.device.reset()?;
+        Ok(self.device.queue.release(&proof))
     }
 
     fn restart(&mut self) -> Result<()> {
         drop(self.reset()?);
-        self.active = Active::new(&mut self.transport, self.options)?;
+        self.device.restart(&self.options)?;
         Ok(())
-    }
-}
-
-impl<H: Hal, T: Transport> Drop for Blk<H, T> {
-    fn drop(&mut self) {
-        // Else the queue's memory, which the device may still write to, would be leaked. That is what happens if the
-        // device does not come back from the reset.
-        if let Err(error) = self.reset() {
-            log::error!("{error}");
-        }
     }
 }

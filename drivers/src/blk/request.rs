@@ -192,14 +192,17 @@ impl Request {
             }
             Operation::Discard => {
                 let limits = config.discard.ok_or(Cause::Unsupported)?;
-                self.check_ranges(config, limits.max_ranges, limits.max_sectors)
+                self.check_ranges(config, limits.max_ranges, limits.max_sectors)?;
+                self.check_segments(segments_max)
             }
             Operation::WriteZeroes => {
                 let limits = config.write_zeroes.ok_or(Cause::Unsupported)?;
-                self.check_ranges(config, limits.max_ranges, limits.max_sectors)
+                self.check_ranges(config, limits.max_ranges, limits.max_sectors)?;
+                self.check_segments(segments_max)
             }
+            Operation::GetId => self.check_segments(segments_max),
             Operation::Flush if !config.flush => Err(Cause::Unsupported),
-            Operation::Flush | Operation::GetId => Ok(()),
+            Operation::Flush => Ok(()),
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
 
 use super::fault::Fault;
-use super::hal::Memory;
+use super::memory::Memory;
 use super::queue::{DeviceQueue, Request};
 use super::random::Random;
 use super::transport::FakeTransport;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::format;
 use std::vec::Vec;
 
-use virtio_drivers::BufferDirection;
+use crate::dma::Direction;
 
 use super::device::{DeviceModel, Queues};
-use super::hal::Memory;
+use super::memory::Memory;
 use super::queue::Request;
 use crate::device::DeviceId;
 
@@ -240,7 +240,7 @@ impl FakeGpu {
         for (address, len) in pieces.flatten() {
             queues
                 .memory()
-                .check(*address, *len as usize, BufferDirection::DriverToDevice);
+                .check(*address, *len as usize, Direction::ToDevice);
         }
     }
 
@@ -473,7 +473,7 @@ impl FakeGpu {
             if le32(entry, 12) != 0 || len == 0 {
                 queues.violation("memory entry with padding or without bytes");
             }
-            let reads = BufferDirection::DriverToDevice;
+            let reads = Direction::ToDevice;
             queues.memory().check(address, len as usize, reads);
             total += u64::from(len);
             pieces.push((address, len));

@@ -7,7 +7,7 @@ use std::vec::Vec;
 
 use super::device::{DeviceModel, FakeDevice};
 use super::fault::Fault;
-use crate::mmio::Registers;
+use crate::registers::Registers;
 use crate::transport::{InterruptCauses, QueueAddresses, SharedMemory};
 
 const CONFIG: usize = 0x100;

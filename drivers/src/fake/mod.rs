@@ -1,6 +1,6 @@
 //! A device in plain memory: for host tests, fuzzing and teaching. Honest by default, hostile on request.
 //!
-//! - [`FakeHal`] and [`Memory`]: the guest's memory as a device may reach it; notes every access that it may not make.
+//! - [`FakeDma`] and [`Memory`]: the guest's memory as a device may reach it; notes every access that it may not make.
 //! - [`DeviceQueue`]: the device's side of a split virtqueue; notes every rule that the driver breaks.
 //! - [`FakeDevice`]: the registers of a device around a [`DeviceModel`], which says what the device does.
 //! - [`FakeTransport`], [`FakePci`] and [`FakeMmio`]: a way to reach it without a bus, and two with.
@@ -16,7 +16,7 @@ mod device;
 mod fault;
 mod gpu;
 #[expect(unsafe_code, reason = "the memory behind the fake platform")]
-mod hal;
+mod memory;
 mod mmio;
 mod net;
 mod pci;
@@ -31,7 +31,7 @@ pub use blk::FakeBlk;
 pub use device::{DeviceModel, FakeDevice, Interrupt, Order, Pace, Queues};
 pub use fault::Fault;
 pub use gpu::{FakeCursor, FakeGpu, FakeRect, Lie};
-pub use hal::{FakeHal, Memory};
+pub use memory::{FakeDma, FakeHal, Memory};
 pub use mmio::{FakeMmio, FakeMmioRegisters};
 pub use net::FakeNic;
 pub use pci::{CapabilityFault, FakePci, FakeRegisters, PciLayout};

@@ -10,9 +10,13 @@ use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunction};
 
 use super::device::{DeviceModel, FakeDevice, Interrupt};
 use super::fault::Fault;
-use crate::mmio::Registers;
+use crate::error::Cause;
+use crate::registers::Registers;
 use crate::transport::QueueAddresses;
 use crate::transport::pci::Message;
+
+/// The machine's memory ends here, and registers begin no lower.
+const MEMORY_END: u64 = 1 << 30;
 
 const COMMAND: usize = 0x04;
 const COMMAND_MEMORY: u8 = 1 << 1;
@@ -398,7 +402,15 @@ impl<M: DeviceModel> FakePci<M> {
     }
 
     /// The registers at a physical address, for [`PciTransport::with_registers`](crate::PciTransport::with_registers).
-    pub fn map(&self, address: u64, len: u64) -> Option<FakeRegisters<M>> {
+    ///
+    /// # Errors
+    ///
+    /// They lie in no BAR, which is noted as well; or where the machine has its memory.
+    pub fn map(&self, address: u64, len: u64) -> Result<FakeRegisters<M>, Cause> {
+        let bad = Cause::BadRegisters { address, len };
+        if address < MEMORY_END {
+            return Err(bad);
+        }
         let state = self.state();
         let bar = (0..6).find(|bar| {
             state
@@ -408,11 +420,11 @@ impl<M: DeviceModel> FakePci<M> {
         let Some(bar) = bar else {
             drop(state);
             self.violation(format!("mapped {len} bytes at {address:#x}: not in a BAR"));
-            return None;
+            return Err(bad);
         };
-        let start = state.bar_address(bar)?;
+        let start = state.bar_address(bar).ok_or(bad)?;
         drop(state);
-        Some(FakeRegisters {
+        Ok(FakeRegisters {
             pci: self.clone(),
             bar,
             offset: (address - start) as usize,

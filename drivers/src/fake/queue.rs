@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::vec::Vec;
 
-use virtio_drivers::BufferDirection;
+use crate::dma::Direction;
 
-use super::hal::Memory;
+use super::memory::Memory;
 use super::random::Random;
 use crate::features::RingFeatures;
 use crate::transport::QueueAddresses;
@@ -92,7 +92,7 @@ impl Request {
     }
 
     /// Whether to try an access: always, unless it is the device's own fault that there is nothing lent there.
-    fn may(&self, address: u64, len: usize, access: BufferDirection) -> bool {
+    fn may(&self, address: u64, len: usize, access: Direction) -> bool {
         !self.lied.load(Ordering::Relaxed) || self.memory.allows(address, len, access)
     }
 
@@ -100,7 +100,7 @@ impl Request {
     pub fn read(&self, offset: usize, bytes: &mut [u8]) -> usize {
         let mut done = 0;
         for (address, len) in self.parts(false, offset, bytes.len()) {
-            if self.may(address, len, BufferDirection::DriverToDevice) {
+            if self.may(address, len, Direction::ToDevice) {
                 self.memory.read(address, &mut bytes[done..done + len]);
             }
             done += len;
@@ -119,7 +119,7 @@ impl Request {
     pub fn write(&self, offset: usize, bytes: &[u8]) -> usize {
         let mut done = 0;
         for (address, len) in self.parts(true, offset, bytes.len()) {
-            if self.may(address, len, BufferDirection::DeviceToDriver) {
+            if self.may(address, len, Direction::FromDevice) {
                 self.memory.write(address, &bytes[done..done + len]);
             }
             done += len;
@@ -207,10 +207,10 @@ impl DeviceQueue {
             }
         }
         let entries = usize::from(size);
-        let reads = BufferDirection::DriverToDevice;
+        let reads = Direction::ToDevice;
         self.memory.check(descriptors, 16 * entries, reads);
         self.memory.check(driver, 6 + 2 * entries, reads);
-        let writes = BufferDirection::DeviceToDriver;
+        let writes = Direction::FromDevice;
         self.memory.check(device, 6 + 8 * entries, writes);
         if self.memory.read_u16(driver + 2) != 0 {
             self.violation("available index does not start at 0");
@@ -392,9 +392,9 @@ impl DeviceQueue {
                 break;
             }
             let access = if writable {
-                BufferDirection::DeviceToDriver
+                Direction::FromDevice
             } else {
-                BufferDirection::DriverToDevice
+                Direction::ToDevice
             };
             let len = descriptor.len as usize;
             if !self.memory.allows(descriptor.address, len, access) {
@@ -517,8 +517,8 @@ mod tests {
     //! That the rules are watched: a driver written down byte by byte breaks each of them.
 
     use super::*;
-    use crate::fake::FakeHal;
-    use virtio_drivers::Hal;
+    use crate::dma::DmaContext;
+    use crate::fake::FakeDma;
 
     const SIZE: u16 = 4;
 
@@ -532,13 +532,14 @@ mod tests {
         writable: u64,
     }
 
-    fn page(direction: BufferDirection) -> u64 {
-        FakeHal::dma_alloc(1, direction).0
+    fn page(direction: Direction) -> u64 {
+        let context = FakeDma::new(Memory::current());
+        context.allocate(1, direction).expect("room").0
     }
 
     fn ring(features: RingFeatures) -> Ring {
         let memory = Memory::fresh();
-        let table = page(BufferDirection::Both);
+        let table = page(Direction::Both);
         let avail = table + 1024;
         let addresses = QueueAddresses {
             size: SIZE,
@@ -552,8 +553,8 @@ mod tests {
             memory,
             table,
             avail,
-            readable: page(BufferDirection::DriverToDevice),
-            writable: page(BufferDirection::DeviceToDriver),
+            readable: page(Direction::ToDevice),
+            writable: page(Direction::FromDevice),
         }
     }
 
@@ -710,7 +711,7 @@ mod tests {
     #[test]
     fn misplaced_parts_are_noted() {
         let memory = Memory::fresh();
-        let page = page(BufferDirection::Both);
+        let page = page(Direction::Both);
         let addresses = QueueAddresses {
             size: SIZE,
             descriptors: page + 8,

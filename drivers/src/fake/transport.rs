@@ -2,6 +2,7 @@
 
 use super::device::{DeviceModel, FakeDevice};
 use super::fault::Fault;
+use super::memory::FakeDma;
 use crate::device::DeviceName;
 use crate::error::{Cause, Error, Result};
 use crate::transport::{
@@ -14,6 +15,7 @@ pub struct FakeTransport<M> {
     device: FakeDevice<M>,
     name: DeviceName,
     instance: Instance,
+    dma: FakeDma,
 }
 
 /// The bell of one queue of a [`FakeDevice`].
@@ -27,6 +29,7 @@ impl<M: DeviceModel> FakeTransport<M> {
     pub(super) fn new(device: FakeDevice<M>) -> Self {
         let name = device.name();
         Self {
+            dma: FakeDma::new(device.memory()),
             device,
             name,
             instance: Instance::new(),
@@ -51,6 +54,7 @@ impl<M: DeviceModel> FakeTransport<M> {
 // SAFETY: the instance is its own; the device is done when its status reads 0; a device learns of its own queues only.
 unsafe impl<M: DeviceModel> Transport for FakeTransport<M> {
     type Notifier = FakeNotifier<M>;
+    type Dma = FakeDma;
 
     fn name(&self) -> DeviceName {
         self.name
@@ -58,6 +62,14 @@ unsafe impl<M: DeviceModel> Transport for FakeTransport<M> {
 
     fn instance(&self) -> &Instance {
         &self.instance
+    }
+
+    fn dma(&self) -> &FakeDma {
+        &self.dma
+    }
+
+    fn dma_mut(&mut self) -> &mut FakeDma {
+        &mut self.dma
     }
 
     fn reset(&mut self) -> Result<Quiesced> {

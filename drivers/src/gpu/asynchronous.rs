@@ -2,8 +2,6 @@
 
 use alloc::vec::Vec;
 
-use virtio_drivers::Hal;
-
 use super::{Change, Cursor, Gpu, Request, Screen};
 use crate::asynchronous::Asynchronous;
 use crate::driver::Driver;
@@ -11,7 +9,7 @@ use crate::error::Result;
 use crate::transport::Transport;
 
 /// A method per operation. The pointer is moved by [`Asynchronous::with`], since nobody need wait for that.
-impl<H: Hal + 'static, T: Transport> Asynchronous<Gpu<H, T>> {
+impl<T: Transport> Asynchronous<Gpu<T>> {
     /// Asks how the displays are arranged and what they say about themselves, and gives what changed since the last time.
     ///
     /// # Errors
@@ -34,7 +32,7 @@ impl<H: Hal + 'static, T: Transport> Asynchronous<Gpu<H, T>> {
     /// # Errors
     ///
     /// As the request, or [`crate::Cause::Busy`] while an earlier one for this screen isn't over.
-    pub async fn present(&self, screen: &mut Screen<H>) -> Result<bool> {
+    pub async fn present(&self, screen: &mut Screen<T::Dma>) -> Result<bool> {
         let request = screen.present();
         match request.map_err(|cause| self.with(|gpu| gpu.error(cause)))? {
             Some(request) => self.perform(request).await?,
@@ -48,7 +46,7 @@ impl<H: Hal + 'static, T: Transport> Asynchronous<Gpu<H, T>> {
     /// # Errors
     ///
     /// As the request. The memory stays until the device is reset then.
-    pub async fn close(&self, screen: Screen<H>) -> Result<()> {
+    pub async fn close(&self, screen: Screen<T::Dma>) -> Result<()> {
         self.perform(screen.close()).await?;
         Ok(())
     }
@@ -58,7 +56,7 @@ impl<H: Hal + 'static, T: Transport> Asynchronous<Gpu<H, T>> {
     /// # Errors
     ///
     /// As the request.
-    pub async fn load(&self, cursor: &Cursor<H>) -> Result<()> {
+    pub async fn load(&self, cursor: &Cursor<T::Dma>) -> Result<()> {
         let request = cursor.load();
         let request = request.map_err(|cause| self.with(|gpu| gpu.error(cause)))?;
         self.perform(request).await?;

@@ -2,8 +2,6 @@
 
 use alloc::vec::Vec;
 
-use virtio_drivers::Hal;
-
 use super::{Change, Cursor, Gpu, Request, Screen};
 use crate::blocking::Blocking;
 use crate::driver::Driver;
@@ -11,7 +9,7 @@ use crate::error::Result;
 use crate::transport::Transport;
 
 /// A method per operation. The pointer is moved by [`Blocking::driver`], since nobody need wait for that.
-impl<H: Hal + 'static, T: Transport> Blocking<Gpu<H, T>> {
+impl<T: Transport> Blocking<Gpu<T>> {
     /// Asks how the displays are arranged and what they say about themselves, and gives what changed since the last time.
     ///
     /// # Errors
@@ -32,7 +30,11 @@ impl<H: Hal + 'static, T: Transport> Blocking<Gpu<H, T>> {
     /// # Errors
     ///
     /// As the request; the next one shows what this one did not.
-    pub fn present(&mut self, screen: &mut Screen<H>, wait: impl FnMut() -> bool) -> Result<bool> {
+    pub fn present(
+        &mut self,
+        screen: &mut Screen<T::Dma>,
+        wait: impl FnMut() -> bool,
+    ) -> Result<bool> {
         let request = screen.present();
         match request.map_err(|cause| self.driver().error(cause))? {
             Some(request) => self.perform(request, wait)?,
@@ -46,7 +48,7 @@ impl<H: Hal + 'static, T: Transport> Blocking<Gpu<H, T>> {
     /// # Errors
     ///
     /// As the request. The memory stays until the device is reset then.
-    pub fn close(&mut self, screen: Screen<H>, wait: impl FnMut() -> bool) -> Result<()> {
+    pub fn close(&mut self, screen: Screen<T::Dma>, wait: impl FnMut() -> bool) -> Result<()> {
         self.perform(screen.close(), wait)?;
         Ok(())
     }
@@ -56,7 +58,7 @@ impl<H: Hal + 'static, T: Transport> Blocking<Gpu<H, T>> {
     /// # Errors
     ///
     /// As the request.
-    pub fn load(&mut self, cursor: &Cursor<H>, wait: impl FnMut() -> bool) -> Result<()> {
+    pub fn load(&mut self, cursor: &Cursor<T::Dma>, wait: impl FnMut() -> bool) -> Result<()> {
         let request = cursor.load();
         let request = request.map_err(|cause| self.driver().error(cause))?;
         self.perform(request, wait)?;

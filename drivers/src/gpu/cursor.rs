@@ -1,6 +1,5 @@
 //! [`Cursor`]: a picture for the pointer that the host draws over a scanout.
 
-use virtio_drivers::Hal;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
@@ -10,6 +9,7 @@ use super::framebuffer::Framebuffer;
 use super::request::{Backing, Command, Request, ResourceId};
 use super::task::check_response;
 use super::wire::{self, CURSOR_SIZE, CommandType, CtrlHdr, Format};
+use crate::dma::DmaContext;
 use crate::error::{Cause, Result};
 use crate::queue::{Chain, Payload};
 use crate::transport::Transport;
@@ -17,20 +17,20 @@ use crate::transport::Transport;
 /// A picture for the pointer, 64 by 64 pixels with alpha. Sent once ([`Self::load`]), then used with
 /// [`super::Gpu::set_cursor`] as often as wanted; for another picture make another.
 #[derive(Debug)]
-pub struct Cursor<H: Hal + 'static> {
+pub struct Cursor<D: DmaContext> {
     resource: ResourceId,
-    frame: Framebuffer<H>,
+    frame: Framebuffer<D>,
     hot: (u32, u32),
 }
 
-impl<H: Hal + 'static> Cursor<H> {
+impl<D: DmaContext> Cursor<D> {
     /// A cursor of `pixels` (0xAARRGGBB, row after row), `size` at most 64 by 64; the rest is clear. The pixel `hot`
-    /// (column, row) is the one that points.
+    /// (column, row) is the one that points. It is for the device that `dma` is of ([`Gpu::dma`]).
     ///
     /// # Errors
     ///
     /// Too large, not as many pixels as the size says, a hot spot outside, or no memory.
-    pub fn new(size: Size, pixels: &[u32], hot: (u32, u32)) -> Result<Self, Cause> {
+    pub fn new(dma: &D, size: Size, pixels: &[u32], hot: (u32, u32)) -> Result<Self, Cause> {
         let rect = Rect::of(size);
         if rect.is_empty() || !Rect::of(CURSOR_SIZE).contains(rect) {
             return Err(Cause::InvalidParameter("size of a cursor"));
@@ -41,7 +41,7 @@ impl<H: Hal + 'static> Cursor<H> {
         if hot.0 >= size.width || hot.1 >= size.height {
             return Err(Cause::InvalidParameter("hot spot of a cursor"));
         }
-        let mut frame = Framebuffer::new(CURSOR_SIZE)?;
+        let mut frame = Framebuffer::new(dma, CURSOR_SIZE)?;
         frame.draw(rect, pixels);
         Ok(Self {
             resource: ResourceId::fresh(),
@@ -55,7 +55,7 @@ impl<H: Hal + 'static> Cursor<H> {
     /// # Errors
     ///
     /// [`Cause::NoMemory`].
-    pub fn load(&self) -> Result<Request<H>, Cause> {
+    pub fn load(&self) -> Result<Request<D>, Cause> {
         let resource = self.resource;
         let backing = Some(Backing::of(&self.frame)?);
         Ok(Request::new(alloc::vec![
@@ -73,7 +73,7 @@ impl<H: Hal + 'static> Cursor<H> {
     }
 
     /// The request that takes the picture and its memory back. It fails while a scanout has this cursor.
-    pub fn unload(self) -> Request<H> {
+    pub fn unload(self) -> Request<D> {
         let resource = self.resource;
         Request::new(alloc::vec![Command::Retire {
             resource,
@@ -98,17 +98,23 @@ impl Payload for CommandType {
 }
 
 /// The pointer's commands have a queue of their own, and nobody waits for them.
-impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
+impl<T: Transport> Gpu<T> {
     /// Gives a scanout the pointer `cursor`, whose load request is done, with its hot spot at (`x`, `y`).
     ///
     /// # Errors
     ///
     /// [`Cause::Busy`] if the picture is not there yet; no such scanout; the cursor queue is full.
-    pub fn set_cursor(&mut self, scanout: u32, cursor: &Cursor<H>, x: u32, y: u32) -> Result<()> {
+    pub fn set_cursor(
+        &mut self,
+        scanout: u32,
+        cursor: &Cursor<T::Dma>,
+        x: u32,
+        y: u32,
+    ) -> Result<()> {
         let resource = cursor.resource();
         self.poll_cursor()?;
         let checked = self.resources.check_cursor(scanout, resource);
-        checked.map_err(|cause| self.active.cursor.error(cause))?;
+        checked.map_err(|cause| self.device.cursor.error(cause))?;
         let (hot_x, hot_y) = cursor.hot_spot();
         let command = CommandType::UpdateCursor;
         let message = cursor_message(command, scanout, (x, y), Some(resource), (hot_x, hot_y));
@@ -160,11 +166,11 @@ impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
 
     fn cursor_of(&self, scanout: u32) -> Result<Option<ResourceId>> {
         let cursor = self.resources.cursor(scanout);
-        cursor.map_err(|cause| self.active.cursor.error(cause))
+        cursor.map_err(|cause| self.device.cursor.error(cause))
     }
 
     fn send_cursor(&mut self, command: CommandType, message: &wire::UpdateCursor) -> Result<()> {
-        let queue = &mut self.active.cursor;
+        let queue = &mut self.device.cursor;
         queue
             .submit(message.as_bytes(), command)
             .map_err(|rejected| rejected.error)?;
@@ -175,7 +181,7 @@ impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
     /// Takes back what the device is done with on the cursor queue: no more than it had when this began.
     pub(super) fn poll_cursor(&mut self) -> Result<()> {
         let mut header = [0; size_of::<CtrlHdr>()];
-        while let Some(completion) = self.active.cursor.poll(&mut header)? {
+        while let Some(completion) = self.device.cursor.poll(&mut header)? {
             let command = completion.payload;
             let result = match completion.written {
                 // QEMU answers nothing on this queue.
@@ -185,7 +191,7 @@ impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
             };
             if let Err(cause) = result {
                 self.counters.cursor_errors += 1;
-                log::warn!("{}", self.active.cursor.error(cause));
+                log::warn!("{}", self.device.cursor.error(cause));
             }
         }
         Ok(())

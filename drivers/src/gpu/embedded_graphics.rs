@@ -7,12 +7,12 @@ use embedded_graphics_core::draw_target::DrawTarget;
 use embedded_graphics_core::geometry::{OriginDimensions, Point, Size};
 use embedded_graphics_core::pixelcolor::{IntoStorage, Rgb888};
 use embedded_graphics_core::primitives::Rectangle;
-use virtio_drivers::Hal;
 
 use super::damage::Rect;
 use super::framebuffer::Framebuffer;
+use crate::dma::DmaContext;
 
-impl<H: Hal + 'static> OriginDimensions for Framebuffer<H> {
+impl<D: DmaContext> OriginDimensions for Framebuffer<D> {
     fn size(&self) -> Size {
         let size = Framebuffer::size(self);
         Size::new(size.width, size.height)
@@ -36,7 +36,7 @@ fn visible(area: &Rectangle) -> Rect {
     Rect::new(x, y, right.saturating_sub(x), bottom.saturating_sub(y))
 }
 
-impl<H: Hal + 'static> DrawTarget for Framebuffer<H> {
+impl<D: DmaContext> DrawTarget for Framebuffer<D> {
     type Color = Rgb888;
     type Error = Infallible;
 

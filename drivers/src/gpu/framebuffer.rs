@@ -2,12 +2,11 @@
 
 use core::ops::Range;
 
-use virtio_drivers::Hal;
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
 
 use super::damage::{Damage, Rect, Size};
-use crate::dma::{Lease, Outbound};
+use crate::dma::{DmaContext, Lease, Outbound};
 use crate::error::Cause;
 
 /// Bytes of a pixel, in every format that there is.
@@ -24,34 +23,35 @@ const PIECE_LEN: usize = 256 * 1024;
 /// A pixel is a number: 0xRRGGBB, with the alpha in the highest byte where there is one. All that draws takes note of the
 /// pixels that it touched ([`Self::damage`]), and leaves out what is outside.
 #[derive(Debug)]
-pub struct Framebuffer<H: Hal + 'static> {
+pub struct Framebuffer<D: DmaContext> {
     size: Size,
-    memory: Outbound<H>,
+    memory: Outbound<D>,
     /// Each piece has 2^this rows.
     rows_shift: u32,
     stride: usize,
     damage: Damage,
 }
 
-impl<H: Hal + 'static> Framebuffer<H> {
-    /// A black (or clear) picture, all of it damaged.
+impl<D: DmaContext> Framebuffer<D> {
+    /// A black (or clear) picture, all of it damaged, in memory that the device of `dma` reaches.
     ///
     /// # Errors
     ///
     /// No memory, or a width or height that is 0 or more than [`MAX_DIMENSION`].
-    pub fn new(size: Size) -> Result<Self, Cause> {
+    pub fn new(dma: &D, size: Size) -> Result<Self, Cause> {
         let possible = 1..=MAX_DIMENSION;
         if !possible.contains(&size.width) || !possible.contains(&size.height) {
             return Err(Cause::InvalidParameter("width or height of a picture"));
         }
         let stride = size.width as usize * PIXEL_LEN;
-        let len = usize::try_from(size.area() * PIXEL_LEN as u64).map_err(|_| Cause::NoMemory)?;
+        let len = usize::try_from(size.area() * PIXEL_LEN as u64);
+        let len = len.map_err(|_| Cause::NoDmaMemory)?;
         let rows_shift = (PIECE_LEN / stride).ilog2();
         let mut damage = Damage::default();
         damage.add(Rect::of(size));
         Ok(Self {
             size,
-            memory: Outbound::new(len, stride << rows_shift)?,
+            memory: Outbound::new(dma, len, stride << rows_shift)?,
             rows_shift,
             stride,
             damage,
@@ -78,7 +78,7 @@ impl<H: Hal + 'static> Framebuffer<H> {
         self.memory.pieces()
     }
 
-    pub(super) fn lease(&self) -> Lease<H> {
+    pub(super) fn lease(&self) -> Lease<D> {
         self.memory.lease()
     }
 

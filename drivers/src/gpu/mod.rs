@@ -10,12 +10,12 @@
 //!
 //! ```
 //! use vringlet::blocking::Blocking;
-//! use vringlet::fake::{FakeDevice, FakeGpu, FakeHal};
+//! use vringlet::fake::{FakeDevice, FakeGpu};
 //! use vringlet::gpu::{Buffering, Gpu, Options, Rect, Screen};
 //!
-//! // An adapter in memory; a kernel has a `PciTransport` here, and its own `Hal`.
+//! // An adapter in memory; a kernel has a `PciTransport` here.
 //! let device = FakeDevice::new(FakeGpu::new());
-//! let mut gpu = Blocking::new(Gpu::<FakeHal, _>::new(device.transport(), Options::default())?);
+//! let mut gpu = Blocking::new(Gpu::new(device.transport(), Options::default())?);
 //!
 //! // How long to wait is the caller's business.
 //! let mut turns = 1000;
@@ -25,7 +25,9 @@
 //! };
 //! gpu.refresh(&mut wait)?;
 //! let head = gpu.driver().layout().expect("the device answered").primary();
-//! let mut screen = Screen::new(head.scanout, head.rect.size(), Buffering::Single).expect("memory");
+//! let dma = gpu.driver().dma().clone();
+//! let size = head.rect.size();
+//! let mut screen = Screen::new(&dma, head.scanout, size, Buffering::Single).expect("memory");
 //! screen.canvas().fill(Rect::new(10, 20, 300, 200), 0xff8000);
 //! gpu.present(&mut screen, &mut wait)?;
 //!
@@ -68,7 +70,6 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::mem;
 
-use virtio_drivers::Hal;
 use zerocopy::FromBytes;
 
 use self::request::Command;
@@ -76,13 +77,13 @@ use self::resource::{Ending, Resources, Step, Subject};
 use self::task::{Sent, Task};
 use self::wire::{CommandType, CtrlHdr};
 use crate::device::{DeviceId, DeviceName};
-use crate::driver::{Driver, Finished};
+use crate::driver::{Device, Driver, Finished};
 use crate::error::{Cause, Error, Result};
-use crate::features::{Negotiated, RingFeatures};
-use crate::init;
-use crate::queue::{Completion, Queue, QueueOptions, Rejected, Token};
+use crate::features::Negotiated;
+use crate::queue::{AnyQueue, Completion, Queue, QueueOptions, Rejected, Token};
 use crate::report::Report;
-use crate::transport::{InterruptCauses, Status, Transport};
+use crate::start::{Session, Started};
+use crate::transport::{InterruptCauses, Transport};
 
 pub use self::config::{FEATURE_NAMES, Features};
 pub use self::cursor::Cursor;
@@ -95,14 +96,17 @@ pub use self::screen::{Buffering, Screen};
 pub use piaf::EdidError;
 
 /// How a GPU is to be driven.
+///
+/// By default the driver takes 25 KiB of heap and 28 KiB of memory for DMA, and 12 and 24 KiB with queues of 4 and 2. Pictures
+/// are besides: four bytes for each pixel, of memory for DMA.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Descriptors of the control queue, a power of two; the device's maximum if that is smaller.
     pub control_queue_size: u16,
     /// The same for the cursor queue.
     pub cursor_queue_size: u16,
-    /// Ring features to do without.
-    pub declined: RingFeatures,
+    /// Features to do without, of the ring or of the type.
+    pub declined: u64,
 }
 
 impl Default for Options {
@@ -110,7 +114,7 @@ impl Default for Options {
         Self {
             control_queue_size: 256,
             cursor_queue_size: 16,
-            declined: RingFeatures::empty(),
+            declined: 0,
         }
     }
 }
@@ -125,16 +129,20 @@ const MAX_SEGMENTS: usize = 3;
 const MAX_REQUESTS: u16 = 64;
 
 /// A virtio GPU in 2D mode.
-pub struct Gpu<H: Hal + 'static, T: Transport> {
-    transport: T,
+///
+/// Counters: `commands` sent and `errors` for those that failed; `transfers` to the device's pictures and their
+/// `bytes_transferred`, `flushes`; `cursor_updates`, `cursor_moves`, `cursor_errors`; `display_changes` that were announced,
+/// `impossible_modes` and `bad_edids` among the answers; `resources` that the device has now, `backed_resources` with memory
+/// of ours.
+pub struct Gpu<T: Transport> {
     options: Options,
-    active: Active<H, T>,
+    device: Started<T, Active<T>>,
     /// Requests that were submitted and not given back, by token.
-    tasks: Vec<Option<Task<H>>>,
+    tasks: Vec<Option<Task<T::Dma>>>,
     /// Those of them that have commands left which the device doesn't have, oldest first.
     waiting: VecDeque<usize>,
     finished: VecDeque<usize>,
-    resources: Resources<H>,
+    resources: Resources<T::Dma>,
     next_fence: u64,
     layout: Option<Layout>,
     changes: Vec<Change>,
@@ -142,12 +150,11 @@ pub struct Gpu<H: Hal + 'static, T: Transport> {
     counters: Counters,
 }
 
-/// What initialisation makes; made anew by a restart.
-struct Active<H: Hal + 'static, T: Transport> {
-    negotiated: Negotiated,
+/// The device at work.
+struct Active<T: Transport> {
     scanouts: u32,
-    control: Queue<H, T::Notifier, Sent<H>>,
-    cursor: Queue<H, T::Notifier, CommandType>,
+    control: Queue<T, Sent<T::Dma>>,
+    cursor: Queue<T, CommandType>,
 }
 
 /// What a GPU did since it was found.
@@ -167,79 +174,61 @@ struct Counters {
     cursor_errors: u64,
 }
 
-impl<H: Hal + 'static, T: Transport> Active<H, T> {
-    fn new(transport: &mut T, options: Options) -> Result<Self> {
-        let understood = Features::all().bits();
-        let negotiated = init::negotiate(transport, understood, 0, options.declined.bits())?;
-        let made = Self::with_features(transport, options, negotiated);
-        made.inspect_err(|_| init::give_up(transport))
+impl<T: Transport> Session<T> for Active<T> {
+    type Options = Options;
+
+    const ID: DeviceId = DeviceId::GPU;
+    const UNDERSTOOD: u64 = Features::all().bits();
+
+    fn declined(_: &mut T, options: &Options) -> u64 {
+        options.declined
     }
 
-    fn with_features(transport: &mut T, options: Options, negotiated: Negotiated) -> Result<Self> {
+    fn make(transport: &mut T, options: &Options, negotiated: Negotiated) -> Result<Self> {
         let scanouts = config::read_num_scanouts(transport)?;
         let with_size = |size| QueueOptions {
             size,
             header_len: wire::MAX_COMMAND_LEN,
             footer_len: size_of::<CtrlHdr>(),
         };
-        let control = with_size(options.control_queue_size);
-        let mut control = Queue::new(transport, CONTROL_QUEUE, control, negotiated)?;
-        let cursor = with_size(options.cursor_queue_size);
-        let cursor = Queue::new(transport, CURSOR_QUEUE, cursor, negotiated);
-        let mut cursor = match cursor {
-            Ok(cursor) => cursor,
-            Err(error) => {
-                // So that the other queue's memory can be freed.
-                control.release(&transport.reset()?);
-                return Err(error);
-            }
-        };
+        let size = with_size(options.control_queue_size);
+        let control = Queue::allocate(transport, CONTROL_QUEUE, size, negotiated)?;
+        let size = with_size(options.cursor_queue_size);
+        let mut cursor = Queue::allocate(transport, CURSOR_QUEUE, size, negotiated)?;
         // Nobody waits for these: what is done is taken back with the next.
         cursor.disable_interrupts();
-        let started = match control.max_segments() < MAX_SEGMENTS {
-            true => Err(control.error(Cause::QueueSize {
-                size: control.size().into(),
-                max: control.size().into(),
-            })),
-            false => init::driver_ok(transport),
-        };
-        if let Err(error) = started {
-            let proof = transport.reset()?;
-            control.release(&proof);
-            cursor.release(&proof);
-            return Err(error);
+        if control.max_segments() < MAX_SEGMENTS {
+            let size = control.size().into();
+            return Err(control.error(Cause::QueueSize { size, max: size }));
         }
         Ok(Self {
-            negotiated,
             scanouts,
             control,
             cursor,
         })
     }
+
+    fn each_queue(&mut self, visit: &mut dyn FnMut(&mut dyn AnyQueue<T>)) {
+        visit(&mut self.control);
+        visit(&mut self.cursor);
+    }
 }
 
-impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
-    /// Initialises the device that `transport` leads to.
+impl<T: Transport> Gpu<T> {
+    /// Starts the device that `transport` leads to.
     ///
     /// # Errors
     ///
-    /// The device is no GPU, breaks the rules of initialisation, has an impossible configuration or too small a queue; or
-    /// memory is short. It is left with FAILED set, or reset.
-    pub fn new(mut transport: T, options: Options) -> Result<Self> {
-        let name = transport.name();
-        if name.id != DeviceId::GPU {
-            let expected = DeviceId::GPU.0;
-            return Err(Error::new(name, Cause::WrongDeviceType { expected }));
-        }
-        let active = Active::new(&mut transport, options)?;
+    /// As for [`Started::new`], and a configuration that is impossible, or too small a queue.
+    pub fn new(transport: T, options: Options) -> Result<Self> {
+        let device: Started<T, Active<T>> = Started::new(transport, &options)?;
         let mut tasks = Vec::new();
         tasks.resize_with(MAX_REQUESTS.into(), || None);
         Ok(Self {
-            resources: Resources::new(name, active.scanouts),
-            edids: vec![None; active.scanouts as usize],
-            transport,
+            resources: Resources::new(device.name(), device.scanouts),
+            edids: vec![None; device.scanouts as usize],
             options,
-            active,
+            device,
             tasks,
             waiting: VecDeque::new(),
             finished: VecDeque::new(),
@@ -250,24 +239,19 @@ impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
         })
     }
 
-    /// Its type and place.
-    pub fn name(&self) -> DeviceName {
-        self.transport.name()
-    }
-
-    /// The features offered and accepted.
-    pub fn negotiated(&self) -> Negotiated {
-        self.active.negotiated
+    /// How the device reaches memory: what its pictures are made with.
+    pub fn dma(&self) -> &T::Dma {
+        self.device.transport().dma()
     }
 
     /// How many scanouts the device has, 1 to 16.
     pub fn scanouts(&self) -> u32 {
-        self.active.scanouts
+        self.device.scanouts
     }
 
     /// Whether [`Request::edid`] is possible.
     pub fn has_edid(&self) -> bool {
-        self.active.negotiated.has(Features::EDID.bits())
+        self.negotiated().has(Features::EDID.bits())
     }
 
     /// How the displays are arranged, as far as the device was asked.
@@ -293,73 +277,14 @@ impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
         heads.iter().map(|head| head.scanout).collect()
     }
 
-    /// To be called when the device says that its configuration changed. Says whether the displays did: then ask for them
-    /// ([`Request::display_info`], or a face's `refresh`).
-    ///
-    /// # Errors
-    ///
-    /// The device gave up and must be restarted, or has no configuration.
-    pub fn config_changed(&mut self) -> Result<bool> {
-        self.counters.config_changes += 1;
-        if self.transport.status().contains(Status::DEVICE_NEEDS_RESET) {
-            return Err(Error::new(self.name(), Cause::NeedsReset));
-        }
-        let displays = config::take_display_event(&mut self.transport)?;
-        self.counters.display_changes += u64::from(displays);
-        Ok(displays)
-    }
-
-    /// Reads and thereby clears why the device interrupted, and counts it. For INTx and polling; not with MSI-X.
-    pub fn take_interrupt_causes(&mut self) -> InterruptCauses {
-        self.transport.take_interrupt_causes()
-    }
-
     /// Commands that are with the device, on the queue that interrupts.
     pub fn in_flight(&self) -> u16 {
-        self.active.control.in_flight()
-    }
-
-    /// Counts an interrupt of the control queue.
-    pub fn count_interrupt(&mut self) {
-        self.active.control.count_interrupt();
-    }
-
-    /// What the driver tells about itself.
-    pub fn report(&self) -> Report {
-        let Active {
-            negotiated,
-            control,
-            cursor,
-            ..
-        } = &self.active;
-        let counters = &self.counters;
-        Report {
-            device: self.name(),
-            negotiated: *negotiated,
-            feature_names: FEATURE_NAMES,
-            queues: vec![control.report("controlq"), cursor.report("cursorq")],
-            config_changes: counters.config_changes,
-            counters: vec![
-                ("commands", counters.commands),
-                ("errors", counters.errors),
-                ("transfers", counters.transfers),
-                ("bytes_transferred", counters.bytes_transferred),
-                ("flushes", counters.flushes),
-                ("cursor_updates", counters.cursor_updates),
-                ("cursor_moves", counters.cursor_moves),
-                ("cursor_errors", counters.cursor_errors),
-                ("display_changes", counters.display_changes),
-                ("impossible_modes", counters.impossible_modes),
-                ("bad_edids", counters.bad_edids),
-                ("resources", self.resources.count() as u64),
-                ("backed_resources", self.resources.count_backed() as u64),
-            ],
-        }
+        self.device.control.in_flight()
     }
 }
 
 /// Sending the commands of requests, as there is room, and taking the answers.
-impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
+impl<T: Transport> Gpu<T> {
     /// Sends what can be sent of all requests that wait, oldest first. Says whether there was anything.
     fn feed_all(&mut self) -> bool {
         let mut any = false;
@@ -376,7 +301,7 @@ impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
         let Some(Some(task)) = self.tasks.get_mut(index) else {
             return false;
         };
-        let control = &mut self.active.control;
+        let control = &mut self.device.control;
         let mut any = false;
         while task.result.is_ok()
             && control.has_room(MAX_SEGMENTS)
@@ -427,7 +352,7 @@ impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
     }
 
     /// Takes down how a command ended.
-    fn settle(&mut self, completion: Completion<Sent<H>>, header: &[u8]) {
+    fn settle(&mut self, completion: Completion<Sent<T::Dma>>, header: &[u8]) {
         let sent = completion.payload;
         let Subject {
             command, scanout, ..
@@ -455,7 +380,7 @@ impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
             // That the backing can't be detached is no failure: what comes next ends the resource with it.
             let detached = command == CommandType::ResourceDetachBacking;
             if !(detached && task::ending(&Err(cause)) == Ending::Refused) {
-                task.fail(self.active.control.error(cause));
+                task.fail(self.device.control.error(cause));
             }
         }
         if task.in_flight == 0 && !task.waiting {
@@ -468,7 +393,7 @@ impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
         let Some(Ok((info, _))) = response.map(wire::RespDisplayInfo::ref_from_prefix) else {
             return;
         };
-        let (layout, impossible) = Layout::from_device(info, self.active.scanouts);
+        let (layout, impossible) = Layout::from_device(info, self.device.scanouts);
         if impossible > 0 {
             self.counters.impossible_modes += u64::from(impossible);
             log::warn!(
@@ -509,7 +434,7 @@ impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
     }
 
     /// Hands a request back that is over.
-    fn give_back(&mut self, index: usize) -> Option<Finished<Request<H>>> {
+    fn give_back(&mut self, index: usize) -> Option<Finished<Request<T::Dma>>> {
         let mut task = self.tasks.get_mut(index)?.take_if(|task| task.is_over())?;
         if let Some(promise) = task.request.promise.take()
             && task.result.is_ok()
@@ -524,12 +449,70 @@ impl<H: Hal + 'static, T: Transport> Gpu<H, T> {
     }
 }
 
-impl<H: Hal + 'static, T: Transport> Driver for Gpu<H, T> {
-    type Request = Request<H>;
+/// The displays changed: ask for them ([`Request::display_info`], or a face's `refresh`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DisplaysChanged;
 
-    fn submit(&mut self, request: Request<H>) -> Result<Token, Rejected<Request<H>>> {
+impl<T: Transport> Device for Gpu<T> {
+    type Change = DisplaysChanged;
+
+    fn name(&self) -> DeviceName {
+        self.device.name()
+    }
+
+    fn negotiated(&self) -> Negotiated {
+        self.device.negotiated()
+    }
+
+    fn report(&self) -> Report {
+        let Active {
+            control, cursor, ..
+        } = &*self.device;
+        let counters = &self.counters;
+        Report {
+            device: self.name(),
+            negotiated: self.negotiated(),
+            feature_names: FEATURE_NAMES,
+            queues: vec![control.report("controlq"), cursor.report("cursorq")],
+            config_changes: counters.config_changes,
+            counters: vec![
+                ("commands", counters.commands),
+                ("errors", counters.errors),
+                ("transfers", counters.transfers),
+                ("bytes_transferred", counters.bytes_transferred),
+                ("flushes", counters.flushes),
+                ("cursor_updates", counters.cursor_updates),
+                ("cursor_moves", counters.cursor_moves),
+                ("cursor_errors", counters.cursor_errors),
+                ("display_changes", counters.display_changes),
+                ("impossible_modes", counters.impossible_modes),
+                ("bad_edids", counters.bad_edids),
+                ("resources", self.resources.count() as u64),
+                ("backed_resources", self.resources.count_backed() as u64),
+            ],
+        }
+    }
+
+    fn take_interrupt_causes(&mut self) -> InterruptCauses {
+        self.device.take_interrupt_causes()
+    }
+
+    fn config_changed(&mut self) -> Result<Option<DisplaysChanged>> {
+        self.counters.config_changes += 1;
+        self.device.check_status()?;
+        let (transport, _) = self.device.parts();
+        let displays = config::take_display_event(transport)?;
+        self.counters.display_changes += u64::from(displays);
+        Ok(displays.then_some(DisplaysChanged))
+    }
+}
+
+impl<T: Transport> Driver for Gpu<T> {
+    type Request = Request<T::Dma>;
+
+    fn submit(&mut self, request: Request<T::Dma>) -> Result<Token, Rejected<Request<T::Dma>>> {
         let reject = |error, payload| Err(Rejected { error, payload });
-        let asks_edid = |command: &Command<H>| matches!(command, Command::Edid { .. });
+        let asks_edid = |command: &Command<T::Dma>| matches!(command, Command::Edid { .. });
         if !self.has_edid() && request.commands.iter().any(asks_edid) {
             return reject(self.error(Cause::Unsupported), request);
         }
@@ -555,7 +538,7 @@ impl<H: Hal + 'static, T: Transport> Driver for Gpu<H, T> {
     }
 
     fn kick(&mut self) {
-        self.active.control.kick();
+        self.device.control.kick();
     }
 
     fn complete(&mut self) -> Result<Option<Token>> {
@@ -569,26 +552,26 @@ impl<H: Hal + 'static, T: Transport> Driver for Gpu<H, T> {
                 return Ok(Some(Token::new(index as u16)));
             }
             let mut header = [0; size_of::<CtrlHdr>()];
-            let Some(completion) = self.active.control.poll(&mut header)? else {
+            let Some(completion) = self.device.control.poll(&mut header)? else {
                 return Ok(None);
             };
             self.settle(completion, &header);
             if self.feed_all() {
-                self.active.control.kick();
+                self.device.control.kick();
             }
         }
     }
 
-    fn take(&mut self, token: Token) -> Option<Finished<Request<H>>> {
+    fn take(&mut self, token: Token) -> Option<Finished<Request<T::Dma>>> {
         self.give_back(token.index())
     }
 
     fn enable_interrupts(&mut self) -> bool {
-        self.active.control.enable_interrupts() || !self.finished.is_empty()
+        self.device.control.enable_interrupts() || !self.finished.is_empty()
     }
 
     fn disable_interrupts(&mut self) {
-        self.active.control.disable_interrupts();
+        self.device.control.disable_interrupts();
     }
 
     fn queue_size(&self) -> u16 {
@@ -596,14 +579,14 @@ impl<H: Hal + 'static, T: Transport> Driver for Gpu<H, T> {
     }
 
     fn error(&self, cause: Cause) -> Error {
-        self.active.control.error(cause)
+        self.device.control.error(cause)
     }
 
-    fn reset(&mut self) -> Result<Vec<(Token, Request<H>)>> {
-        let proof = self.transport.reset()?;
-        drop(self.active.control.release(&proof));
-        drop(self.active.cursor.release(&proof));
-        self.resources.clear(self.active.scanouts as usize);
+    fn reset(&mut self) -> Result<Vec<(Token, Request<T::Dma>)>> {
+        let proof = self.device.reset()?;
+        drop(self.device.control.release(&proof));
+        drop(self.device.cursor.release(&proof));
+        self.resources.clear(self.device.scanouts as usize);
         self.waiting.clear();
         self.finished.clear();
         self.layout = None;
@@ -619,18 +602,18 @@ impl<H: Hal + 'static, T: Transport> Driver for Gpu<H, T> {
 
     fn restart(&mut self) -> Result<()> {
         drop(self.reset()?);
-        self.active = Active::new(&mut self.transport, self.options)?;
-        self.resources.clear(self.active.scanouts as usize);
+        self.device.restart(&self.options)?;
+        self.resources.clear(self.device.scanouts as usize);
         self.edids.clear();
-        self.edids.resize(self.active.scanouts as usize, None);
+        self.edids.resize(self.device.scanouts as usize, None);
         Ok(())
     }
 }
 
-impl<H: Hal + 'static, T: Transport> Drop for Gpu<H, T> {
+impl<T: Transport> Drop for Gpu<T> {
     fn drop(&mut self) {
-        // Else the memory that the device may still access would be leaked. That is what happens if the device does not
-        // come back from the reset.
+        // Else the memory of the device's pictures, which it may still read, would be leaked. That is what happens if it
+        // does not come back from the reset.
         if let Err(error) = self.reset() {
             log::error!("{error}");
         }

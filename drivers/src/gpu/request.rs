@@ -5,7 +5,6 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
-use virtio_drivers::Hal;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
@@ -13,7 +12,7 @@ use super::damage::{Rect, Size};
 use super::framebuffer::Framebuffer;
 use super::wire::{Format, MemEntry};
 use crate::buffer::Buffer;
-use crate::dma::Lease;
+use crate::dma::{DmaContext, Lease};
 use crate::error::Cause;
 
 /// Names a picture that the device holds. Each is used once only, so that the name of one that is gone never becomes
@@ -48,16 +47,16 @@ impl fmt::Display for ResourceId {
 
 /// A framebuffer's memory as the device is told of it.
 #[derive(Debug)]
-pub(super) struct Backing<H: Hal + 'static> {
-    pub(super) lease: Lease<H>,
+pub(super) struct Backing<D: DmaContext> {
+    pub(super) lease: Lease<D>,
     /// One [`MemEntry`] for each piece.
     pub(super) entries: Buffer,
     pub(super) count: u32,
     pub(super) size: Size,
 }
 
-impl<H: Hal + 'static> Backing<H> {
-    pub(super) fn of(frame: &Framebuffer<H>) -> Result<Self, Cause> {
+impl<D: DmaContext> Backing<D> {
+    pub(super) fn of(frame: &Framebuffer<D>) -> Result<Self, Cause> {
         let count = frame.pieces().count();
         let mut entries = Vec::new();
         entries
@@ -82,7 +81,7 @@ impl<H: Hal + 'static> Backing<H> {
 
 /// One thing for the device to do.
 #[derive(Debug)]
-pub(super) enum Command<H: Hal + 'static> {
+pub(super) enum Command<D: DmaContext> {
     DisplayInfo,
     Edid {
         scanout: u32,
@@ -95,7 +94,7 @@ pub(super) enum Command<H: Hal + 'static> {
     /// `None` once it was sent: the driver has it then.
     Attach {
         resource: ResourceId,
-        backing: Option<Backing<H>>,
+        backing: Option<Backing<D>>,
     },
     SetScanout {
         scanout: u32,
@@ -123,14 +122,14 @@ pub(super) enum Command<H: Hal + 'static> {
 ///
 /// [`super::Screen`] and [`super::Cursor`] make them, and [`Self::display_info`] and [`Self::edid`].
 #[derive(Debug)]
-pub struct Request<H: Hal + 'static> {
-    pub(super) commands: Vec<Command<H>>,
+pub struct Request<D: DmaContext> {
+    pub(super) commands: Vec<Command<D>>,
     /// Told of the outcome.
     pub(super) promise: Option<Promise>,
 }
 
-impl<H: Hal + 'static> Request<H> {
-    pub(super) fn new(commands: Vec<Command<H>>) -> Self {
+impl<D: DmaContext> Request<D> {
+    pub(super) fn new(commands: Vec<Command<D>>) -> Self {
         Self {
             commands,
             promise: None,

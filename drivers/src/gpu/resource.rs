@@ -8,13 +8,11 @@ use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use virtio_drivers::Hal;
-
 use super::damage::{Rect, Size};
 use super::request::{Command, ResourceId};
 use super::wire::{CURSOR_SIZE, CommandType};
 use crate::device::DeviceName;
-use crate::dma::Lease;
+use crate::dma::{DmaContext, Lease};
 use crate::error::Cause;
 
 /// Of how many resources a device may keep the memory, or the name, though it was told to end them. One is a mishap that
@@ -24,19 +22,19 @@ const MAX_KEPT: usize = 4;
 
 /// All pictures, and where they are used.
 #[derive(Debug)]
-pub(super) struct Resources<H: Hal + 'static> {
+pub(super) struct Resources<D: DmaContext> {
     device: DeviceName,
-    table: BTreeMap<ResourceId, Resource<H>>,
+    table: BTreeMap<ResourceId, Resource<D>>,
     /// How many of them the device keeps though it was told to end them.
     kept: usize,
     scanouts: Vec<Scanout>,
 }
 
 #[derive(Debug)]
-struct Resource<H: Hal + 'static> {
+struct Resource<D: DmaContext> {
     size: Size,
     /// The device's memory for reading, as long as it may know where it is.
-    lease: Option<Lease<H>>,
+    lease: Option<Lease<D>>,
     /// Commands about it that the device has.
     in_flight: usize,
     /// Something was transferred.
@@ -86,7 +84,7 @@ pub(super) struct Subject {
     pub(super) scanout: Option<u32>,
 }
 
-impl<H: Hal + 'static> Resources<H> {
+impl<D: DmaContext> Resources<D> {
     /// None yet, on a device with this many scanouts.
     pub(super) fn new(device: DeviceName, scanouts: u32) -> Self {
         Self {
@@ -104,7 +102,7 @@ impl<H: Hal + 'static> Resources<H> {
 
     /// For how many of them memory is lent.
     pub(super) fn count_backed(&self) -> usize {
-        let backed = |resource: &&Resource<H>| resource.lease.is_some();
+        let backed = |resource: &&Resource<D>| resource.lease.is_some();
         self.table.values().filter(backed).count()
     }
 
@@ -118,7 +116,7 @@ impl<H: Hal + 'static> Resources<H> {
 
     /// Checks a command against what there is, and says how to go on with it. `in_flight` commands before it in the same
     /// request are not done yet.
-    pub(super) fn step(&self, command: &Command<H>, in_flight: usize) -> Result<Step, Cause> {
+    pub(super) fn step(&self, command: &Command<D>, in_flight: usize) -> Result<Step, Cause> {
         let send = |command| Ok(Step::Send(command));
         let wrong = |what| Err(Cause::InvalidParameter(what));
         match command {
@@ -188,7 +186,7 @@ impl<H: Hal + 'static> Resources<H> {
         }
     }
 
-    fn get(&self, id: ResourceId) -> Result<&Resource<H>, Cause> {
+    fn get(&self, id: ResourceId) -> Result<&Resource<D>, Cause> {
         let unknown = Cause::InvalidParameter("no such resource");
         self.table.get(&id).ok_or(unknown)
     }
@@ -211,12 +209,12 @@ impl<H: Hal + 'static> Resources<H> {
     }
 
     /// The memory behind a resource.
-    pub(super) fn lease(&self, id: ResourceId) -> Option<Lease<H>> {
+    pub(super) fn lease(&self, id: ResourceId) -> Option<Lease<D>> {
         self.table.get(&id)?.lease.clone()
     }
 
     /// Takes down that a command goes to the device: for a new resource its size, for an attachment the memory.
-    pub(super) fn begin(&mut self, subject: Subject, size: Option<Size>, lease: Option<&Lease<H>>) {
+    pub(super) fn begin(&mut self, subject: Subject, size: Option<Size>, lease: Option<&Lease<D>>) {
         let Some(id) = subject.resource else { return };
         if let (CommandType::ResourceCreate2d, Some(size)) = (subject.command, size) {
             let resource = Resource {
@@ -309,7 +307,7 @@ impl<H: Hal + 'static> Resources<H> {
     }
 }
 
-impl<H: Hal + 'static> Drop for Resources<H> {
+impl<D: DmaContext> Drop for Resources<D> {
     /// The device was not reset, so what it may read must stay.
     fn drop(&mut self) {
         let table = core::mem::take(&mut self.table);
@@ -328,7 +326,7 @@ impl<H: Hal + 'static> Drop for Resources<H> {
     }
 }
 
-impl<H: Hal + 'static> Resource<H> {
+impl<D: DmaContext> Resource<D> {
     /// Whether `rect` is a part of it.
     fn check(&self, rect: Rect) -> Result<(), Cause> {
         match !rect.is_empty() && Rect::of(self.size).contains(rect) {

@@ -3,12 +3,11 @@
 use alloc::vec::Vec;
 use core::mem;
 
-use virtio_drivers::Hal;
-
 use super::damage::{Damage, Rect, Size};
 use super::framebuffer::Framebuffer;
 use super::request::{Backing, Command, Outcome, Request, ResourceId};
 use super::wire::Format;
+use crate::dma::DmaContext;
 use crate::error::Cause;
 
 /// How many framebuffers a screen has.
@@ -27,14 +26,15 @@ pub enum Buffering {
 /// faces. Dropped without [`Self::close`], its pictures stay with the device, and their memory with the driver, until the
 /// device is reset.
 #[derive(Debug)]
-pub struct Screen<H: Hal + 'static> {
+pub struct Screen<D: DmaContext> {
     scanout: u32,
     buffering: Buffering,
     size: Size,
     /// What is drawn on.
-    back: Surface<H>,
+    dma: D,
+    back: Surface<D>,
     /// The other one, with double buffering.
-    front: Option<Surface<H>>,
+    front: Option<Surface<D>>,
     /// Pictures that are not needed any more, and which the device may have.
     old: Vec<ResourceId>,
     /// What the scanout shows, as far as known.
@@ -44,9 +44,9 @@ pub struct Screen<H: Hal + 'static> {
 
 /// A framebuffer and the device's copy of it.
 #[derive(Debug)]
-struct Surface<H: Hal + 'static> {
+struct Surface<D: DmaContext> {
     resource: ResourceId,
-    frame: Framebuffer<H>,
+    frame: Framebuffer<D>,
     /// The device has it.
     made: bool,
     /// What was drawn on the other surface and is not on this one yet.
@@ -64,11 +64,11 @@ struct Sent {
     old: Vec<ResourceId>,
 }
 
-impl<H: Hal + 'static> Surface<H> {
-    fn new(size: Size) -> Result<Self, Cause> {
+impl<D: DmaContext> Surface<D> {
+    fn new(dma: &D, size: Size) -> Result<Self, Cause> {
         Ok(Self {
             resource: ResourceId::fresh(),
-            frame: Framebuffer::new(size)?,
+            frame: Framebuffer::new(dma, size)?,
             made: false,
             behind: Damage::default(),
             stale: Damage::default(),
@@ -80,13 +80,17 @@ impl<H: Hal + 'static> Surface<H> {
 const MAX_OLD: usize = 4;
 
 /// The surfaces of a screen: what is drawn on first, and the other if there is one.
-type Surfaces<H> = (Surface<H>, Option<Surface<H>>);
+type Surfaces<D> = (Surface<D>, Option<Surface<D>>);
 
-fn surfaces<H: Hal + 'static>(size: Size, buffering: Buffering) -> Result<Surfaces<H>, Cause> {
-    let back = Surface::new(size)?;
+fn surfaces<D: DmaContext>(
+    dma: &D,
+    size: Size,
+    buffering: Buffering,
+) -> Result<Surfaces<D>, Cause> {
+    let back = Surface::new(dma, size)?;
     let mut front = match buffering {
         Buffering::Single => None,
-        Buffering::Double => Some(Surface::new(size)?),
+        Buffering::Double => Some(Surface::new(dma, size)?),
     };
     if let Some(front) = &mut front {
         // Nothing was drawn on it that someone waits to see.
@@ -95,15 +99,17 @@ fn surfaces<H: Hal + 'static>(size: Size, buffering: Buffering) -> Result<Surfac
     Ok((back, front))
 }
 
-impl<H: Hal + 'static> Screen<H> {
-    /// A black screen for a scanout, sent with the first [`Self::present`].
+impl<D: DmaContext> Screen<D> {
+    /// A black screen for a scanout of the device that `dma` is of ([`Gpu::dma`](super::Gpu::dma)), sent with the first
+    /// [`Self::present`].
     ///
     /// # Errors
     ///
     /// No memory, or an impossible size.
-    pub fn new(scanout: u32, size: Size, buffering: Buffering) -> Result<Self, Cause> {
-        let (back, front) = surfaces(size, buffering)?;
+    pub fn new(dma: &D, scanout: u32, size: Size, buffering: Buffering) -> Result<Self, Cause> {
+        let (back, front) = surfaces(dma, size, buffering)?;
         Ok(Self {
+            dma: dma.clone(),
             scanout,
             buffering,
             size,
@@ -126,7 +132,7 @@ impl<H: Hal + 'static> Screen<H> {
     }
 
     /// What to draw on; it shows all that was drawn so far.
-    pub fn canvas(&mut self) -> &mut Framebuffer<H> {
+    pub fn canvas(&mut self) -> &mut Framebuffer<D> {
         self.catch_up();
         &mut self.back.frame
     }
@@ -150,7 +156,7 @@ impl<H: Hal + 'static> Screen<H> {
     /// # Errors
     ///
     /// [`Cause::Busy`] while the request before is not over, [`Cause::NoMemory`].
-    pub fn present(&mut self) -> Result<Option<Request<H>>, Cause> {
+    pub fn present(&mut self) -> Result<Option<Request<D>>, Cause> {
         self.settle()?;
         self.catch_up();
         let (scanout, shown) = (self.scanout, self.shown);
@@ -264,7 +270,7 @@ impl<H: Hal + 'static> Screen<H> {
     ///
     /// No memory, or an impossible size; the screen is as it was.
     pub fn resize(&mut self, size: Size) -> Result<(), Cause> {
-        let (back, front) = surfaces(size, self.buffering)?;
+        let (back, front) = surfaces(&self.dma, size, self.buffering)?;
         self.old.push(self.back.resource);
         self.old
             .extend(self.front.as_ref().map(|front| front.resource));
@@ -294,7 +300,7 @@ impl<H: Hal + 'static> Screen<H> {
     }
 
     /// The request that turns the scanout off and gives back the memory.
-    pub fn close(self) -> Request<H> {
+    pub fn close(self) -> Request<D> {
         let mut commands = alloc::vec![Command::SetScanout {
             scanout: self.scanout,
             resource: None,

@@ -1,6 +1,5 @@
 //! [`Task`]: a request on its way; [`Sent`]: one of its commands, while the device has it.
 
-use virtio_drivers::Hal;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -10,13 +9,13 @@ use super::request::{Command, Request};
 use super::resource::{Ending, Resources, Subject};
 use super::wire::{self, CommandType, CtrlHdr, response};
 use crate::buffer::Buffer;
-use crate::dma::Lease;
+use crate::dma::{DmaContext, Lease};
 use crate::error::{Cause, Error};
 use crate::queue::{Chain, Payload};
 
 /// A request that the driver has.
-pub(super) struct Task<H: Hal + 'static> {
-    pub(super) request: Request<H>,
+pub(super) struct Task<D: DmaContext> {
+    pub(super) request: Request<D>,
     /// The next command to be sent.
     pub(super) next: usize,
     /// Commands that the device has.
@@ -26,8 +25,8 @@ pub(super) struct Task<H: Hal + 'static> {
     pub(super) result: Result<(), Error>,
 }
 
-impl<H: Hal + 'static> Task<H> {
-    pub(super) fn new(request: Request<H>) -> Self {
+impl<D: DmaContext> Task<D> {
+    pub(super) fn new(request: Request<D>) -> Self {
         Self {
             request,
             next: 0,
@@ -55,7 +54,7 @@ impl<H: Hal + 'static> Task<H> {
 
 /// One command, while the device has it.
 #[derive(Debug)]
-pub(super) struct Sent<H: Hal + 'static> {
+pub(super) struct Sent<D: DmaContext> {
     /// The request that it is part of.
     pub(super) task: usize,
     pub(super) subject: Subject,
@@ -68,10 +67,10 @@ pub(super) struct Sent<H: Hal + 'static> {
     pub(super) response: Option<Buffer>,
     /// Memory that the device reads for this command. Held here too, so that it stays even if the device says out of
     /// turn that it is done with it.
-    lease: Option<Lease<H>>,
+    lease: Option<Lease<D>>,
 }
 
-impl<H: Hal + 'static> Payload for Sent<H> {
+impl<D: DmaContext> Payload for Sent<D> {
     fn segments<'a>(&'a mut self, chain: &mut Chain<'a>) {
         if let Some(entries) = &self.entries {
             chain.readable(entries);
@@ -114,14 +113,14 @@ fn is_fenced(command: CommandType) -> bool {
     )
 }
 
-impl<H: Hal + 'static> Sent<H> {
+impl<D: DmaContext> Sent<D> {
     /// Makes the message `kind` of a command, and takes it down in `resources`: from now on the device may act on it.
     pub(super) fn new(
         task: usize,
-        command: &mut Command<H>,
+        command: &mut Command<D>,
         kind: CommandType,
         fence: u64,
-        resources: &mut Resources<H>,
+        resources: &mut Resources<D>,
     ) -> Result<(Self, Encoded), Cause> {
         let fence = is_fenced(kind).then_some(fence);
         let response = match kind.response_len() {
@@ -149,8 +148,8 @@ impl<H: Hal + 'static> Sent<H> {
 
     fn encode(
         &mut self,
-        command: &mut Command<H>,
-        resources: &Resources<H>,
+        command: &mut Command<D>,
+        resources: &Resources<D>,
         new_size: &mut Option<super::Size>,
     ) -> Encoded {
         let hdr = CtrlHdr::new(self.subject.command, self.fence);

@@ -8,7 +8,6 @@ use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
 
 use spin::Mutex;
-use virtio_drivers::Hal;
 
 use super::config::{Features, MacAddress};
 use super::wire::{self, CommandHeader};
@@ -16,7 +15,7 @@ use crate::buffer::Buffer;
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
 use crate::queue::{Chain, Completion, Payload, Queue, QueueOptions};
-use crate::transport::{Notifier, Quiesced, Transport};
+use crate::transport::{Quiesced, Transport};
 
 /// A way of receiving that can be turned on and off (spec 5.1.6.5.1). The discriminant is the number of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,13 +194,13 @@ pub struct ControlStats {
 }
 
 /// The control queue.
-pub(super) struct Control<H: Hal, N> {
-    queue: Queue<H, N, InFlight>,
+pub(super) struct Control<T: Transport> {
+    queue: Queue<T, InFlight>,
     stats: ControlStats,
 }
 
-impl<H: Hal, N: Notifier> Control<H, N> {
-    pub(super) fn new<T: Transport<Notifier = N>>(
+impl<T: Transport> Control<T> {
+    pub(super) fn new(
         transport: &mut T,
         index: u16,
         queue_size: u16,
@@ -213,16 +212,16 @@ impl<H: Hal, N: Notifier> Control<H, N> {
             footer_len: wire::ACK_LEN,
         };
         Ok(Self {
-            queue: Queue::new(transport, index, options, negotiated)?,
+            queue: Queue::allocate(transport, index, options, negotiated)?,
             stats: ControlStats::default(),
         })
     }
 
-    pub(super) fn queue(&self) -> &Queue<H, N, InFlight> {
+    pub(super) fn queue(&self) -> &Queue<T, InFlight> {
         &self.queue
     }
 
-    pub(super) fn queue_mut(&mut self) -> &mut Queue<H, N, InFlight> {
+    pub(super) fn queue_mut(&mut self) -> &mut Queue<T, InFlight> {
         &mut self.queue
     }
 

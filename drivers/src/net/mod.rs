@@ -21,15 +21,15 @@
 //!
 //! ```
 //! # #[cfg(feature = "fake")] {
-//! use vringlet::fake::{FakeDevice, FakeHal, FakeNic, Memory};
+//! use vringlet::fake::{FakeDevice, FakeNic, Memory};
 //! use vringlet::net::{Net, Options};
 //!
 //! # Memory::fresh();
-//! // A card whose wire comes back to it. A kernel has a `PciTransport` and a `Hal` of its own instead.
+//! // A card whose wire comes back to it. A kernel has a `PciTransport` instead.
 //! let mut nic = FakeNic::new();
 //! nic.loopback = true;
 //! let card = FakeDevice::new(nic);
-//! let mut net: Net<FakeHal, _> = Net::new(card.transport(), Options::default())?;
+//! let mut net: Net<_> = Net::new(card.transport(), Options::default())?;
 //!
 //! let own = net.mac().0;
 //! let mut frame = net.transmit(64)?;
@@ -56,20 +56,19 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::task::{Context, Poll, Waker};
 
-use virtio_drivers::Hal;
-
 use self::config::{Identity, LiveConfig};
 use self::control::Control;
 use self::receive::{ReceiveOptions, Receiver};
 use self::transmit::Transmitter;
 use self::wire::{ETHERNET_HEADER_LEN, HEADER_LEN, VLAN_TAG_LEN};
 use crate::device::{DeviceId, DeviceName};
+use crate::driver::Device;
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
-use crate::init;
-use crate::queue::{Payload, Queue};
+use crate::queue::{AnyQueue, Payload, Queue};
 use crate::report::{QueueReport, Report};
-use crate::transport::{InterruptCauses, Notifier, Quiesced, Status, Transport};
+use crate::start::{Session, Started};
+use crate::transport::{InterruptCauses, Quiesced, Transport};
 
 pub use self::config::{FEATURE_NAMES, Features, Link, MacAddress, feature_names};
 pub use self::control::{Command, ControlStats, ReceiveMode, Reply};
@@ -77,6 +76,25 @@ pub use self::receive::{ReceiveStats, RxFrame};
 pub use self::transmit::{TransmitStats, TxFrame};
 
 /// How a network device is to be driven.
+///
+/// By default the driver takes a megabyte of heap (1104 KiB at the usual MTU) and 60 KiB of memory for DMA. Most of it is
+/// [`receive_buffers`](field@Self::receive_buffers) times [`Self::receive_buffer_len`], and a buffer for the longest frame
+/// for each descriptor of the transmit queue. That is for speed; with 8 receive buffers on a queue of 8, and a transmit queue of 4, it takes 39
+/// and 28 KiB:
+///
+/// ```
+/// # use vringlet::net::Options;
+/// let small = Options {
+///     receive_queue_size: 8,
+///     receive_buffers: 8,
+///     transmit_queue_size: 4,
+///     ..Options::default()
+/// };
+/// ```
+///
+/// The least is one frame at a time in either direction, in 18 and 28 KiB: receive queue and buffers of 2, their length 0
+/// (it is raised to what a frame needs), and a transmit queue of 1. With a device that allows a larger MTU, the
+/// buffers to receive into are larger, and those to send from if [`Self::mtu_max`] is.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Descriptors of the receive queue, a power of two; the device's maximum if that is smaller.
@@ -142,10 +160,11 @@ pub enum Event {
 }
 
 /// A network device with one pair of queues.
-pub struct Net<H: Hal, T: Transport> {
-    transport: T,
+///
+/// When it is dropped it resets the device, and frames that have not left by then may be lost: [`Self::flush_and_wait`].
+pub struct Net<T: Transport> {
     options: Options,
-    active: Active<H, T::Notifier>,
+    device: Started<T, Active<T>>,
     link_changed: bool,
     announce: bool,
     /// The first thing that made the device unusable, and whether an event told of it.
@@ -157,21 +176,20 @@ pub struct Net<H: Hal, T: Transport> {
     announcements: u64,
 }
 
-/// What initialisation makes; made anew by a restart.
-struct Active<H: Hal, N> {
-    negotiated: Negotiated,
+/// The device at work.
+struct Active<T: Transport> {
     mac: MacAddress,
     /// The largest IP packet to send.
     mtu: u16,
     live: LiveConfig,
-    queues: Queues<H, N>,
+    queues: Queues<T>,
 }
 
 /// Without MQ and RSS these are all that there are (spec 5.1.2).
-struct Queues<H: Hal, N> {
-    receiver: Receiver<H, N>,
-    transmitter: Transmitter<H, N>,
-    control: Option<Control<H, N>>,
+struct Queues<T: Transport> {
+    receiver: Receiver<T>,
+    transmitter: Transmitter<T>,
+    control: Option<Control<T>>,
 }
 
 const RECEIVE_QUEUE: u16 = 0;
@@ -186,49 +204,49 @@ fn queue_size<T: Transport>(transport: &mut T, index: u16, wanted: u16) -> u16 {
     wanted.min(1 << max.ilog2())
 }
 
-impl<H: Hal, N: Notifier> Active<H, N> {
-    fn new<T: Transport<Notifier = N>>(transport: &mut T, options: &Options) -> Result<Self> {
+impl<T: Transport> Session<T> for Active<T> {
+    type Options = Options;
+
+    const ID: DeviceId = DeviceId::NET;
+    const UNDERSTOOD: u64 = Features::all().bits();
+
+    fn declined(transport: &mut T, options: &Options) -> u64 {
         // A feature that needs another one is not accepted without it (spec 5.1.3.1).
         let available = transport.device_features() & !options.declined;
         let unusable = Features::unusable_with(Features::from_bits_truncate(available));
-        let understood = Features::all().difference(unusable).bits();
-        let negotiated = init::negotiate(transport, understood, 0, options.declined)?;
-        let made = Self::with_features(transport, options, negotiated);
-        made.inspect_err(|_| init::give_up(transport))
+        options.declined | unusable.bits()
     }
 
-    fn with_features<T: Transport<Notifier = N>>(
-        transport: &mut T,
-        options: &Options,
-        negotiated: Negotiated,
-    ) -> Result<Self> {
+    fn make(transport: &mut T, options: &Options, negotiated: Negotiated) -> Result<Self> {
         let identity = Identity::read(transport, negotiated, options.fallback_mac)?;
         let live = LiveConfig::read(transport, negotiated)?;
         let mut queues = Queues::new(transport, options, identity.mtu, negotiated)?;
-        if let Err(error) = queues.start(transport, negotiated) {
-            // So that the memory of the queues can be freed.
-            queues.release(&transport.reset()?);
-            return Err(error);
-        }
         queues.transmitter.set_link(live.link.up);
         Ok(Self {
-            negotiated,
             mac: identity.mac,
             mtu: identity.mtu.min(options.mtu_max),
             live,
             queues,
         })
     }
+
+    fn each_queue(&mut self, visit: &mut dyn FnMut(&mut dyn AnyQueue<T>)) {
+        visit(self.queues.receiver.queue_mut());
+        visit(self.queues.transmitter.queue_mut());
+        if let Some(control) = &mut self.queues.control {
+            visit(control.queue_mut());
+        }
+    }
+
+    fn begin(&mut self) {
+        // Not before: no queue may be notified until DRIVER_OK is set (spec 3.1.1).
+        self.queues.receiver.publish();
+    }
 }
 
-impl<H: Hal, N: Notifier> Queues<H, N> {
-    /// The receive and the transmit queue. `mtu` is the device's.
-    fn new<T: Transport<Notifier = N>>(
-        transport: &mut T,
-        options: &Options,
-        mtu: u16,
-        negotiated: Negotiated,
-    ) -> Result<Self> {
+impl<T: Transport> Queues<T> {
+    /// `mtu` is the device's.
+    fn new(transport: &mut T, options: &Options, mtu: u16, negotiated: Negotiated) -> Result<Self> {
         let mergeable = negotiated.has(Features::MRG_RXBUF.bits());
         let max_frame = usize::from(mtu) + ETHERNET_HEADER_LEN + VLAN_TAG_LEN;
         let queue_size = queue_size(transport, RECEIVE_QUEUE, options.receive_queue_size);
@@ -240,41 +258,26 @@ impl<H: Hal, N: Notifier> Queues<H, N> {
             max_frame,
             mergeable,
         };
-        let mut receiver = Receiver::new(transport, RECEIVE_QUEUE, &receive, negotiated)?;
-        let transmitter = Transmitter::new(
-            transport,
-            TRANSMIT_QUEUE,
-            options.transmit_queue_size,
-            usize::from(mtu.min(options.mtu_max)) + ETHERNET_HEADER_LEN,
-            negotiated,
-        );
-        match transmitter {
-            Ok(transmitter) => Ok(Self {
-                receiver,
-                transmitter,
-                control: None,
-            }),
-            Err(error) => {
-                receiver.queue_mut().release(&transport.reset()?);
-                Err(error)
-            }
-        }
-    }
-
-    /// Adds the control queue, and lets the device work.
-    fn start<T: Transport<Notifier = N>>(
-        &mut self,
-        transport: &mut T,
-        negotiated: Negotiated,
-    ) -> Result<()> {
-        if negotiated.has(Features::CTRL_VQ.bits()) {
-            let control = Control::new(transport, CONTROL_QUEUE, CONTROL_QUEUE_SIZE, negotiated)?;
-            self.control = Some(control);
-        }
-        init::driver_ok(transport)?;
-        // Not before: no queue may be notified until DRIVER_OK is set (spec 3.1.1).
-        self.receiver.publish();
-        Ok(())
+        let control = match negotiated.has(Features::CTRL_VQ.bits()) {
+            true => Some(Control::new(
+                transport,
+                CONTROL_QUEUE,
+                CONTROL_QUEUE_SIZE,
+                negotiated,
+            )?),
+            false => None,
+        };
+        Ok(Self {
+            receiver: Receiver::new(transport, RECEIVE_QUEUE, &receive, negotiated)?,
+            transmitter: Transmitter::new(
+                transport,
+                TRANSMIT_QUEUE,
+                options.transmit_queue_size,
+                usize::from(mtu.min(options.mtu_max)) + ETHERNET_HEADER_LEN,
+                negotiated,
+            )?,
+            control,
+        })
     }
 
     fn release(&mut self, proof: &Quiesced) {
@@ -286,24 +289,17 @@ impl<H: Hal, N: Notifier> Queues<H, N> {
     }
 }
 
-impl<H: Hal, T: Transport> Net<H, T> {
-    /// Initialises the device that `transport` leads to.
+impl<T: Transport> Net<T> {
+    /// Starts the device that `transport` leads to.
     ///
     /// # Errors
     ///
-    /// The device is no network device, breaks the rules of initialisation or has an impossible configuration; or memory
-    /// is short. It is left with FAILED set, or reset.
-    pub fn new(mut transport: T, options: Options) -> Result<Self> {
-        let name = transport.name();
-        if name.id != DeviceId::NET {
-            let expected = DeviceId::NET.0;
-            return Err(Error::new(name, Cause::WrongDeviceType { expected }));
-        }
-        let active = Active::new(&mut transport, &options)?;
+    /// As for [`Started::new`], and a configuration that is impossible.
+    pub fn new(transport: T, options: Options) -> Result<Self> {
+        let device = Started::new(transport, &options)?;
         let mut net = Self {
-            transport,
             options,
-            active,
+            device,
             link_changed: false,
             announce: false,
             failure: None,
@@ -316,34 +312,24 @@ impl<H: Hal, T: Transport> Net<H, T> {
         Ok(net)
     }
 
-    /// Which device.
-    pub fn name(&self) -> DeviceName {
-        self.transport.name()
-    }
-
-    /// The features offered and accepted.
-    pub fn negotiated(&self) -> Negotiated {
-        self.active.negotiated
-    }
-
     /// The device's own address.
     pub fn mac(&self) -> MacAddress {
-        self.active.mac
+        self.device.mac
     }
 
     /// The largest IP packet that can be sent. A frame has 14 bytes more.
     pub fn mtu(&self) -> u16 {
-        self.active.mtu
+        self.device.mtu
     }
 
     /// The state of the link, as the device last said.
     pub fn link(&self) -> Link {
-        self.active.live.link
+        self.device.live.link
     }
 
     /// Number of receive buffers and their length in bytes, the header of 12 included.
     pub fn receive_buffers(&self) -> (u16, usize) {
-        self.active.queues.receiver.buffers()
+        self.device.queues.receiver.buffers()
     }
 
     /// What made the device unusable, until [`Self::restart`].
@@ -362,9 +348,9 @@ impl<H: Hal, T: Transport> Net<H, T> {
     ///
     /// The device broke the rules of the queue: nothing comes from it until [`Self::restart`].
     #[inline]
-    pub fn receive(&mut self) -> Result<Option<RxFrame<'_, H, T::Notifier>>> {
+    pub fn receive(&mut self) -> Result<Option<RxFrame<'_, T>>> {
         let failure = &mut self.failure;
-        let received = self.active.queues.receiver.receive();
+        let received = self.device.queues.receiver.receive();
         received.inspect_err(|error| {
             failure.get_or_insert(*error);
         })
@@ -378,22 +364,51 @@ impl<H: Hal, T: Transport> Net<H, T> {
     /// [`Cause::QueueFull`]: all buffers are with the device; [`Self::poll_ready`] says when there is room.
     /// [`Cause::LinkDown`], or a length that the link can't take.
     #[inline]
-    pub fn transmit(&mut self, len: usize) -> Result<TxFrame<'_, H, T::Notifier>> {
-        self.active.queues.transmitter.reserve(len)
+    pub fn transmit(&mut self, len: usize) -> Result<TxFrame<'_, T>> {
+        self.device.queues.transmitter.reserve(len)
     }
 
     /// Whether [`Self::transmit`] has a buffer. If not, [`Self::poll_ready`] waits for one from now on.
     #[inline]
     pub fn has_room(&mut self) -> bool {
-        self.active.queues.transmitter.has_room()
+        self.device.queues.transmitter.has_room()
     }
 
     /// Tells the device about frames sent and buffers given back since the last time: at most one notification for each of
-    /// the two queues. Call it after every round of work; [`Self::poll_ready`] does so too.
+    /// the two queues. Call it after every round of work; [`Self::poll_ready`] does so too. It does not wait until frames have
+    /// left: [`Self::flush_and_wait`] does.
     #[inline]
     pub fn flush(&mut self) {
-        self.active.queues.transmitter.publish();
-        self.active.queues.receiver.publish();
+        self.device.queues.transmitter.publish();
+        self.device.queues.receiver.publish();
+    }
+
+    /// How many frames were sent that the device is not done with: it may lose them if it is reset, as it is when the driver
+    /// is dropped. It is told of all of them first, so those that are left leave by themselves, unless the device broke the
+    /// rules ([`Self::take_event`]).
+    pub fn unsent(&mut self) -> u16 {
+        self.device.queues.transmitter.unsent()
+    }
+
+    /// Does what [`Self::flush`] does, and sees to it that all frames have left: before the driver is dropped or the machine
+    /// is switched off. `wait` is as in [`Self::command_and_wait`].
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::Timeout`] if `wait` returned false first: the device still has what [`Self::unsent`] says. Or the device broke
+    /// the rules of a queue.
+    pub fn flush_and_wait(&mut self, mut wait: impl FnMut() -> bool) -> Result<()> {
+        self.flush();
+        while self.unsent() > 0 {
+            if let Some(failure) = self.device.queues.failure() {
+                return Err(failure);
+            }
+            if !wait() {
+                let cause = Cause::Timeout;
+                return Err(Error::on_queue(self.name(), TRANSMIT_QUEUE, cause));
+            }
+        }
+        Ok(())
     }
 
     /// Sends a command to the device. It does not wait: ask the [`Reply`], or await it. [`Self::process`] and
@@ -404,8 +419,9 @@ impl<H: Hal, T: Transport> Net<H, T> {
     /// The feature that it needs was not agreed on ([`Cause::Unsupported`]), a parameter is impossible, or the control
     /// queue is full.
     pub fn command(&mut self, command: Command<'_>) -> Result<Reply> {
-        match &mut self.active.queues.control {
-            Some(control) => control.submit(command, self.active.negotiated),
+        let negotiated = self.negotiated();
+        match &mut self.device.queues.control {
+            Some(control) => control.submit(command, negotiated),
             None => Err(Error::new(self.name(), Cause::Unsupported)),
         }
     }
@@ -427,7 +443,7 @@ impl<H: Hal, T: Transport> Net<H, T> {
             if let Some(result) = reply.get() {
                 return result;
             }
-            if let Some(failure) = self.active.queues.failure() {
+            if let Some(failure) = self.device.queues.failure() {
                 return Err(failure);
             }
             if !wait() {
@@ -438,10 +454,10 @@ impl<H: Hal, T: Transport> Net<H, T> {
     }
 
     fn collect_answers(&mut self) {
-        if let Some(control) = &mut self.active.queues.control
+        if let Some(control) = &mut self.device.queues.control
             && let Some(address) = control.collect()
         {
-            self.active.mac = address;
+            self.device.mac = address;
         }
     }
 
@@ -455,16 +471,12 @@ impl<H: Hal, T: Transport> Net<H, T> {
     /// The device says that it needs a reset ([`Self::restart`]), or its configuration can't be read.
     pub fn process(&mut self, causes: InterruptCauses) -> Result<()> {
         if causes.contains(InterruptCauses::QUEUE) {
-            self.active.queues.count_interrupt();
+            self.device.queues.count_interrupt();
             self.collect_answers();
         }
         let mut result = Ok(());
         if causes.contains(InterruptCauses::CONFIG) {
-            self.config_changes += 1;
-            result = self.read_live_config();
-            if let Err(error) = result {
-                self.failure.get_or_insert(error);
-            }
+            result = self.config_changed().map(drop);
         }
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -472,21 +484,14 @@ impl<H: Hal, T: Transport> Net<H, T> {
         result
     }
 
-    /// Reads and thereby clears why the device last interrupted. For INTx; with MSI-X a needless exit.
-    pub fn take_interrupt_causes(&mut self) -> InterruptCauses {
-        self.transport.take_interrupt_causes()
-    }
-
     fn read_live_config(&mut self) -> Result<()> {
-        if self.transport.status().contains(Status::DEVICE_NEEDS_RESET) {
-            return Err(Error::new(self.name(), Cause::NeedsReset));
-        }
-        let old = self.active.live;
-        self.active.live = LiveConfig::read(&self.transport, self.active.negotiated)?;
-        if self.active.live.link != old.link {
+        self.device.check_status()?;
+        let old = self.device.live;
+        self.device.live = LiveConfig::read(self.device.transport(), self.negotiated())?;
+        if self.device.live.link != old.link {
             self.link_changed = true;
-            let up = self.active.live.link.up;
-            self.active.queues.transmitter.set_link(up);
+            let up = self.device.live.link.up;
+            self.device.queues.transmitter.set_link(up);
         }
         self.hear_announce();
         Ok(())
@@ -494,7 +499,7 @@ impl<H: Hal, T: Transport> Net<H, T> {
 
     /// Notes the wish to be announced, and tells the device that it was heard (spec 5.1.6.5.4).
     fn hear_announce(&mut self) {
-        if !self.active.live.announce {
+        if !self.device.live.announce {
             return;
         }
         // A full control queue leaves the wish standing in the configuration, to be read again with the next change.
@@ -521,7 +526,7 @@ impl<H: Hal, T: Transport> Net<H, T> {
     }
 
     fn note_failures(&mut self) {
-        self.failure = self.failure.or(self.active.queues.failure());
+        self.failure = self.failure.or(self.device.queues.failure());
     }
 
     /// Asks the device to interrupt when there is a frame to receive, or room to send for which somebody waits. `false` if
@@ -537,7 +542,7 @@ impl<H: Hal, T: Transport> Net<H, T> {
             receiver,
             transmitter,
             ..
-        } = &mut self.active.queues;
+        } = &mut self.device.queues;
         // Interrupts are asked for first, and what came before is looked for afterwards: the other way round, what comes
         // in between would be noticed by nobody.
         let work = transmitter.room_came()
@@ -551,7 +556,7 @@ impl<H: Hal, T: Transport> Net<H, T> {
 
     /// After [`Self::prepare_to_sleep`]: whether a frame came since, for which the device must have interrupted.
     pub fn frame_came(&mut self) -> bool {
-        self.active.queues.receiver.enable_interrupts()
+        self.device.queues.receiver.enable_interrupts()
     }
 
     /// Ready when [`Self::prepare_to_sleep`] finds something to do. Else [`Self::process`] wakes the task, for which there
@@ -576,12 +581,11 @@ impl<H: Hal, T: Transport> Net<H, T> {
     ///
     /// As for [`Self::new`]. The device is not in use then, and this can be tried again.
     pub fn restart(&mut self) -> Result<()> {
-        let proof = self.transport.reset()?;
-        self.active.queues.release(&proof);
-        let mut active = Active::new(&mut self.transport, &self.options)?;
-        active.queues.take_stats_of(&self.active.queues);
-        self.link_changed |= active.live.link != self.active.live.link;
-        self.active = active;
+        let proof = self.device.reset()?;
+        self.device.queues.release(&proof);
+        let old = self.device.restart(&self.options)?;
+        self.device.queues.take_stats_of(&old.queues);
+        self.link_changed |= self.device.live.link != old.live.link;
         self.failure = None;
         self.failure_told = false;
         self.hear_announce();
@@ -593,22 +597,34 @@ impl<H: Hal, T: Transport> Net<H, T> {
 
     /// What the receive queue did.
     pub fn receive_stats(&self) -> ReceiveStats {
-        self.active.queues.receiver.stats()
+        self.device.queues.receiver.stats()
     }
 
     /// What the transmit queue did.
     pub fn transmit_stats(&self) -> TransmitStats {
-        self.active.queues.transmitter.stats()
+        self.device.queues.transmitter.stats()
     }
 
     /// What commands did.
     pub fn control_stats(&self) -> ControlStats {
-        let control = self.active.queues.control.as_ref();
+        let control = self.device.queues.control.as_ref();
         control.map_or(ControlStats::default(), Control::stats)
     }
+}
 
-    /// The driver's account of its device.
-    pub fn report(&self) -> Report {
+impl<T: Transport> Device for Net<T> {
+    /// What changed is told by [`Net::take_event`].
+    type Change = ();
+
+    fn name(&self) -> DeviceName {
+        self.device.name()
+    }
+
+    fn negotiated(&self) -> Negotiated {
+        self.device.negotiated()
+    }
+
+    fn report(&self) -> Report {
         let receive = self.receive_stats();
         let transmit = self.transmit_stats();
         let control = self.control_stats();
@@ -616,7 +632,7 @@ impl<H: Hal, T: Transport> Net<H, T> {
             device: self.name(),
             negotiated: self.negotiated(),
             feature_names: FEATURE_NAMES,
-            queues: self.active.queues.reports(),
+            queues: self.device.queues.reports(),
             config_changes: self.config_changes,
             counters: vec![
                 ("rx_packets", receive.packets),
@@ -641,12 +657,28 @@ impl<H: Hal, T: Transport> Net<H, T> {
             ],
         }
     }
+
+    fn take_interrupt_causes(&mut self) -> InterruptCauses {
+        self.device.take_interrupt_causes()
+    }
+
+    fn config_changed(&mut self) -> Result<Option<()>> {
+        self.config_changes += 1;
+        let (before, announcements) = (self.link(), self.announcements);
+        let read = self.read_live_config();
+        if let Err(error) = read {
+            self.failure.get_or_insert(error);
+        }
+        read?;
+        let changed = self.link() != before || self.announcements != announcements;
+        Ok(changed.then_some(()))
+    }
 }
 
-impl<H: Hal, N: Notifier> Queues<H, N> {
+impl<T: Transport> Queues<T> {
     /// Counts an interrupt for every queue that it may have been meant for.
     fn count_interrupt(&mut self) {
-        fn count<H: Hal, N: Notifier, P: Payload>(queue: &mut Queue<H, N, P>) {
+        fn count<T: Transport, P: Payload>(queue: &mut Queue<T, P>) {
             if queue.has_completions() {
                 queue.count_interrupt();
             }
@@ -685,16 +717,6 @@ impl<H: Hal, N: Notifier> Queues<H, N> {
         self.transmitter.set_stats(old.transmitter.stats());
         if let (Some(control), Some(old)) = (&mut self.control, &old.control) {
             control.set_stats(old.stats());
-        }
-    }
-}
-
-impl<H: Hal, T: Transport> Drop for Net<H, T> {
-    fn drop(&mut self) {
-        match self.transport.reset() {
-            Ok(proof) => self.active.queues.release(&proof),
-            // What the device keeps writing to is leaked by the queues.
-            Err(error) => log::error!("{error}"),
         }
     }
 }

@@ -4,14 +4,12 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Deref;
 
-use virtio_drivers::Hal;
-
 use super::wire::{ETHERNET_HEADER_LEN, HEADER_LEN, Header};
 use crate::buffer::Buffer;
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
 use crate::queue::{Chain, Payload, Queue, QueueOptions};
-use crate::transport::{Notifier, Transport};
+use crate::transport::Transport;
 
 /// What the receive queue did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,8 +65,8 @@ pub(super) struct ReceiveOptions {
 }
 
 /// The receive queue.
-pub(super) struct Receiver<H: Hal, N> {
-    queue: Queue<H, N, ReceiveBuffer>,
+pub(super) struct Receiver<T: Transport> {
+    queue: Queue<T, ReceiveBuffer>,
     /// Buffers that a broken queue did not take back.
     spare: Vec<ReceiveBuffer>,
     buffers: u16,
@@ -87,8 +85,8 @@ pub(super) struct Receiver<H: Hal, N> {
 /// while a long burst is worked off.
 const PUBLISH_SHARE: u16 = 4;
 
-impl<H: Hal, N: Notifier> Receiver<H, N> {
-    pub(super) fn new<T: Transport<Notifier = N>>(
+impl<T: Transport> Receiver<T> {
+    pub(super) fn new(
         transport: &mut T,
         index: u16,
         options: &ReceiveOptions,
@@ -115,7 +113,7 @@ impl<H: Hal, N: Notifier> Receiver<H, N> {
             ..QueueOptions::default()
         };
         let mut receiver = Self {
-            queue: Queue::new(transport, index, queue_options, negotiated)?,
+            queue: Queue::allocate(transport, index, queue_options, negotiated)?,
             spare,
             buffers: count as u16,
             buffer_len: options.buffer_len,
@@ -137,11 +135,11 @@ impl<H: Hal, N: Notifier> Receiver<H, N> {
         Ok(receiver)
     }
 
-    pub(super) fn queue(&self) -> &Queue<H, N, ReceiveBuffer> {
+    pub(super) fn queue(&self) -> &Queue<T, ReceiveBuffer> {
         &self.queue
     }
 
-    pub(super) fn queue_mut(&mut self) -> &mut Queue<H, N, ReceiveBuffer> {
+    pub(super) fn queue_mut(&mut self) -> &mut Queue<T, ReceiveBuffer> {
         &mut self.queue
     }
 
@@ -178,7 +176,7 @@ impl<H: Hal, N: Notifier> Receiver<H, N> {
     /// The next frame, if one is found among as many buffers as there are. Dropped frames are given back while others are
     /// looked at, so a device that answers at once could otherwise keep the caller here for ever.
     #[inline]
-    pub(super) fn receive(&mut self) -> Result<Option<RxFrame<'_, H, N>>> {
+    pub(super) fn receive(&mut self) -> Result<Option<RxFrame<'_, T>>> {
         if self.interrupts {
             // While frames are being worked off, interrupts would only say what is known (spec 5.1.6.4).
             self.interrupts = false;
@@ -358,12 +356,12 @@ impl Frame {
 }
 
 /// A received Ethernet frame, read in place. Dropping it lends its buffer to the device again.
-pub struct RxFrame<'a, H: Hal, N: Notifier> {
-    receiver: &'a mut Receiver<H, N>,
+pub struct RxFrame<'a, T: Transport> {
+    receiver: &'a mut Receiver<T>,
     frame: Frame,
 }
 
-impl<H: Hal, N: Notifier> Deref for RxFrame<'_, H, N> {
+impl<T: Transport> Deref for RxFrame<'_, T> {
     type Target = [u8];
 
     #[inline]
@@ -376,7 +374,7 @@ impl<H: Hal, N: Notifier> Deref for RxFrame<'_, H, N> {
     }
 }
 
-impl<H: Hal, N: Notifier> Drop for RxFrame<'_, H, N> {
+impl<T: Transport> Drop for RxFrame<'_, T> {
     #[inline]
     fn drop(&mut self) {
         let gone = Frame::Assembled { len: 0 };
@@ -386,7 +384,7 @@ impl<H: Hal, N: Notifier> Drop for RxFrame<'_, H, N> {
     }
 }
 
-impl<H: Hal, N: Notifier> fmt::Debug for RxFrame<'_, H, N> {
+impl<T: Transport> fmt::Debug for RxFrame<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RxFrame({} bytes)", self.len())
     }

@@ -11,13 +11,12 @@ use alloc::vec;
 use ::smoltcp::phy;
 use ::smoltcp::time::Instant;
 use ::smoltcp::wire::{EthernetAddress, HardwareAddress};
-use virtio_drivers::Hal;
 
 use super::receive::RxFrame;
 use super::transmit::Transmitter;
 use super::wire::ETHERNET_HEADER_LEN;
 use super::{MacAddress, Net};
-use crate::transport::{Notifier, Transport};
+use crate::transport::Transport;
 
 impl From<MacAddress> for HardwareAddress {
     fn from(address: MacAddress) -> Self {
@@ -25,13 +24,13 @@ impl From<MacAddress> for HardwareAddress {
     }
 }
 
-impl<H: Hal, T: Transport> phy::Device for Net<H, T> {
+impl<T: Transport> phy::Device for Net<T> {
     type RxToken<'a>
-        = RxToken<'a, H, T::Notifier>
+        = RxToken<'a, T>
     where
         Self: 'a;
     type TxToken<'a>
-        = TxToken<'a, H, T::Notifier>
+        = TxToken<'a, T>
     where
         Self: 'a;
 
@@ -41,7 +40,7 @@ impl<H: Hal, T: Transport> phy::Device for Net<H, T> {
     /// room instead could make two peers wait for each other.
     fn receive(&mut self, _: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
         let failure = &mut self.failure;
-        let queues = &mut self.active.queues;
+        let queues = &mut self.device.queues;
         let frame = match queues.receiver.receive() {
             Ok(frame) => frame?,
             Err(error) => {
@@ -54,7 +53,7 @@ impl<H: Hal, T: Transport> phy::Device for Net<H, T> {
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Self::TxToken<'_>> {
-        let transmitter = &mut self.active.queues.transmitter;
+        let transmitter = &mut self.device.queues.transmitter;
         transmitter.has_room().then_some(TxToken { transmitter })
     }
 
@@ -69,7 +68,7 @@ impl<H: Hal, T: Transport> phy::Device for Net<H, T> {
     }
 }
 
-impl<H: Hal, T: Transport> Net<H, T> {
+impl<T: Transport> Net<T> {
     /// How many frames of full length the receive buffers hold.
     fn burst(&self) -> usize {
         let (count, len) = self.receive_buffers();
@@ -80,22 +79,22 @@ impl<H: Hal, T: Transport> Net<H, T> {
 
 /// A frame that came in.
 #[derive(Debug)]
-pub struct RxToken<'a, H: Hal, N: Notifier> {
-    frame: RxFrame<'a, H, N>,
+pub struct RxToken<'a, T: Transport> {
+    frame: RxFrame<'a, T>,
 }
 
-impl<H: Hal, N: Notifier> phy::RxToken for RxToken<'_, H, N> {
+impl<T: Transport> phy::RxToken for RxToken<'_, T> {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
         f(&self.frame)
     }
 }
 
 /// Leave to send a frame.
-pub struct TxToken<'a, H: Hal, N: Notifier> {
-    transmitter: &'a mut Transmitter<H, N>,
+pub struct TxToken<'a, T: Transport> {
+    transmitter: &'a mut Transmitter<T>,
 }
 
-impl<H: Hal, N: Notifier> phy::TxToken for TxToken<'_, H, N> {
+impl<T: Transport> phy::TxToken for TxToken<'_, T> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
         let Ok(mut frame) = self.transmitter.reserve(len) else {
             // It was counted. smoltcp composes the frame all the same.

@@ -4,14 +4,12 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::{Deref, DerefMut};
 
-use virtio_drivers::Hal;
-
 use super::wire::{ETHERNET_HEADER_LEN, HEADER_LEN};
 use crate::buffer::Buffer;
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
 use crate::queue::{Chain, Payload, Queue, QueueOptions};
-use crate::transport::{Notifier, Transport};
+use crate::transport::Transport;
 
 /// What the transmit queue did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,8 +52,8 @@ impl Payload for TransmitBuffer {
 }
 
 /// The transmit queue.
-pub(super) struct Transmitter<H: Hal, N> {
-    queue: Queue<H, N, TransmitBuffer>,
+pub(super) struct Transmitter<T: Transport> {
+    queue: Queue<T, TransmitBuffer>,
     /// Buffers that are free. The one used last is on top, since it is the likeliest to be in the cache.
     pool: Vec<Buffer>,
     max_frame: usize,
@@ -66,8 +64,8 @@ pub(super) struct Transmitter<H: Hal, N> {
     stats: TransmitStats,
 }
 
-impl<H: Hal, N: Notifier> Transmitter<H, N> {
-    pub(super) fn new<T: Transport<Notifier = N>>(
+impl<T: Transport> Transmitter<T> {
+    pub(super) fn new(
         transport: &mut T,
         index: u16,
         queue_size: u16,
@@ -85,7 +83,7 @@ impl<H: Hal, N: Notifier> Transmitter<H, N> {
             size: queue_size,
             ..QueueOptions::default()
         };
-        let mut queue = Queue::new(transport, index, options, negotiated)?;
+        let mut queue = Queue::allocate(transport, index, options, negotiated)?;
         // Buffers are taken back when the pool is empty, which needs no interrupt.
         queue.disable_interrupts();
         Ok(Self {
@@ -99,11 +97,11 @@ impl<H: Hal, N: Notifier> Transmitter<H, N> {
         })
     }
 
-    pub(super) fn queue(&self) -> &Queue<H, N, TransmitBuffer> {
+    pub(super) fn queue(&self) -> &Queue<T, TransmitBuffer> {
         &self.queue
     }
 
-    pub(super) fn queue_mut(&mut self) -> &mut Queue<H, N, TransmitBuffer> {
+    pub(super) fn queue_mut(&mut self) -> &mut Queue<T, TransmitBuffer> {
         &mut self.queue
     }
 
@@ -176,9 +174,16 @@ impl<H: Hal, N: Notifier> Transmitter<H, N> {
         }
     }
 
+    /// Frames that the device has, or will be told of, and is not done with.
+    pub(super) fn unsent(&mut self) -> u16 {
+        self.publish();
+        self.reclaim();
+        self.queue.in_flight()
+    }
+
     /// A buffer for a frame of `len` bytes. What the buffer holds is left over from an earlier frame.
     #[inline]
-    pub(super) fn reserve(&mut self, len: usize) -> Result<TxFrame<'_, H, N>> {
+    pub(super) fn reserve(&mut self, len: usize) -> Result<TxFrame<'_, T>> {
         let (counter, cause) = if !self.link_up {
             (&mut self.stats.link_down, Cause::LinkDown)
         } else if len < ETHERNET_HEADER_LEN {
@@ -220,13 +225,13 @@ impl<H: Hal, N: Notifier> Transmitter<H, N> {
 
 /// A frame being written, in the memory that the device will read it from. It goes out with [`Self::send`]; dropped
 /// before, it goes nowhere and its buffer is free again.
-pub struct TxFrame<'a, H: Hal, N: Notifier> {
-    transmitter: &'a mut Transmitter<H, N>,
+pub struct TxFrame<'a, T: Transport> {
+    transmitter: &'a mut Transmitter<T>,
     /// There until the frame is sent.
     frame: Option<TransmitBuffer>,
 }
 
-impl<H: Hal, N: Notifier> TxFrame<'_, H, N> {
+impl<T: Transport> TxFrame<'_, T> {
     /// Hands the frame to the device, which learns of it with the next [`super::Net::flush`].
     ///
     /// # Errors
@@ -242,7 +247,7 @@ impl<H: Hal, N: Notifier> TxFrame<'_, H, N> {
     }
 }
 
-impl<H: Hal, N: Notifier> Deref for TxFrame<'_, H, N> {
+impl<T: Transport> Deref for TxFrame<'_, T> {
     type Target = [u8];
 
     #[inline]
@@ -254,7 +259,7 @@ impl<H: Hal, N: Notifier> Deref for TxFrame<'_, H, N> {
     }
 }
 
-impl<H: Hal, N: Notifier> DerefMut for TxFrame<'_, H, N> {
+impl<T: Transport> DerefMut for TxFrame<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         let frame = self.frame.as_mut();
@@ -264,7 +269,7 @@ impl<H: Hal, N: Notifier> DerefMut for TxFrame<'_, H, N> {
     }
 }
 
-impl<H: Hal, N: Notifier> Drop for TxFrame<'_, H, N> {
+impl<T: Transport> Drop for TxFrame<'_, T> {
     #[inline]
     fn drop(&mut self) {
         if let Some(frame) = self.frame.take() {
@@ -273,7 +278,7 @@ impl<H: Hal, N: Notifier> Drop for TxFrame<'_, H, N> {
     }
 }
 
-impl<H: Hal, N: Notifier> fmt::Debug for TxFrame<'_, H, N> {
+impl<T: Transport> fmt::Debug for TxFrame<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TxFrame({} bytes)", self.len())
     }

@@ -1,13 +1,11 @@
 //! The operation of a pmem device that is shared by tasks.
 
-use virtio_drivers::Hal;
-
 use super::{Flush, Pmem};
 use crate::asynchronous::Asynchronous;
 use crate::error::Result;
 use crate::transport::Transport;
 
-impl<H: Hal, T: Transport> Asynchronous<Pmem<H, T>> {
+impl<T: Transport> Asynchronous<Pmem<T>> {
     /// Makes everything persistent that was written to the region before the future is first polled.
     ///
     /// # Errors

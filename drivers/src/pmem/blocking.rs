@@ -1,13 +1,11 @@
 //! The operation of a pmem device with one user, who waits. What `wait` is, [`Blocking`] says.
 
-use virtio_drivers::Hal;
-
 use super::{Flush, Pmem};
 use crate::blocking::Blocking;
 use crate::error::Result;
 use crate::transport::Transport;
 
-impl<H: Hal, T: Transport> Blocking<Pmem<H, T>> {
+impl<T: Transport> Blocking<Pmem<T>> {
     /// Makes everything persistent that was written to the region before.
     ///
     /// # Errors

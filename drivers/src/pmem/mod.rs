@@ -7,11 +7,11 @@
 //!
 //! ```
 //! use vringlet::blocking::Blocking;
-//! use vringlet::fake::{FakeDevice, FakeHal, FakePmem};
+//! use vringlet::fake::{FakeDevice, FakePmem};
 //! use vringlet::pmem::{Options, Pmem};
 //!
 //! let device = FakeDevice::new(FakePmem::new(4096));
-//! let pmem = Pmem::<FakeHal, _>::new(device.transport(), Options::default())?;
+//! let pmem = Pmem::new(device.transport(), Options::default())?;
 //! assert_eq!(pmem.config().size, 4096);
 //!
 //! // A store, as the mapped region would do it; then the flush, waited for as long as the caller says.
@@ -46,35 +46,36 @@ mod wire;
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
-
-use virtio_drivers::Hal;
+use core::convert::Infallible;
 
 use crate::device::{DeviceId, DeviceName};
-use crate::driver::{Driver, Finished};
+use crate::driver::{Device, Driver, Finished};
 use crate::error::{Cause, Error, Result};
-use crate::features::{Negotiated, RingFeatures};
-use crate::init;
-use crate::queue::{Completion, Queue, QueueOptions, Rejected, Token};
+use crate::features::Negotiated;
+use crate::queue::{AnyQueue, Completion, Queue, QueueOptions, Rejected, Token};
 use crate::report::Report;
-use crate::transport::{InterruptCauses, Status, Transport};
+use crate::start::{Session, Started};
+use crate::transport::{InterruptCauses, Transport};
 
 pub use self::config::Config;
 pub use self::wire::{FEATURE_NAMES, Features};
 
 /// How a pmem device is to be driven.
+///
+/// By default the driver takes 5 KiB of heap and 12 KiB of memory for DMA.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// How many callers may wait for a flush at once; more are told that the queue is full.
     pub callers: u16,
-    /// Ring features to do without.
-    pub declined: RingFeatures,
+    /// Features to do without, of the ring or of the type.
+    pub declined: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             callers: 64,
-            declined: RingFeatures::empty(),
+            declined: 0,
         }
     }
 }
@@ -95,19 +96,20 @@ struct Counters {
 }
 
 /// A pmem device.
-pub struct Pmem<H: Hal, T: Transport> {
-    transport: T,
+///
+/// Counters: `flushes` that callers asked for, `flushes_shared` of them that went with another caller's request, `errors` for
+/// callers whose flush failed.
+pub struct Pmem<T: Transport> {
     options: Options,
-    active: Active<H, T>,
+    device: Started<T, Active<T>>,
     callers: Callers,
     counters: Counters,
 }
 
-/// What initialisation makes; made anew by a restart.
-struct Active<H: Hal, T: Transport> {
-    negotiated: Negotiated,
+/// The device at work.
+struct Active<T: Transport> {
     config: Config,
-    queue: Queue<H, T::Notifier, ()>,
+    queue: Queue<T, ()>,
 }
 
 /// Who waits for what, by the numbers of their tokens.
@@ -150,20 +152,21 @@ const QUEUE_NAME: &str = "req_vq";
 /// A request and its response: there is never more in the queue.
 const QUEUE_SIZE: u16 = 2;
 
-impl<H: Hal, T: Transport> Active<H, T> {
-    fn new(transport: &mut T, options: Options) -> Result<Self> {
-        let mut declined = options.declined.bits();
+impl<T: Transport> Session<T> for Active<T> {
+    type Options = Options;
+
+    const ID: DeviceId = DeviceId::PMEM;
+    const UNDERSTOOD: u64 = Features::all().bits();
+
+    fn declined(transport: &mut T, options: &Options) -> u64 {
         // Without the feature the device must say in its configuration where the region is.
-        if transport.shared_memory(config::SHARED_MEMORY_ID).is_none() {
-            declined |= Features::SHMEM_REGION.bits();
+        match transport.shared_memory(config::SHARED_MEMORY_ID) {
+            None => options.declined | Features::SHMEM_REGION.bits(),
+            Some(_) => options.declined,
         }
-        let understood = Features::all().bits();
-        let negotiated = init::negotiate(transport, understood, 0, declined)?;
-        let made = Self::with_features(transport, negotiated);
-        made.inspect_err(|_| init::give_up(transport))
     }
 
-    fn with_features(transport: &mut T, negotiated: Negotiated) -> Result<Self> {
+    fn make(transport: &mut T, _: &Options, negotiated: Negotiated) -> Result<Self> {
         let features = Features::from_bits_truncate(negotiated.accepted);
         let config = Config::read(transport, features)?;
         let options = QueueOptions {
@@ -171,127 +174,61 @@ impl<H: Hal, T: Transport> Active<H, T> {
             header_len: wire::REQUEST_LEN,
             footer_len: wire::RESPONSE_LEN,
         };
-        let mut queue = Queue::new(transport, REQUEST_QUEUE, options, negotiated)?;
-        let started = match queue.size() {
-            QUEUE_SIZE => init::driver_ok(transport),
+        let queue = Queue::allocate(transport, REQUEST_QUEUE, options, negotiated)?;
+        match queue.size() {
+            QUEUE_SIZE => Ok(Self { config, queue }),
             size => Err(queue.error(Cause::QueueSize {
                 size: QUEUE_SIZE.into(),
                 max: size.into(),
             })),
-        };
-        if let Err(error) = started {
-            // So that the queue's memory can be freed.
-            queue.release(&transport.reset()?);
-            return Err(error);
         }
-        Ok(Self {
-            negotiated,
-            config,
-            queue,
-        })
+    }
+
+    fn each_queue(&mut self, visit: &mut dyn FnMut(&mut dyn AnyQueue<T>)) {
+        visit(&mut self.queue);
     }
 }
 
-impl<H: Hal, T: Transport> Pmem<H, T> {
-    /// Initialises the device that `transport` leads to.
+impl<T: Transport> Pmem<T> {
+    /// Starts the device that `transport` leads to.
     ///
     /// # Errors
     ///
-    /// The device is no pmem device, breaks the rules of initialisation, or says that its region is nowhere; or memory is
-    /// short. It is left with FAILED set, or reset.
-    pub fn new(mut transport: T, options: Options) -> Result<Self> {
-        let name = transport.name();
-        if name.id != DeviceId::PMEM {
-            let expected = DeviceId::PMEM.0;
-            return Err(Error::new(name, Cause::WrongDeviceType { expected }));
-        }
+    /// As for [`Started::new`], and a device that says that its region is nowhere.
+    pub fn new(transport: T, options: Options) -> Result<Self> {
         if options.callers == 0 {
-            return Err(Error::new(name, Cause::InvalidParameter("no callers")));
+            let cause = Cause::InvalidParameter("no callers");
+            return Err(Error::new(transport.name(), cause));
         }
-        let active = Active::new(&mut transport, options)?;
+        let device = Started::new(transport, &options)?;
         Ok(Self {
-            transport,
             options,
-            active,
+            device,
             callers: Callers::new(options.callers),
             counters: Counters::default(),
         })
     }
 
-    /// Which device.
-    pub fn name(&self) -> DeviceName {
-        self.transport.name()
-    }
-
     /// Where the region is. It stays there for as long as there is a driver, restarts included.
     pub fn config(&self) -> Config {
-        self.active.config
-    }
-
-    /// The features offered and accepted.
-    pub fn negotiated(&self) -> Negotiated {
-        self.active.negotiated
+        self.device.config
     }
 
     /// Requests that are with the device: none or one, whatever the number of callers.
     pub fn in_flight(&self) -> u16 {
-        self.active.queue.in_flight()
-    }
-
-    /// Counts an interrupt of the queue.
-    pub fn count_interrupt(&mut self) {
-        self.active.queue.count_interrupt();
-    }
-
-    /// Reads and clears why the device interrupted: with INTx, and when polling. See
-    /// [`Transport::take_interrupt_causes`].
-    pub fn take_interrupt_causes(&mut self) -> InterruptCauses {
-        self.transport.take_interrupt_causes()
-    }
-
-    /// After the device announced a change of its configuration, which has nothing that could change: whether it gave up.
-    ///
-    /// # Errors
-    ///
-    /// [`Cause::NeedsReset`] if so.
-    pub fn check_status(&self) -> Result<()> {
-        match self.transport.status().contains(Status::DEVICE_NEEDS_RESET) {
-            true => Err(Error::new(self.name(), Cause::NeedsReset)),
-            false => Ok(()),
-        }
-    }
-
-    /// The driver's account of the device.
-    pub fn report(&self) -> Report {
-        let Counters {
-            flushes,
-            shared,
-            errors,
-        } = self.counters;
-        Report {
-            device: self.name(),
-            negotiated: self.active.negotiated,
-            feature_names: FEATURE_NAMES,
-            queues: vec![self.active.queue.report(QUEUE_NAME)],
-            config_changes: 0,
-            counters: vec![
-                ("flushes", flushes),
-                ("flushes_shared", shared),
-                ("errors", errors),
-            ],
-        }
+        self.device.queue.in_flight()
     }
 
     /// Puts a request into the queue, of which the device is not told.
     fn enqueue(&mut self) -> Result<()> {
-        let queued = self.active.queue.submit(&wire::FLUSH, ());
+        let queued = self.device.queue.submit(&wire::FLUSH, ());
         queued.map(drop).map_err(|rejected| rejected.error)
     }
 
     /// Takes the completion of the request that is with the device, and sends the next one for those who wait for it.
     fn advance(&mut self) -> Result<()> {
         let mut ret = [0; wire::RESPONSE_LEN];
-        let Some(completion) = self.active.queue.poll(&mut ret)? else {
+        let Some(completion) = self.device.queue.poll(&mut ret)? else {
             return Ok(());
         };
         let Completion { written, .. } = completion;
@@ -309,7 +246,48 @@ impl<H: Hal, T: Transport> Pmem<H, T> {
     }
 }
 
-impl<H: Hal, T: Transport> Driver for Pmem<H, T> {
+impl<T: Transport> Device for Pmem<T> {
+    /// Nothing in the configuration can.
+    type Change = Infallible;
+
+    fn name(&self) -> DeviceName {
+        self.device.name()
+    }
+
+    fn negotiated(&self) -> Negotiated {
+        self.device.negotiated()
+    }
+
+    fn report(&self) -> Report {
+        let Counters {
+            flushes,
+            shared,
+            errors,
+        } = self.counters;
+        Report {
+            device: self.name(),
+            negotiated: self.negotiated(),
+            feature_names: FEATURE_NAMES,
+            queues: vec![self.device.queue.report(QUEUE_NAME)],
+            config_changes: 0,
+            counters: vec![
+                ("flushes", flushes),
+                ("flushes_shared", shared),
+                ("errors", errors),
+            ],
+        }
+    }
+
+    fn take_interrupt_causes(&mut self) -> InterruptCauses {
+        self.device.take_interrupt_causes()
+    }
+
+    fn config_changed(&mut self) -> Result<Option<Infallible>> {
+        self.device.check_status().map(|()| None)
+    }
+}
+
+impl<T: Transport> Driver for Pmem<T> {
     type Request = Flush;
 
     fn submit(&mut self, request: Flush) -> Result<Token, Rejected<Flush>> {
@@ -344,7 +322,7 @@ impl<H: Hal, T: Transport> Driver for Pmem<H, T> {
         if !self.callers.served.is_empty() && !self.callers.kicked {
             // The caller's stores to the region come before it for the device, too: the queue publishes the request
             // behind a full barrier.
-            self.active.queue.kick();
+            self.device.queue.kick();
             self.callers.kicked = true;
         }
     }
@@ -377,12 +355,12 @@ impl<H: Hal, T: Transport> Driver for Pmem<H, T> {
     }
 
     fn enable_interrupts(&mut self) -> bool {
-        let more = self.active.queue.enable_interrupts();
+        let more = self.device.queue.enable_interrupts();
         more || !self.callers.done.is_empty()
     }
 
     fn disable_interrupts(&mut self) {
-        self.active.queue.disable_interrupts();
+        self.device.queue.disable_interrupts();
     }
 
     fn queue_size(&self) -> u16 {
@@ -390,12 +368,12 @@ impl<H: Hal, T: Transport> Driver for Pmem<H, T> {
     }
 
     fn error(&self, cause: Cause) -> Error {
-        self.active.queue.error(cause)
+        self.device.queue.error(cause)
     }
 
     fn reset(&mut self) -> Result<Vec<(Token, Flush)>> {
-        let proof = self.transport.reset()?;
-        self.active.queue.release(&proof);
+        let proof = self.device.reset()?;
+        self.device.queue.release(&proof);
         let callers = core::mem::replace(&mut self.callers, Callers::new(self.options.callers));
         let done = callers.done.into_iter().map(|(number, _)| number);
         let all = callers.served.into_iter().chain(callers.next).chain(done);
@@ -404,28 +382,17 @@ impl<H: Hal, T: Transport> Driver for Pmem<H, T> {
 
     fn restart(&mut self) -> Result<()> {
         drop(self.reset()?);
-        let active = Active::new(&mut self.transport, self.options)?;
-        let (old, new) = (self.active.config, active.config);
-        self.active = active;
+        let old = self.device.restart(&self.options)?.config;
+        let new = self.device.config;
         // Whoever mapped the region would read and write where it was.
         if new != old {
             drop(self.reset()?);
-            self.active.config = old;
+            self.device.config = old;
             return Err(self.error(Cause::BadConfig {
                 field: "start",
                 value: new.start,
             }));
         }
         Ok(())
-    }
-}
-
-impl<H: Hal, T: Transport> Drop for Pmem<H, T> {
-    fn drop(&mut self) {
-        // Else the queue's memory, which the device may still write to, would be leaked. That is what happens if the
-        // device does not come back from the reset.
-        if let Err(error) = self.reset() {
-            log::error!("{error}");
-        }
     }
 }

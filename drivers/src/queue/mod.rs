@@ -21,13 +21,12 @@ mod ring;
 mod slot;
 
 use alloc::vec::Vec;
-
-use virtio_drivers::{BufferDirection, Hal};
+use core::fmt;
 
 use self::ring::{Own, Request, Ring};
 use self::slot::{Slot, State};
 use crate::device::DeviceName;
-use crate::dma::Dma;
+use crate::dma::{Direction, Dma, DmaContext};
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
 use crate::report::QueueReport;
@@ -116,6 +115,20 @@ pub struct Rejected<P> {
     pub payload: P,
 }
 
+impl<P> fmt::Display for Rejected<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<P: fmt::Debug> core::error::Error for Rejected<P> {}
+
+impl<P> From<Rejected<P>> for Error {
+    fn from(rejected: Rejected<P>) -> Self {
+        rejected.error
+    }
+}
+
 /// What a queue did since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueStats {
@@ -134,17 +147,19 @@ pub struct QueueStats {
 }
 
 /// A virtqueue whose requests carry payloads of type `P`.
-pub struct Queue<H: Hal, N, P> {
+pub struct Queue<T: Transport, P> {
     device: DeviceName,
     index: u16,
-    ring: Ring<H>,
-    bell: N,
+    dma: T::Dma,
+    ring: Ring<T::Dma>,
+    /// There once the queue was enabled.
+    bell: Option<T::Notifier>,
     /// The place of each request, by its id.
     slots: Vec<Slot<P>>,
     /// Ids that no request has.
     free: Vec<u16>,
     in_flight: u16,
-    wrapping: Option<Wrapping<H>>,
+    wrapping: Option<Wrapping<T::Dma>>,
     /// The device may access ring and buffers.
     live: bool,
     /// Which transport's device it is.
@@ -158,16 +173,16 @@ pub struct Queue<H: Hal, N, P> {
 }
 
 /// Headers and footers: `stride` bytes per request, the footer `footer_at` behind the header.
-struct Wrapping<H: Hal> {
-    memory: Dma<H>,
+struct Wrapping<D: DmaContext> {
+    memory: Dma<D>,
     header_len: usize,
     footer_len: usize,
     footer_at: usize,
     stride: usize,
 }
 
-impl<H: Hal> Wrapping<H> {
-    fn new(size: u16, options: QueueOptions) -> core::result::Result<Option<Self>, Cause> {
+impl<D: DmaContext> Wrapping<D> {
+    fn new(dma: &D, size: u16, options: QueueOptions) -> core::result::Result<Option<Self>, Cause> {
         let QueueOptions {
             header_len,
             footer_len,
@@ -182,7 +197,7 @@ impl<H: Hal> Wrapping<H> {
             return Ok(None);
         }
         Ok(Some(Self {
-            memory: Dma::new(stride * usize::from(size), BufferDirection::Both)?,
+            memory: Dma::new(dma, stride * usize::from(size), Direction::Both)?,
             header_len,
             footer_len,
             footer_at,
@@ -236,21 +251,36 @@ impl<H: Hal> Wrapping<H> {
 }
 
 #[inline(always)]
-fn footer<H: Hal>(wrapping: &Option<Wrapping<H>>, token: Token) -> u64 {
+fn footer<D: DmaContext>(wrapping: &Option<Wrapping<D>>, token: Token) -> u64 {
     match wrapping {
         Some(wrapping) => wrapping.first_of_footer(token.0),
         None => 0,
     }
 }
 
-impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
-    /// Makes queue `index` of the device and enables it (spec 3.1.1 step 7).
+impl<T: Transport, P: Payload> Queue<T, P> {
+    /// Makes queue `index` of the device and enables it (spec 3.1.1 step 7): [`Self::allocate`] and [`Self::enable`].
     ///
     /// # Errors
     ///
-    /// No such queue, a size that is not a power of two up to [`MAX_SIZE`], no memory, or whatever
-    /// [`Transport::enable_queue`] says.
-    pub fn new<T: Transport<Notifier = N>>(
+    /// As for these two.
+    pub fn new(
+        transport: &mut T,
+        index: u16,
+        options: QueueOptions,
+        negotiated: Negotiated,
+    ) -> Result<Self> {
+        let mut queue = Self::allocate(transport, index, options, negotiated)?;
+        queue.enable(transport)?;
+        Ok(queue)
+    }
+
+    /// Makes queue `index` of the device, which learns of it by [`Self::enable`]. What is submitted before waits for that.
+    ///
+    /// # Errors
+    ///
+    /// No such queue, a size that is not a power of two up to [`MAX_SIZE`], or no memory.
+    pub fn allocate(
         transport: &mut T,
         index: u16,
         options: QueueOptions,
@@ -269,9 +299,10 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
         if !options.size.is_power_of_two() || options.size > MAX_SIZE {
             return Err(bad_size);
         }
-        let size = Ring::<H>::fit(options.size, max).ok_or(bad_size)?;
-        let ring = Ring::new(size, negotiated).map_err(fail)?;
-        let wrapping = Wrapping::new(size, options).map_err(fail)?;
+        let size = Ring::<T::Dma>::fit(options.size, max).ok_or(bad_size)?;
+        let dma = transport.dma().clone();
+        let ring = Ring::new(&dma, size, negotiated).map_err(fail)?;
+        let wrapping = Wrapping::new(&dma, size, options).map_err(fail)?;
         let mut slots = Vec::new();
         let mut free = Vec::new();
         slots
@@ -280,25 +311,43 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
             .map_err(|_| fail(Cause::NoMemory))?;
         slots.resize_with(size.into(), Slot::default);
         free.extend((0..size).rev());
-
-        let memory = QueueMemory::new(ring.addresses());
-        let bell = transport.enable_queue(index, &memory)?;
         Ok(Self {
             device,
             index,
+            dma,
             ring,
-            bell,
+            bell: None,
             slots,
             free,
             in_flight: 0,
             wrapping,
-            live: true,
+            live: false,
             instance: transport.instance().number(),
             enabled: Moment::now(),
             broken: false,
             violation: None,
             stats: QueueStats::default(),
         })
+    }
+
+    /// Tells the device of the queue, of which [`Self::allocate`] was told that it is the device's.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::QueueInUse`] for a queue that was enabled before, [`Cause::InvalidParameter`] for a queue of another device,
+    /// or whatever [`Transport::enable_queue`] says.
+    pub fn enable(&mut self, transport: &mut T) -> Result<()> {
+        if self.bell.is_some() {
+            return Err(self.error(Cause::QueueInUse));
+        }
+        if transport.instance().number() != self.instance {
+            return Err(self.error(Cause::InvalidParameter("queue of another device")));
+        }
+        let memory = QueueMemory::new(self.ring.addresses());
+        self.bell = Some(transport.enable_queue(self.index, &memory)?);
+        self.enabled = Moment::now();
+        self.live = true;
+        Ok(())
     }
 
     /// Number of descriptors.
@@ -421,7 +470,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
         };
         let own = usize::from(header.is_some()) + usize::from(footer.is_some());
         let max = usize::from(self.ring.size());
-        let lent = slot.lend::<H>(payload, max.saturating_sub(own));
+        let lent = slot.lend(&self.dma, payload, max.saturating_sub(own));
         let added = lent.and_then(|()| {
             let loans = slot.loans();
             if loans.is_empty() && own == 0 {
@@ -432,10 +481,10 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
                 loans,
                 footer,
             };
-            self.ring.add(id, request)
+            self.ring.add(&self.dma, id, request)
         });
         if let Err(cause) = added {
-            slot.take_back::<H>();
+            slot.take_back(&self.dma);
             return Err(match cause {
                 Cause::TooManySegments { segments, .. } => Cause::TooManySegments {
                     segments: segments + own,
@@ -460,8 +509,10 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
         }
         match self.ring.publish() {
             Some(true) => {
-                self.bell.notify();
-                self.stats.kicks += 1;
+                if let Some(bell) = &self.bell {
+                    bell.notify();
+                    self.stats.kicks += 1;
+                }
             }
             Some(false) => self.stats.kicks_saved += 1,
             None => {}
@@ -530,7 +581,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
         }
         slot.state = State::Done;
         slot.used_len = used.len;
-        slot.take_back::<H>();
+        slot.take_back(&self.dma);
         self.ring.free(id);
         self.in_flight -= 1;
         self.stats.completed += 1;
@@ -637,7 +688,7 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
                 return None;
             }
             slot.state = State::Free;
-            slot.take_back::<H>();
+            slot.take_back(&self.dma);
             Some((Token(id), slot.payload.take()?))
         });
         in_flight.collect()
@@ -650,9 +701,13 @@ impl<H: Hal, N: Notifier, P: Payload> Queue<H, N, P> {
     }
 }
 
-impl<H: Hal, N, P> Drop for Queue<H, N, P> {
+impl<T: Transport, P> Drop for Queue<T, P> {
     fn drop(&mut self) {
         if !self.live {
+            // The device never learned of them.
+            for slot in &mut self.slots {
+                slot.take_back(&self.dma);
+            }
             return;
         }
         log::warn!(
@@ -665,5 +720,35 @@ impl<H: Hal, N, P> Drop for Queue<H, N, P> {
             wrapping.memory.leak();
         }
         core::mem::forget(core::mem::take(&mut self.slots));
+    }
+}
+
+/// A queue, whatever its requests carry: what [`crate::start`] does with all queues of a device.
+pub trait AnyQueue<T: Transport> {
+    /// As [`Queue::enable`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn enable(&mut self, transport: &mut T) -> Result<()>;
+
+    /// Whether the device may access it.
+    fn is_live(&self) -> bool;
+
+    /// As [`Queue::release`], for whom what was in flight means nothing.
+    fn discard(&mut self, proof: &Quiesced);
+}
+
+impl<T: Transport, P: Payload> AnyQueue<T> for Queue<T, P> {
+    fn enable(&mut self, transport: &mut T) -> Result<()> {
+        Self::enable(self, transport)
+    }
+
+    fn is_live(&self) -> bool {
+        self.live
+    }
+
+    fn discard(&mut self, proof: &Quiesced) {
+        drop(self.release(proof));
     }
 }

@@ -2,10 +2,8 @@
 
 use alloc::vec::Vec;
 
-use virtio_drivers::Hal;
-
 use super::chain::{Chain, Payload};
-use crate::dma::{Access, Lent};
+use crate::dma::{Access, DmaContext, Lent};
 use crate::error::Cause;
 
 /// Where a request is.
@@ -46,11 +44,17 @@ impl<P> Default for Slot<P> {
 
 impl<P: Payload> Slot<P> {
     /// Lends what `payload` names to the device: at most `max` segments, readable ones first (spec 2.7.4.2), fewer than
-    /// 2^32 bytes together. The caller puts the payload into the slot, or calls [`Self::take_back`].
+    /// 2^32 bytes together. The caller puts the payload into the slot, or calls [`Self::take_back`], also after
+    /// an error, for what was lent before it.
     ///
     /// If naming panics, nothing was lent.
     #[inline(always)]
-    pub(super) fn lend<H: Hal>(&mut self, payload: &mut P, max: usize) -> Result<(), Cause> {
+    pub(super) fn lend<D: DmaContext>(
+        &mut self,
+        context: &D,
+        payload: &mut P,
+        max: usize,
+    ) -> Result<(), Cause> {
         self.loans.clear();
         Chain::collect(payload, &mut self.loans)?;
         if self.loans.len() > max {
@@ -80,7 +84,7 @@ impl<P: Payload> Slot<P> {
         for loan in &mut self.loans {
             // SAFETY: the bytes belong to a `Buffer` that the payload owns. The payload goes into a slot of the queue, where
             // nothing can reach it, until `take_back`; a buffer's bytes do not move when the buffer does.
-            unsafe { loan.lend::<H>() }
+            unsafe { loan.lend(context) }?;
         }
         Ok(())
     }
@@ -105,11 +109,11 @@ impl<P> Slot<P> {
 
     /// Ends the loans of this slot.
     #[inline(always)]
-    pub(super) fn take_back<H: Hal>(&mut self) {
+    pub(super) fn take_back<D: DmaContext>(&mut self, context: &D) {
         for loan in &mut self.loans {
             // SAFETY: the payload that owns the bytes is still alive (in the slot or the caller's hands), the device
-            // returned the request or never saw it or was reset, and a queue has one `H`.
-            unsafe { loan.take_back::<H>() }
+            // returned the request or never saw it or was reset, and a queue has one context.
+            unsafe { loan.take_back(context) }
         }
         self.loans.clear();
     }

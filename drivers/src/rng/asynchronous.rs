@@ -1,7 +1,5 @@
 //! The operations of an entropy device that is shared by tasks.
 
-use virtio_drivers::Hal;
-
 use super::{Request, Rng};
 use crate::asynchronous::Asynchronous;
 use crate::driver::Driver;
@@ -9,7 +7,7 @@ use crate::error::Result;
 use crate::transport::Transport;
 
 /// Buffers of the caller's own go through [`Asynchronous::perform`].
-impl<H: Hal, T: Transport> Asynchronous<Rng<H, T>> {
+impl<T: Transport> Asynchronous<Rng<T>> {
     /// One answer of the device: fills the beginning of `bytes`, and says how much of it. That is at least one byte, unless
     /// `bytes` is empty.
     ///

@@ -1,7 +1,5 @@
 //! The operations of an entropy device with one user, who waits. What `wait` is, [`Blocking`] says.
 
-use virtio_drivers::Hal;
-
 use super::{Request, Rng};
 use crate::blocking::Blocking;
 use crate::driver::Driver;
@@ -9,7 +7,7 @@ use crate::error::Result;
 use crate::transport::Transport;
 
 /// Buffers of the caller's own go through [`Blocking::perform`].
-impl<H: Hal, T: Transport> Blocking<Rng<H, T>> {
+impl<T: Transport> Blocking<Rng<T>> {
     /// One answer of the device: fills the beginning of `bytes`, and says how much of it. That is at least one byte, unless
     /// `bytes` is empty.
     ///

@@ -6,11 +6,11 @@
 //!
 //! ```
 //! use vringlet::blocking::Blocking;
-//! use vringlet::fake::{FakeDevice, FakeHal, FakeRng};
+//! use vringlet::fake::{FakeDevice, FakeRng};
 //! use vringlet::rng::{Options, Rng};
 //!
 //! let device = FakeDevice::new(FakeRng::new());
-//! let rng = Rng::<FakeHal, _>::new(device.transport(), Options::default())?;
+//! let rng = Rng::new(device.transport(), Options::default())?;
 //!
 //! let mut key = [0; 32];
 //! let mut turns = 1000;
@@ -42,36 +42,37 @@ mod request;
 
 use alloc::vec;
 use alloc::vec::Vec;
-
-use virtio_drivers::Hal;
+use core::convert::Infallible;
 
 use crate::device::{DeviceId, DeviceName};
-use crate::driver::{Driver, Finished};
+use crate::driver::{Device, Driver, Finished};
 use crate::error::{Cause, Error, Result};
-use crate::features::{Negotiated, RingFeatures};
-use crate::init;
-use crate::queue::{Queue, QueueOptions, Rejected, Token};
+use crate::features::Negotiated;
+use crate::queue::{AnyQueue, Queue, QueueOptions, Rejected, Token};
 use crate::report::Report;
-use crate::transport::{InterruptCauses, Status, Transport};
+use crate::start::{Session, Started};
+use crate::transport::{InterruptCauses, Transport};
 
 #[cfg(feature = "rand_core")]
 pub use self::rand_core::RandomSource;
 pub use self::request::Request;
 
 /// How an entropy device is to be driven.
+///
+/// By default the driver takes 3 KiB of heap and 8 KiB of memory for DMA. Buffers are the caller's.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Descriptors of the queue, a power of two; the device's maximum if that is smaller. One is enough.
     pub queue_size: u16,
-    /// Ring features to do without.
-    pub declined: RingFeatures,
+    /// Features to do without, of the ring or of the type.
+    pub declined: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             queue_size: 8,
-            declined: RingFeatures::empty(),
+            declined: 0,
         }
     }
 }
@@ -88,109 +89,83 @@ struct Counters {
 }
 
 /// An entropy device.
-pub struct Rng<H: Hal, T: Transport> {
-    transport: T,
+///
+/// Counters: `bytes` that it gave, `partial_answers` that left part of the buffer, `errors` for answers that were none.
+pub struct Rng<T: Transport> {
     options: Options,
-    active: Active<H, T>,
+    device: Started<T, Active<T>>,
     counters: Counters,
 }
 
-/// What initialisation makes; made anew by a restart.
-struct Active<H: Hal, T: Transport> {
-    negotiated: Negotiated,
-    queue: Queue<H, T::Notifier, Request>,
+/// The device at work.
+struct Active<T: Transport> {
+    queue: Queue<T, Request>,
 }
 
 /// The only queue.
 const REQUEST_QUEUE: u16 = 0;
 const QUEUE_NAME: &str = "requestq";
 
-impl<H: Hal, T: Transport> Active<H, T> {
-    fn new(transport: &mut T, options: Options) -> Result<Self> {
-        // The device type has no features of its own (spec 5.4.3).
-        let negotiated = init::negotiate(transport, 0, 0, options.declined.bits())?;
-        let made = Self::with_features(transport, options, negotiated);
-        made.inspect_err(|_| init::give_up(transport))
+impl<T: Transport> Session<T> for Active<T> {
+    type Options = Options;
+
+    const ID: DeviceId = DeviceId::RNG;
+    /// The device type has no features of its own (spec 5.4.3).
+    const UNDERSTOOD: u64 = 0;
+
+    fn declined(_: &mut T, options: &Options) -> u64 {
+        options.declined
     }
 
-    fn with_features(transport: &mut T, options: Options, negotiated: Negotiated) -> Result<Self> {
+    fn make(transport: &mut T, options: &Options, negotiated: Negotiated) -> Result<Self> {
         let options = QueueOptions {
             size: options.queue_size,
             header_len: 0,
             footer_len: 0,
         };
-        let mut queue = Queue::new(transport, REQUEST_QUEUE, options, negotiated)?;
-        if let Err(error) = init::driver_ok(transport) {
-            // So that the queue's memory can be freed.
-            queue.release(&transport.reset()?);
-            return Err(error);
-        }
-        Ok(Self { negotiated, queue })
+        let queue = Queue::allocate(transport, REQUEST_QUEUE, options, negotiated)?;
+        Ok(Self { queue })
+    }
+
+    fn each_queue(&mut self, visit: &mut dyn FnMut(&mut dyn AnyQueue<T>)) {
+        visit(&mut self.queue);
     }
 }
 
-impl<H: Hal, T: Transport> Rng<H, T> {
-    /// Initialises the device that `transport` leads to.
+impl<T: Transport> Rng<T> {
+    /// Starts the device that `transport` leads to.
     ///
     /// # Errors
     ///
-    /// The device is no entropy device, or breaks the rules of initialisation; or memory is short. It is left with FAILED
-    /// set, or reset.
-    pub fn new(mut transport: T, options: Options) -> Result<Self> {
-        let name = transport.name();
-        if name.id != DeviceId::RNG {
-            let expected = DeviceId::RNG.0;
-            return Err(Error::new(name, Cause::WrongDeviceType { expected }));
-        }
-        let active = Active::new(&mut transport, options)?;
+    /// As for [`Started::new`].
+    pub fn new(transport: T, options: Options) -> Result<Self> {
+        let device = Started::new(transport, &options)?;
         Ok(Self {
-            transport,
             options,
-            active,
+            device,
             counters: Counters::default(),
         })
     }
 
-    /// Which device.
-    pub fn name(&self) -> DeviceName {
-        self.transport.name()
-    }
-
-    /// The features offered and accepted.
-    pub fn negotiated(&self) -> Negotiated {
-        self.active.negotiated
-    }
-
     /// Requests that are with the device.
     pub fn in_flight(&self) -> u16 {
-        self.active.queue.in_flight()
+        self.device.queue.in_flight()
+    }
+}
+
+impl<T: Transport> Device for Rng<T> {
+    /// There is no configuration.
+    type Change = Infallible;
+
+    fn name(&self) -> DeviceName {
+        self.device.name()
     }
 
-    /// Counts an interrupt of the queue.
-    pub fn count_interrupt(&mut self) {
-        self.active.queue.count_interrupt();
+    fn negotiated(&self) -> Negotiated {
+        self.device.negotiated()
     }
 
-    /// Reads and clears why the device interrupted: with INTx, and when polling. See
-    /// [`Transport::take_interrupt_causes`].
-    pub fn take_interrupt_causes(&mut self) -> InterruptCauses {
-        self.transport.take_interrupt_causes()
-    }
-
-    /// After the device announced a change of its configuration, which it has none of: whether it gave up.
-    ///
-    /// # Errors
-    ///
-    /// [`Cause::NeedsReset`] if so.
-    pub fn check_status(&self) -> Result<()> {
-        match self.transport.status().contains(Status::DEVICE_NEEDS_RESET) {
-            true => Err(Error::new(self.name(), Cause::NeedsReset)),
-            false => Ok(()),
-        }
-    }
-
-    /// The driver's account of the device.
-    pub fn report(&self) -> Report {
+    fn report(&self) -> Report {
         let Counters {
             bytes,
             partial,
@@ -198,9 +173,9 @@ impl<H: Hal, T: Transport> Rng<H, T> {
         } = self.counters;
         Report {
             device: self.name(),
-            negotiated: self.active.negotiated,
+            negotiated: self.negotiated(),
             feature_names: &[],
-            queues: vec![self.active.queue.report(QUEUE_NAME)],
+            queues: vec![self.device.queue.report(QUEUE_NAME)],
             config_changes: 0,
             counters: vec![
                 ("bytes", bytes),
@@ -209,25 +184,33 @@ impl<H: Hal, T: Transport> Rng<H, T> {
             ],
         }
     }
+
+    fn take_interrupt_causes(&mut self) -> InterruptCauses {
+        self.device.take_interrupt_causes()
+    }
+
+    fn config_changed(&mut self) -> Result<Option<Infallible>> {
+        self.device.check_status().map(|()| None)
+    }
 }
 
-impl<H: Hal, T: Transport> Driver for Rng<H, T> {
+impl<T: Transport> Driver for Rng<T> {
     type Request = Request;
 
     fn submit(&mut self, request: Request) -> Result<Token, Rejected<Request>> {
-        self.active.queue.submit(&[], request)
+        self.device.queue.submit(&[], request)
     }
 
     fn kick(&mut self) {
-        self.active.queue.kick();
+        self.device.queue.kick();
     }
 
     fn complete(&mut self) -> Result<Option<Token>> {
-        self.active.queue.complete()
+        self.device.queue.complete()
     }
 
     fn take(&mut self, token: Token) -> Option<Finished<Request>> {
-        let completion = self.active.queue.take(token)?;
+        let completion = self.device.queue.take(token)?;
         let mut request = completion.payload;
         let result = request.filled(completion.written);
         match result {
@@ -245,39 +228,29 @@ impl<H: Hal, T: Transport> Driver for Rng<H, T> {
     }
 
     fn enable_interrupts(&mut self) -> bool {
-        self.active.queue.enable_interrupts()
+        self.device.queue.enable_interrupts()
     }
 
     fn disable_interrupts(&mut self) {
-        self.active.queue.disable_interrupts();
+        self.device.queue.disable_interrupts();
     }
 
     fn queue_size(&self) -> u16 {
-        self.active.queue.size()
+        self.device.queue.size()
     }
 
     fn error(&self, cause: Cause) -> Error {
-        self.active.queue.error(cause)
+        self.device.queue.error(cause)
     }
 
     fn reset(&mut self) -> Result<Vec<(Token, Request)>> {
-        let proof = self.transport.reset()?;
-        Ok(self.active.queue.release(&proof))
+        let proof = self.device.reset()?;
+        Ok(self.device.queue.release(&proof))
     }
 
     fn restart(&mut self) -> Result<()> {
         drop(self.reset()?);
-        self.active = Active::new(&mut self.transport, self.options)?;
+        self.device.restart(&self.options)?;
         Ok(())
-    }
-}
-
-impl<H: Hal, T: Transport> Drop for Rng<H, T> {
-    fn drop(&mut self) {
-        // Else the queue's memory, which the device may still write to, would be leaked. That is what happens if the
-        // device does not come back from the reset.
-        if let Err(error) = self.reset() {
-            log::error!("{error}");
-        }
     }
 }

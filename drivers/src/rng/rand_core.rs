@@ -1,7 +1,6 @@
 //! [`RandomSource`]: an entropy device for whoever asks by the crate `rand_core`.
 
 use rand_core::TryRngCore;
-use virtio_drivers::Hal;
 
 use super::Rng;
 use crate::blocking::Blocking;
@@ -14,11 +13,11 @@ use crate::transport::Transport;
 /// ```
 /// use rand_core::TryRngCore;
 /// use vringlet::blocking::Blocking;
-/// use vringlet::fake::{FakeDevice, FakeHal, FakeRng};
+/// use vringlet::fake::{FakeDevice, FakeRng};
 /// use vringlet::rng::{Options, RandomSource, Rng};
 ///
 /// let device = FakeDevice::new(FakeRng::new());
-/// let rng = Rng::<FakeHal, _>::new(device.transport(), Options::default())?;
+/// let rng = Rng::new(device.transport(), Options::default())?;
 /// // Each call may ask a thousand times whether the device is done.
 /// let patience = || {
 ///     let mut turns = 1000;
@@ -31,26 +30,25 @@ use crate::transport::Transport;
 /// assert_ne!(source.try_next_u64()?, source.try_next_u64()?);
 /// # Ok::<(), vringlet::Error>(())
 /// ```
-pub struct RandomSource<H: Hal, T: Transport, P> {
-    rng: Blocking<Rng<H, T>>,
+pub struct RandomSource<T: Transport, P> {
+    rng: Blocking<Rng<T>>,
     patience: P,
 }
 
-impl<H: Hal, T: Transport, P> RandomSource<H, T, P> {
+impl<T: Transport, P> RandomSource<T, P> {
     /// Takes bytes from `rng`. `patience` makes a new wait for each call; what a wait is, [`Blocking`] says.
-    pub fn new(rng: Blocking<Rng<H, T>>, patience: P) -> Self {
+    pub fn new(rng: Blocking<Rng<T>>, patience: P) -> Self {
         Self { rng, patience }
     }
 
     /// Gives the device back.
-    pub fn into_inner(self) -> Blocking<Rng<H, T>> {
+    pub fn into_inner(self) -> Blocking<Rng<T>> {
         self.rng
     }
 }
 
-impl<H, T, P, W> RandomSource<H, T, P>
+impl<T, P, W> RandomSource<T, P>
 where
-    H: Hal,
     T: Transport,
     P: FnMut() -> W,
     W: FnMut() -> bool,
@@ -62,9 +60,8 @@ where
     }
 }
 
-impl<H, T, P, W> TryRngCore for RandomSource<H, T, P>
+impl<T, P, W> TryRngCore for RandomSource<T, P>
 where
-    H: Hal,
     T: Transport,
     P: FnMut() -> W,
     W: FnMut() -> bool,

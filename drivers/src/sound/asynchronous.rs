@@ -3,8 +3,6 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use virtio_drivers::Hal;
-
 use super::info::{ControlInfo, Kind};
 use super::pcm::{Direction, Params};
 use super::playback::Session;
@@ -15,7 +13,7 @@ use crate::error::{Cause, Error, Result};
 use crate::transport::Transport;
 
 /// A method per operation; what is rarely needed goes through [`Asynchronous::perform`].
-impl<H: Hal, T: Transport> Asynchronous<Sound<H, T>> {
+impl<T: Transport> Asynchronous<Sound<T>> {
     /// Asks for everything that the device has: streams, jacks, channel maps and control elements. What it answered is in
     /// [`Sound::items`], and so is what it would not answer: that is no error, but of the streams.
     ///
@@ -46,7 +44,7 @@ impl<H: Hal, T: Transport> Asynchronous<Sound<H, T>> {
     ///
     /// There is no such output stream, it doesn't offer the parameters, somebody else has it ([`Cause::Busy`]), or the
     /// device refuses.
-    pub async fn play(&self, stream: u32, params: Params) -> Result<Playback<'_, H, T>> {
+    pub async fn play(&self, stream: u32, params: Params) -> Result<Playback<'_, T>> {
         self.check_direction(stream, Direction::Output)?;
         Ok(Playback::new(Session::open(self, stream, params).await?))
     }
@@ -56,7 +54,7 @@ impl<H: Hal, T: Transport> Asynchronous<Sound<H, T>> {
     /// # Errors
     ///
     /// As [`Self::play`].
-    pub async fn record(&self, stream: u32, params: Params) -> Result<Capture<'_, H, T>> {
+    pub async fn record(&self, stream: u32, params: Params) -> Result<Capture<'_, T>> {
         self.check_direction(stream, Direction::Input)?;
         Capture::start(Session::open(self, stream, params).await?).await
     }

@@ -1,7 +1,5 @@
 //! The operations of a sound device with one user, who waits. What `wait` is, [`Blocking`] says.
 
-use virtio_drivers::Hal;
-
 use super::info::Kind;
 use super::pcm::Params;
 use super::{Request, Sound};
@@ -11,7 +9,7 @@ use crate::error::{Cause, Result};
 use crate::transport::Transport;
 
 /// A method per operation. Frames go through [`Driver::submit`] and [`Driver::poll`], since one period at a time is no sound.
-impl<H: Hal, T: Transport> Blocking<Sound<H, T>> {
+impl<T: Transport> Blocking<Sound<T>> {
     /// Asks for everything that the device has; see `query` of the asynchronous face.
     ///
     /// # Errors

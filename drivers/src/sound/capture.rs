@@ -1,7 +1,5 @@
 //! [`Capture`]: an input stream as a [`FrameSource`].
 
-use virtio_drivers::Hal;
-
 use super::frames::FrameSource;
 use super::pcm::{Layout, Params};
 use super::playback::Session;
@@ -14,17 +12,17 @@ use crate::transport::Transport;
 ///
 /// It runs from the beginning, so frames must be taken at the pace at which they come: if all periods are full, the
 /// device has nowhere to put more.
-pub struct Capture<'a, H: Hal, T: Transport> {
-    session: Session<'a, H, T>,
+pub struct Capture<'a, T: Transport> {
+    session: Session<'a, T>,
     /// The period that is being read: its frames end at `len`, and begin at `done`.
     current: Option<Buffer>,
     len: usize,
     done: usize,
 }
 
-impl<'a, H: Hal, T: Transport> Capture<'a, H, T> {
+impl<'a, T: Transport> Capture<'a, T> {
     /// Gives the device all periods and starts the stream.
-    pub(super) async fn start(session: Session<'a, H, T>) -> Result<Self> {
+    pub(super) async fn start(session: Session<'a, T>) -> Result<Self> {
         let mut this = Self {
             session,
             current: None,
@@ -67,7 +65,7 @@ impl<'a, H: Hal, T: Transport> Capture<'a, H, T> {
     }
 }
 
-impl<H: Hal, T: Transport> FrameSource for Capture<'_, H, T> {
+impl<T: Transport> FrameSource for Capture<'_, T> {
     type Error = Error;
 
     fn layout(&self) -> Layout {

@@ -27,7 +27,7 @@ mod offset {
 
 /// The most items of a kind that this driver believes in. The specification has no limit, but each costs memory that the
 /// device would have us spend.
-pub const MOST_ITEMS: u32 = 256;
+pub const MAX_ITEMS: u32 = 256;
 
 /// How many items of each kind the device has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Config {
             ("controls", config.controls),
         ];
         for (field, value) in all {
-            if value > MOST_ITEMS {
+            if value > MAX_ITEMS {
                 let value = value.into();
                 let cause = Cause::BadConfig { field, value };
                 return Err(Error::new(transport.name(), cause));

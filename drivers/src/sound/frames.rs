@@ -2,6 +2,7 @@
 //!
 //! Both lend their own memory, so that whoever makes or uses frames does it in the buffer that the device reads or wrote.
 
+use core::fmt;
 use core::future::Future;
 
 use super::pcm::Layout;
@@ -60,6 +61,22 @@ pub enum CopyError<R, W> {
     Source(R),
     /// The sink takes none.
     Sink(W),
+}
+
+impl<R: fmt::Display, W: fmt::Display> fmt::Display for CopyError<R, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Source(error) => write!(f, "no frames to be had: {error}"),
+            Self::Sink(error) => write!(f, "no frames taken: {error}"),
+        }
+    }
+}
+
+impl<R, W> core::error::Error for CopyError<R, W>
+where
+    R: fmt::Debug + fmt::Display,
+    W: fmt::Debug + fmt::Display,
+{
 }
 
 /// Brings at most `limit` bytes from a source to a sink and says how many it were: fewer if the source ended. Does not

@@ -37,24 +37,23 @@ pub mod wire;
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
-
-use virtio_drivers::Hal;
+use core::convert::Infallible;
 
 use self::event::Events;
 use self::request::{Body, Control, Header, Message, Transfer};
 use self::stream::Stream;
 use self::wire::{EVENT_LEN, RequestType, STATUS_LEN};
 use crate::device::{DeviceId, DeviceName};
-use crate::driver::{Driver, Finished};
+use crate::driver::{Device, Driver, Finished};
 use crate::error::{Cause, Error, Result};
 use crate::features::{Negotiated, RingFeatures};
-use crate::init;
-use crate::queue::{Queue, QueueOptions, Rejected, Token};
+use crate::queue::{AnyQueue, Queue, QueueOptions, Rejected, Token};
 use crate::report::Report;
+use crate::start::{Session, Started};
 use crate::transport::{InterruptCauses, Quiesced, Status, Transport};
 
 pub use self::capture::Capture;
-pub use self::config::{Config, FEATURE_NAMES, Features, MOST_ITEMS};
+pub use self::config::{Config, FEATURE_NAMES, Features, MAX_ITEMS};
 pub use self::event::Event;
 pub use self::frames::{CopyError, FrameSink, FrameSource, copy};
 pub use self::info::{
@@ -66,14 +65,17 @@ pub use self::request::Request;
 pub use self::stream::{State, StreamStats};
 
 /// How a sound device is to be driven.
+///
+/// By default the driver takes 48 KiB of heap and 48 KiB of memory for DMA, and 8 and 48 KiB with queues of 4. Frames are
+/// besides, on the heap: the periods of each stream, as long as it is open.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Descriptors of the control and the event queue, a power of two; the device's maximum if that is smaller.
     pub control_queue_size: u16,
     /// The same for the two queues of frames: it limits the periods that all streams of a direction have together.
     pub transfer_queue_size: u16,
-    /// Ring features to do without.
-    pub declined: RingFeatures,
+    /// Features to do without, of the ring or of the type.
+    pub declined: u64,
 }
 
 impl Default for Options {
@@ -81,7 +83,7 @@ impl Default for Options {
         Self {
             control_queue_size: 64,
             transfer_queue_size: 256,
-            declined: RingFeatures::empty(),
+            declined: 0,
         }
     }
 }
@@ -103,10 +105,12 @@ const TRANSFER_SEGMENTS: usize = 3;
 const MAX_STATUS_READS: u32 = 100_000;
 
 /// A virtio sound device.
-pub struct Sound<H: Hal, T: Transport> {
-    transport: T,
+///
+/// Counters: `commands` sent, `errors` for commands and transfers that failed, and of all streams together `periods` and
+/// `bytes` transferred, `xruns` that the device told of.
+pub struct Sound<T: Transport> {
     options: Options,
-    active: Active<H, T>,
+    device: Started<T, Active<T>>,
     items: Items,
     streams: Vec<Stream>,
     next_claim: u64,
@@ -116,18 +120,17 @@ pub struct Sound<H: Hal, T: Transport> {
     counters: Counters,
 }
 
-/// What initialisation makes; made anew by a restart.
-struct Active<H: Hal, T: Transport> {
-    negotiated: Negotiated,
+/// The device at work.
+struct Active<T: Transport> {
     config: Config,
-    queues: Queues<H, T>,
+    queues: Queues<T>,
 }
 
-struct Queues<H: Hal, T: Transport> {
-    control: Queue<H, T::Notifier, Control>,
-    event: Queue<H, T::Notifier, ()>,
-    tx: Queue<H, T::Notifier, Transfer>,
-    rx: Queue<H, T::Notifier, Transfer>,
+struct Queues<T: Transport> {
+    control: Queue<T, Control>,
+    event: Queue<T, ()>,
+    tx: Queue<T, Transfer>,
+    rx: Queue<T, Transfer>,
 }
 
 /// What a sound device did since it was found.
@@ -138,34 +141,40 @@ struct Counters {
     config_changes: u64,
 }
 
-impl<H: Hal, T: Transport> Active<H, T> {
-    fn new(transport: &mut T, options: Options) -> Result<Self> {
-        let understood = Features::all().bits();
-        let negotiated = init::negotiate(transport, understood, 0, options.declined.bits())?;
-        let made = Self::with_features(transport, options, negotiated);
-        made.inspect_err(|_| init::give_up(transport))
+impl<T: Transport> Session<T> for Active<T> {
+    type Options = Options;
+
+    const ID: DeviceId = DeviceId::SOUND;
+    const UNDERSTOOD: u64 = Features::all().bits();
+
+    fn declined(_: &mut T, options: &Options) -> u64 {
+        options.declined
     }
 
-    fn with_features(transport: &mut T, options: Options, negotiated: Negotiated) -> Result<Self> {
+    fn make(transport: &mut T, options: &Options, negotiated: Negotiated) -> Result<Self> {
         let features = Features::from_bits_truncate(negotiated.accepted);
         let config = Config::read(transport, features)?;
         let mut queues = Queues::new(transport, options, negotiated)?;
-        let started = queues.start().and_then(|()| init::driver_ok(transport));
-        if let Err(error) = started {
-            // So that the queues' memory can be freed.
-            drop(queues.release(&transport.reset()?));
-            return Err(error);
-        }
-        Ok(Self {
-            negotiated,
-            config,
-            queues,
-        })
+        queues.prepare()?;
+        Ok(Self { config, queues })
+    }
+
+    fn each_queue(&mut self, visit: &mut dyn FnMut(&mut dyn AnyQueue<T>)) {
+        let Queues {
+            control,
+            event,
+            tx,
+            rx,
+        } = &mut self.queues;
+        visit(control);
+        visit(event);
+        visit(tx);
+        visit(rx);
     }
 }
 
-impl<H: Hal, T: Transport> Queues<H, T> {
-    fn new(transport: &mut T, options: Options, negotiated: Negotiated) -> Result<Self> {
+impl<T: Transport> Queues<T> {
+    fn new(transport: &mut T, options: &Options, negotiated: Negotiated) -> Result<Self> {
         let with = |size, header_len, footer_len| QueueOptions {
             size,
             header_len,
@@ -174,35 +183,17 @@ impl<H: Hal, T: Transport> Queues<H, T> {
         let control = with(options.control_queue_size, wire::MAX_REQUEST_LEN, 0);
         let event = with(options.control_queue_size, 0, EVENT_LEN);
         let transfer = with(options.transfer_queue_size, wire::XFER_LEN, STATUS_LEN);
-        let control = Queue::new(transport, CONTROL_QUEUE, control, negotiated);
-        let event = Queue::new(transport, EVENT_QUEUE, event, negotiated);
-        let tx = Queue::new(transport, TX_QUEUE, transfer, negotiated);
-        let rx = Queue::new(transport, RX_QUEUE, transfer, negotiated);
-        match (control, event, tx, rx) {
-            (Ok(control), Ok(event), Ok(tx), Ok(rx)) => Ok(Self {
-                control,
-                event,
-                tx,
-                rx,
-            }),
-            (control, event, tx, rx) => {
-                // So that the memory of those that were made can be freed.
-                let proof = transport.reset()?;
-                let errors = [
-                    discard(control, &proof),
-                    discard(event, &proof),
-                    discard(tx, &proof),
-                    discard(rx, &proof),
-                ];
-                let error = errors.into_iter().flatten().next();
-                Err(error.unwrap_or(Error::new(transport.name(), Cause::NoSuchQueue)))
-            }
-        }
+        Ok(Self {
+            control: Queue::allocate(transport, CONTROL_QUEUE, control, negotiated)?,
+            event: Queue::allocate(transport, EVENT_QUEUE, event, negotiated)?,
+            tx: Queue::allocate(transport, TX_QUEUE, transfer, negotiated)?,
+            rx: Queue::allocate(transport, RX_QUEUE, transfer, negotiated)?,
+        })
     }
 
     /// Sees whether the queues can carry what they must, and fills the event queue, of which the device learns later.
-    fn start(&mut self) -> Result<()> {
-        for (queue, max, need) in [
+    fn prepare(&mut self) -> Result<()> {
+        for (error, max, need) in [
             (
                 &self.control.error(Cause::QueueFull),
                 self.control.max_segments(),
@@ -224,7 +215,7 @@ impl<H: Hal, T: Transport> Queues<H, T> {
                     segments: need,
                     max,
                 };
-                return Err(Error { cause, ..*queue });
+                return Err(Error { cause, ..*error });
             }
         }
         while self.event.has_room(1) {
@@ -260,43 +251,27 @@ impl<H: Hal, T: Transport> Queues<H, T> {
     }
 }
 
-/// Frees the memory of a queue, if there is one, or gives the reason why there is none.
-fn discard<H: Hal, N: crate::transport::Notifier, P: crate::queue::Payload>(
-    queue: Result<Queue<H, N, P>>,
-    proof: &Quiesced,
-) -> Option<Error> {
-    let release = |mut queue: Queue<H, N, P>| drop(queue.release(proof));
-    queue.map(release).err()
-}
-
 fn offset(token: Token, base: u16) -> Token {
     // Below the sum of the queues' sizes, which `Sound::new` saw to.
     Token::new(base + token.index() as u16)
 }
 
-impl<H: Hal, T: Transport> Sound<H, T> {
-    /// Initialises the device that `transport` leads to.
+impl<T: Transport> Sound<T> {
+    /// Starts the device that `transport` leads to.
     ///
     /// # Errors
     ///
-    /// The device is no sound device, breaks the rules of initialisation, has an impossible configuration or too small a
-    /// queue; or memory is short. It is left with FAILED set, or reset.
-    pub fn new(mut transport: T, options: Options) -> Result<Self> {
-        let name = transport.name();
-        if name.id != DeviceId::SOUND {
-            let expected = DeviceId::SOUND.0;
-            return Err(Error::new(name, Cause::WrongDeviceType { expected }));
-        }
+    /// As for [`Started::new`], and a configuration that is impossible, or too small a queue.
+    pub fn new(transport: T, options: Options) -> Result<Self> {
         let requests = u32::from(options.control_queue_size);
         if requests + 2 * u32::from(options.transfer_queue_size) > u16::MAX.into() {
             let cause = Cause::InvalidParameter("queues of more than 65535 requests together");
-            return Err(Error::new(name, cause));
+            return Err(Error::new(transport.name(), cause));
         }
-        let active = Active::new(&mut transport, options)?;
+        let device = Started::new(transport, &options)?;
         let mut this = Self {
-            transport,
             options,
-            active,
+            device,
             items: Items::default(),
             streams: Vec::new(),
             next_claim: 0,
@@ -312,25 +287,15 @@ impl<H: Hal, T: Transport> Sound<H, T> {
     fn forget(&mut self) {
         self.items = Items::default();
         self.streams.clear();
-        let streams = self.active.config.streams as usize;
+        let streams = self.device.config.streams as usize;
         self.streams.resize_with(streams, Stream::default);
         self.finished.clear();
         self.finished.reserve(self.queue_size().into());
     }
 
-    /// Which device.
-    pub fn name(&self) -> DeviceName {
-        self.transport.name()
-    }
-
     /// How many items of each kind the device has.
     pub fn config(&self) -> Config {
-        self.active.config
-    }
-
-    /// The features offered and accepted.
-    pub fn negotiated(&self) -> Negotiated {
-        self.active.negotiated
+        self.device.config
     }
 
     /// What the device said about its items, as far as it was asked.
@@ -357,7 +322,7 @@ impl<H: Hal, T: Transport> Sound<H, T> {
     pub fn in_flight(&self) -> usize {
         let Queues {
             control, tx, rx, ..
-        } = &self.active.queues;
+        } = &self.device.queues;
         [control.in_flight(), tx.in_flight(), rx.in_flight()]
             .into_iter()
             .map(usize::from)
@@ -368,64 +333,6 @@ impl<H: Hal, T: Transport> Sound<H, T> {
     /// that it has.
     pub fn take_event(&mut self) -> Option<Event> {
         self.events.take()
-    }
-
-    /// Counts an interrupt. A device has fewer vectors than queues, so it is counted where most come from.
-    pub fn count_interrupt(&mut self) {
-        self.active.queues.tx.count_interrupt();
-    }
-
-    /// Reads and thereby clears why the device interrupted. For INTx and polling; not with MSI-X.
-    pub fn take_interrupt_causes(&mut self) -> InterruptCauses {
-        self.transport.take_interrupt_causes()
-    }
-
-    /// To be called when the device says that its configuration changed, which tells nothing: it has no field that may.
-    ///
-    /// # Errors
-    ///
-    /// The device gave up and must be restarted.
-    pub fn config_changed(&mut self) -> Result<()> {
-        self.counters.config_changes += 1;
-        match self.transport.status().contains(Status::DEVICE_NEEDS_RESET) {
-            true => Err(Error::new(self.name(), Cause::NeedsReset)),
-            false => Ok(()),
-        }
-    }
-
-    /// The driver's account of the device.
-    pub fn report(&self) -> Report {
-        let Queues {
-            control,
-            event,
-            tx,
-            rx,
-        } = &self.active.queues;
-        let stats = self.streams.iter().map(|stream| stream.stats);
-        let sum = |of: fn(StreamStats) -> u64| stats.clone().map(of).sum();
-        Report {
-            device: self.name(),
-            negotiated: self.active.negotiated,
-            feature_names: FEATURE_NAMES,
-            queues: vec![
-                control.report("controlq"),
-                event.report("eventq"),
-                tx.report("txq"),
-                rx.report("rxq"),
-            ],
-            config_changes: self.counters.config_changes,
-            counters: vec![
-                ("commands", self.counters.commands),
-                ("errors", self.counters.errors + sum(|of| of.errors)),
-                ("periods", sum(|of| of.periods)),
-                ("bytes", sum(|of| of.bytes)),
-                ("xruns", sum(|of| of.xruns)),
-                ("xrun_events", sum(|of| of.xrun_events)),
-                ("events", self.events.taken),
-                ("bad_events", self.events.bad),
-                ("lost_events", self.events.lost),
-            ],
-        }
     }
 
     /// Makes a stream somebody's, who names the number that this gives when done with it ([`Self::end`]).
@@ -458,7 +365,7 @@ impl<H: Hal, T: Transport> Sound<H, T> {
 
     /// Sends what comes next to all streams that are being ended.
     fn end_streams(&mut self) {
-        let control = &mut self.active.queues.control;
+        let control = &mut self.device.queues.control;
         for (id, stream) in (0..).zip(&mut self.streams) {
             stream.settle();
             let Some(command) = stream.next_to_end() else {
@@ -489,7 +396,7 @@ impl<H: Hal, T: Transport> Sound<H, T> {
             match self.poll() {
                 // Nothing is submitted for those who waited, so there are no more of these than were in flight.
                 Ok(Some(finished)) => over.push((finished.token, finished.request)),
-                Ok(None) if wait.goes_on(&self.transport) => {}
+                Ok(None) if wait.goes_on(self.device.transport()) => {}
                 Ok(None) | Err(_) => break,
             }
         }
@@ -501,20 +408,21 @@ impl<H: Hal, T: Transport> Sound<H, T> {
 }
 
 /// After a session that ended without a RELEASE.
-impl<H: Hal, T: Transport> Sound<H, T> {
+impl<T: Transport> Sound<T> {
     /// Has the device stop and release all streams, in whatever state they are. What it answers doesn't matter, nor what it
     /// does to the queues of transfers: it must be reset afterwards. A device that does not answer is waited for as long
     /// as [`AnswerWait`] allows, in all and not for each stream.
     fn release_left_over(&mut self) -> Result<()> {
-        let control = &mut self.active.queues.control;
+        let (transport, active) = self.device.parts();
+        let control = &mut active.queues.control;
         let commands = [RequestType::PcmStop, RequestType::PcmRelease];
-        let streams = 0..self.active.config.streams;
+        let streams = 0..active.config.streams;
         let all = streams.flat_map(|stream| commands.map(|command| (command, stream)));
         let mut wait = AnswerWait::new();
         for (command, stream) in all {
             while !control.has_room(CONTROL_SEGMENTS) {
                 control.kick();
-                if control.poll(&mut [])?.is_none() && !wait.goes_on(&self.transport) {
+                if control.poll(&mut [])?.is_none() && !wait.goes_on(transport) {
                     return Ok(());
                 }
             }
@@ -526,7 +434,7 @@ impl<H: Hal, T: Transport> Sound<H, T> {
         }
         control.kick();
         while control.in_flight() > 0 {
-            if control.poll(&mut [])?.is_none() && !wait.goes_on(&self.transport) {
+            if control.poll(&mut [])?.is_none() && !wait.goes_on(transport) {
                 break;
             }
         }
@@ -559,24 +467,24 @@ impl AnswerWait {
 }
 
 /// Taking what the device is done with.
-impl<H: Hal, T: Transport> Sound<H, T> {
+impl<T: Transport> Sound<T> {
     /// Gives the device room for events once it was asked for everything, the last step of its initialisation (spec 5.14.5).
     ///
     /// It is not notified: it looks for a buffer when it has an event, and Linux does the same. vhost-device-sound 0.3.0, if
     /// notified of a buffer in this queue, looks at it for ever and answers no command. Nor may there be one while it starts,
     /// since QEMU notifies such a daemon once of every queue.
     fn invite_events(&mut self) {
-        let config = self.active.config;
+        let config = self.device.config;
         let asked = |kind: &Kind| kind.count(&config) == 0 || self.items.are_asked(*kind);
         if Kind::ALL.iter().all(asked) {
-            self.active.queues.event.publish();
+            self.device.queues.event.publish();
         }
     }
 
     /// Takes what the device told on its own, and gives it the room to tell more. At most as many events as the queue
     /// holds: a device that has others at once is not listened to for ever.
     fn poll_events(&mut self) -> Result<()> {
-        let queue = &mut self.active.queues.event;
+        let queue = &mut self.device.queues.event;
         let mut any = false;
         // What comes meanwhile has its turn later.
         for _ in 0..queue.size() {
@@ -600,7 +508,7 @@ impl<H: Hal, T: Transport> Sound<H, T> {
 
     /// Finds the next transfer that is over.
     fn complete_transfer(&mut self) -> Result<Option<Token>> {
-        let queues = &mut self.active.queues;
+        let queues = &mut self.device.queues;
         let (tx_base, rx_base) = (queues.tx_base(), queues.rx_base());
         for (base, queue) in [(tx_base, &mut queues.tx), (rx_base, &mut queues.rx)] {
             let Some(token) = queue.complete()? else {
@@ -625,11 +533,11 @@ impl<H: Hal, T: Transport> Sound<H, T> {
     /// It ends whatever the device does: what was in flight can come back only once, and all that is submitted meanwhile
     /// is a STOP and a RELEASE for each stream that is being ended.
     fn complete_control(&mut self) -> Result<()> {
-        while let Some(token) = self.active.queues.control.complete()? {
+        while let Some(token) = self.device.queues.control.complete()? {
             while let Some(transfer) = self.complete_transfer()? {
                 self.finished.push_back(transfer);
             }
-            let control = &mut self.active.queues.control;
+            let control = &mut self.device.queues.control;
             let Some(done) = control.done(token) else {
                 continue;
             };
@@ -641,7 +549,7 @@ impl<H: Hal, T: Transport> Sound<H, T> {
             self.invite_events();
             self.end_streams();
             match internal {
-                true => drop(self.active.queues.control.take(token)),
+                true => drop(self.device.queues.control.take(token)),
                 false => self.finished.push_back(token),
             }
         }
@@ -650,7 +558,7 @@ impl<H: Hal, T: Transport> Sound<H, T> {
 
     /// Hands a request back that is over.
     fn give_back(&mut self, token: Token) -> Option<(Request, Result<()>)> {
-        let queues = &mut self.active.queues;
+        let queues = &mut self.device.queues;
         let (tx_base, rx_base) = (queues.tx_base(), queues.rx_base());
         let number = token.index() as u16;
         if number < tx_base {
@@ -693,10 +601,10 @@ fn take_answer(
 }
 
 /// Giving it something to do.
-impl<H: Hal, T: Transport> Sound<H, T> {
+impl<T: Transport> Sound<T> {
     /// Checks a control message, and makes what the device reads first.
     fn admit_control(&self, control: &Control) -> Result<Header, Cause> {
-        control.check(&self.active.config, &self.items)?;
+        control.check(&self.device.config, &self.items)?;
         match control.message {
             Message::SetParams { stream, params } => {
                 self.check_command(stream, RequestType::PcmSetParams, Some(params))?;
@@ -753,16 +661,12 @@ impl<H: Hal, T: Transport> Sound<H, T> {
 
     /// How many periods fit into the queue of a direction.
     fn room_for_periods(&self, direction: Option<Direction>) -> u32 {
-        let Queues { tx, rx, .. } = &self.active.queues;
+        let Queues { tx, rx, .. } = &self.device.queues;
         let size = match direction {
             Some(Direction::Input) => rx.size(),
             _ => tx.size(),
         };
-        match self
-            .active
-            .negotiated
-            .has(RingFeatures::INDIRECT_DESC.bits())
-        {
+        match self.negotiated().has(RingFeatures::INDIRECT_DESC.bits()) {
             true => size.into(),
             false => u32::from(size) / TRANSFER_SEGMENTS as u32,
         }
@@ -770,7 +674,7 @@ impl<H: Hal, T: Transport> Sound<H, T> {
 
     /// Checks a transfer, and counts it.
     fn admit_transfer(&mut self, transfer: &Transfer) -> Result<(), Cause> {
-        let Queues { tx, rx, .. } = &self.active.queues;
+        let Queues { tx, rx, .. } = &self.device.queues;
         let (queue, direction) = match transfer.output {
             true => (tx, Direction::Output),
             false => (rx, Direction::Input),
@@ -794,7 +698,63 @@ fn rejected(error: Error, body: Body) -> Rejected<Request> {
     Rejected { error, payload }
 }
 
-impl<H: Hal, T: Transport> Driver for Sound<H, T> {
+impl<T: Transport> Device for Sound<T> {
+    /// The configuration has no field that may.
+    type Change = Infallible;
+
+    fn name(&self) -> DeviceName {
+        self.device.name()
+    }
+
+    fn negotiated(&self) -> Negotiated {
+        self.device.negotiated()
+    }
+
+    fn report(&self) -> Report {
+        let Queues {
+            control,
+            event,
+            tx,
+            rx,
+        } = &self.device.queues;
+        let stats = self.streams.iter().map(|stream| stream.stats);
+        let sum = |of: fn(StreamStats) -> u64| stats.clone().map(of).sum();
+        Report {
+            device: self.name(),
+            negotiated: self.negotiated(),
+            feature_names: FEATURE_NAMES,
+            queues: vec![
+                control.report("controlq"),
+                event.report("eventq"),
+                tx.report("txq"),
+                rx.report("rxq"),
+            ],
+            config_changes: self.counters.config_changes,
+            counters: vec![
+                ("commands", self.counters.commands),
+                ("errors", self.counters.errors + sum(|of| of.errors)),
+                ("periods", sum(|of| of.periods)),
+                ("bytes", sum(|of| of.bytes)),
+                ("xruns", sum(|of| of.xruns)),
+                ("xrun_events", sum(|of| of.xrun_events)),
+                ("events", self.events.taken),
+                ("bad_events", self.events.bad),
+                ("lost_events", self.events.lost),
+            ],
+        }
+    }
+
+    fn take_interrupt_causes(&mut self) -> InterruptCauses {
+        self.device.take_interrupt_causes()
+    }
+
+    fn config_changed(&mut self) -> Result<Option<Infallible>> {
+        self.counters.config_changes += 1;
+        self.device.check_status().map(|()| None)
+    }
+}
+
+impl<T: Transport> Driver for Sound<T> {
     type Request = Request;
 
     fn submit(&mut self, request: Request) -> Result<Token, Rejected<Request>> {
@@ -805,7 +765,7 @@ impl<H: Hal, T: Transport> Driver for Sound<H, T> {
                     Err(cause) => return Err(rejected(self.error(cause), Body::Control(control))),
                 };
                 let message = control.message;
-                let queue = &mut self.active.queues.control;
+                let queue = &mut self.device.queues.control;
                 let token = queue
                     .submit(header.bytes(), control)
                     .map_err(|it| rejected(it.error, Body::Control(it.payload)))?;
@@ -817,7 +777,7 @@ impl<H: Hal, T: Transport> Driver for Sound<H, T> {
                 if let Err(cause) = self.admit_transfer(&transfer) {
                     return Err(rejected(self.error(cause), Body::Transfer(transfer)));
                 }
-                let queues = &mut self.active.queues;
+                let queues = &mut self.device.queues;
                 let (base, queue) = match transfer.output {
                     true => (queues.tx_base(), &mut queues.tx),
                     false => (queues.rx_base(), &mut queues.rx),
@@ -834,7 +794,7 @@ impl<H: Hal, T: Transport> Driver for Sound<H, T> {
     }
 
     fn kick(&mut self) {
-        let queues = &mut self.active.queues;
+        let queues = &mut self.device.queues;
         // Frames before what starts them: a device that is told to start first finds none, and plays a gap.
         queues.tx.kick();
         queues.rx.kick();
@@ -862,7 +822,7 @@ impl<H: Hal, T: Transport> Driver for Sound<H, T> {
     }
 
     fn enable_interrupts(&mut self) -> bool {
-        let queues = &mut self.active.queues;
+        let queues = &mut self.device.queues;
         let mut any = !self.finished.is_empty();
         any |= queues.control.enable_interrupts();
         any |= queues.event.enable_interrupts();
@@ -872,7 +832,7 @@ impl<H: Hal, T: Transport> Driver for Sound<H, T> {
     }
 
     fn disable_interrupts(&mut self) {
-        let queues = &mut self.active.queues;
+        let queues = &mut self.device.queues;
         queues.control.disable_interrupts();
         queues.event.disable_interrupts();
         queues.tx.disable_interrupts();
@@ -880,20 +840,20 @@ impl<H: Hal, T: Transport> Driver for Sound<H, T> {
     }
 
     fn queue_size(&self) -> u16 {
-        let queues = &self.active.queues;
+        let queues = &self.device.queues;
         queues.rx_base() + queues.rx.size()
     }
 
     fn error(&self, cause: Cause) -> Error {
-        self.active.queues.control.error(cause)
+        self.device.queues.control.error(cause)
     }
 
     /// Ends all streams first, as far as the device lets it. It waits for that a tenth of a second, or longer where
     /// register reads are slow, however many streams there are.
     fn reset(&mut self) -> Result<Vec<(Token, Request)>> {
         let mut requests = self.end_all();
-        let proof = self.transport.reset()?;
-        requests.extend(self.active.queues.release(&proof));
+        let proof = self.device.reset()?;
+        requests.extend(self.device.queues.release(&proof));
         self.forget();
         Ok(requests)
     }
@@ -901,25 +861,25 @@ impl<H: Hal, T: Transport> Driver for Sound<H, T> {
     /// If the device returned transfers that it was not given, the streams of an earlier session are released first:
     /// whoever had it then did not, and a reset does not make every device forget them.
     fn restart(&mut self) -> Result<()> {
-        let queues = &self.active.queues;
+        let queues = &self.device.queues;
         let left_over = queues.tx.failure().or(queues.rx.failure()).is_some();
         drop(self.reset()?);
-        self.active = Active::new(&mut self.transport, self.options)?;
+        self.device.restart(&self.options)?;
         if left_over {
             let released = self.release_left_over();
-            drop(self.active.queues.release(&self.transport.reset()?));
+            let proof = self.device.reset()?;
+            drop(self.device.queues.release(&proof));
             released?;
-            self.active = Active::new(&mut self.transport, self.options)?;
+            self.device.restart(&self.options)?;
         }
         self.forget();
         Ok(())
     }
 }
 
-impl<H: Hal, T: Transport> Drop for Sound<H, T> {
+impl<T: Transport> Drop for Sound<T> {
     fn drop(&mut self) {
-        // Else the queues' memory, which the device may still access, would be leaked. That is what happens if the device
-        // does not come back from the reset.
+        // The streams are ended before the device is reset.
         if let Err(error) = self.reset() {
             log::error!("{error}");
         }

@@ -6,8 +6,6 @@ use core::future::poll_fn;
 use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
 
-use virtio_drivers::Hal;
-
 use super::Sound;
 use super::frames::FrameSink;
 use super::pcm::{Layout, Params};
@@ -21,24 +19,24 @@ use crate::transport::Transport;
 /// The periods of one stream, and its life from SET_PARAMS to RELEASE.
 ///
 /// Dropping it ends the stream in the driver's own time ([`Sound::end`]).
-pub(super) struct Session<'a, H: Hal, T: Transport> {
-    face: &'a Asynchronous<Sound<H, T>>,
+pub(super) struct Session<'a, T: Transport> {
+    face: &'a Asynchronous<Sound<T>>,
     stream: u32,
     claim: u64,
     pub(super) params: Params,
     running: bool,
     /// What the device has, oldest first.
-    sent: VecDeque<Perform<'a, Sound<H, T>>>,
+    sent: VecDeque<Perform<'a, Sound<T>>>,
     /// What it doesn't have, nor anybody else.
     spare: Vec<Buffer>,
     /// What went wrong with a period that nobody waited for.
     failed: Option<Error>,
 }
 
-impl<'a, H: Hal, T: Transport> Session<'a, H, T> {
+impl<'a, T: Transport> Session<'a, T> {
     /// Makes a stream ready for its frames, with memory for all its periods.
     pub(super) async fn open(
-        face: &'a Asynchronous<Sound<H, T>>,
+        face: &'a Asynchronous<Sound<T>>,
         stream: u32,
         params: Params,
     ) -> Result<Self> {
@@ -162,7 +160,7 @@ impl<'a, H: Hal, T: Transport> Session<'a, H, T> {
     }
 }
 
-impl<H: Hal, T: Transport> Drop for Session<'_, H, T> {
+impl<T: Transport> Drop for Session<'_, T> {
     fn drop(&mut self) {
         let (stream, claim) = (self.stream, self.claim);
         self.face.with(|sound| sound.end(stream, claim));
@@ -173,15 +171,15 @@ impl<H: Hal, T: Transport> Drop for Session<'_, H, T> {
 ///
 /// The stream starts when all its periods are full, or with [`FrameSink::flush`]. A period goes to the device when it is
 /// full; the last one of all with the flush.
-pub struct Playback<'a, H: Hal, T: Transport> {
-    session: Session<'a, H, T>,
+pub struct Playback<'a, T: Transport> {
+    session: Session<'a, T>,
     /// The period that is being filled.
     current: Option<Buffer>,
     filled: usize,
 }
 
-impl<'a, H: Hal, T: Transport> Playback<'a, H, T> {
-    pub(super) fn new(session: Session<'a, H, T>) -> Self {
+impl<'a, T: Transport> Playback<'a, T> {
+    pub(super) fn new(session: Session<'a, T>) -> Self {
         Self {
             session,
             current: None,
@@ -219,7 +217,7 @@ impl<'a, H: Hal, T: Transport> Playback<'a, H, T> {
     }
 }
 
-impl<H: Hal, T: Transport> FrameSink for Playback<'_, H, T> {
+impl<T: Transport> FrameSink for Playback<'_, T> {
     type Error = Error;
 
     fn layout(&self) -> Layout {

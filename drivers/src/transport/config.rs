@@ -2,7 +2,7 @@
 //! 4.2.2.2): a field of 8, 16 or 32 bits in one access, one of 64 bits in two of 32.
 
 use crate::error::Cause;
-use crate::mmio::Registers;
+use crate::registers::Registers;
 
 /// Checks that `len` bytes at `offset` are there, and that a field of that length may be there.
 fn check<R: Registers>(config: &R, offset: usize, len: usize) -> Result<(), Cause> {

@@ -6,7 +6,7 @@ use super::{
 use crate::device::DeviceName;
 use crate::error::Result;
 
-/// One transport or another.
+/// One transport or another, with the same kind of DMA context.
 #[derive(Debug)]
 pub enum Either<A, B> {
     /// The one.
@@ -26,8 +26,9 @@ macro_rules! either {
 
 #[expect(unsafe_code, reason = "keeps the promises of `Transport`")]
 // SAFETY: every call goes on to the one that it is.
-unsafe impl<A: Transport, B: Transport> Transport for Either<A, B> {
+unsafe impl<A: Transport, B: Transport<Dma = A::Dma>> Transport for Either<A, B> {
     type Notifier = Either<A::Notifier, B::Notifier>;
+    type Dma = A::Dma;
 
     fn name(&self) -> DeviceName {
         either!(self, inner => inner.name())
@@ -35,6 +36,14 @@ unsafe impl<A: Transport, B: Transport> Transport for Either<A, B> {
 
     fn instance(&self) -> &Instance {
         either!(self, inner => inner.instance())
+    }
+
+    fn dma(&self) -> &A::Dma {
+        either!(self, inner => inner.dma())
+    }
+
+    fn dma_mut(&mut self) -> &mut A::Dma {
+        either!(self, inner => inner.dma_mut())
     }
 
     fn reset(&mut self) -> Result<Quiesced> {

@@ -9,8 +9,9 @@ use super::{
 };
 use crate::barrier;
 use crate::device::{DeviceId, DeviceName, Location};
+use crate::dma::DmaContext;
 use crate::error::{Cause, Error, Result};
-use crate::mmio::{Mmio, Registers};
+use crate::registers::{Mmio, Registers};
 
 /// What [`MAGIC_VALUE`](register::MAGIC_VALUE) reads: "virt".
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
@@ -50,15 +51,18 @@ mod register {
 
 /// A virtio device behind a block of registers.
 #[derive(Debug)]
-pub struct MmioTransport<R = Mmio> {
+pub struct MmioTransport<D, R = Mmio> {
     name: DeviceName,
     instance: Instance,
+    dma: D,
     registers: R,
     config: R,
 }
 
-impl<R: Registers> MmioTransport<R> {
-    /// Looks for a device behind `registers`, which are at the physical address `address`: that is what it is called by.
+impl<D: DmaContext, R: Registers> MmioTransport<D, R> {
+    /// Looks for a device behind `registers`, which are at the physical address `address`: that is what it is called by. It
+    /// reaches memory by `dma`.
+    ///
     /// What lies behind the control registers is taken for the device configuration.
     ///
     /// `None` if there is none, which is no error: a platform may have more places than devices (spec 4.2.2, DeviceID 0).
@@ -69,7 +73,7 @@ impl<R: Registers> MmioTransport<R> {
     /// [`Cause::NotVirtioMmio`] if these are not such registers, [`Cause::LegacyOnly`] for a device with the legacy
     /// interface, [`Cause::UnknownVersion`] for one of another version, [`Cause::InvalidParameter`] if `registers` ends
     /// before the configuration begins.
-    pub fn new(registers: R, address: u64) -> Result<Option<Self>> {
+    pub fn new(registers: R, address: u64, dma: D) -> Result<Option<Self>> {
         let mut name = DeviceName {
             id: DeviceId(0),
             location: Location::Mmio(address),
@@ -101,6 +105,7 @@ impl<R: Registers> MmioTransport<R> {
         Ok(Some(Self {
             name,
             instance: Instance::new(),
+            dma,
             registers,
             config,
         }))
@@ -154,8 +159,9 @@ const RESET_READS: usize = 100_000;
 #[expect(unsafe_code, reason = "keeps the promises of `Transport`")]
 // SAFETY: the instance is its own; the device is done when its status reads 0, which all ones are not; the slot has no
 // other queues.
-unsafe impl<R: Registers> Transport for MmioTransport<R> {
+unsafe impl<D: DmaContext, R: Registers> Transport for MmioTransport<D, R> {
     type Notifier = MmioNotifier<R>;
+    type Dma = D;
 
     fn name(&self) -> DeviceName {
         self.name
@@ -163,6 +169,14 @@ unsafe impl<R: Registers> Transport for MmioTransport<R> {
 
     fn instance(&self) -> &Instance {
         &self.instance
+    }
+
+    fn dma(&self) -> &D {
+        &self.dma
+    }
+
+    fn dma_mut(&mut self) -> &mut D {
+        &mut self.dma
     }
 
     fn reset(&mut self) -> Result<Quiesced> {
@@ -321,8 +335,8 @@ impl<R: Registers> Notifier for MmioNotifier<R> {
 #[cfg(all(test, feature = "fake"))]
 mod tests {
     use super::*;
-    use crate::fake::{FakeBlk, FakeDevice, FakeMmio, Memory};
-    use crate::init::negotiate;
+    use crate::fake::{FakeBlk, FakeDevice, FakeDma, FakeMmio, Memory};
+    use crate::start::negotiate;
     use crate::transport::QueueAddresses;
 
     /// A queue asks for no more than there is, so only in here can it be tried.
@@ -331,7 +345,7 @@ mod tests {
         let memory = Memory::fresh();
         let device = FakeDevice::new(FakeBlk::new(8));
         let mmio = FakeMmio::new(&device);
-        let transport = MmioTransport::new(mmio.registers(), 0xfeb0_0000);
+        let transport = MmioTransport::new(mmio.registers(), 0xfeb0_0000, FakeDma::default());
         let mut transport = transport.expect("honest registers").expect("a device");
         negotiate(&mut transport, 0, 0, 0).expect("honest");
         let max = transport.queue_max_size(0);

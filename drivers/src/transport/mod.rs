@@ -3,9 +3,7 @@
 //! - [`pci`]: modern virtio over PCI, with MSI-X and shared-memory regions.
 //! - [`mmio`]: modern virtio over MMIO, with shared-memory regions.
 //! - [`either`]: one type for both.
-//! - [`compat`]: any transport of the `virtio-drivers` crate under our drivers, and ours under its.
 
-pub mod compat;
 mod config;
 pub mod either;
 pub mod mmio;
@@ -17,6 +15,7 @@ use bitflags::bitflags;
 use spin::Mutex;
 
 use crate::device::DeviceName;
+use crate::dma::DmaContext;
 use crate::error::{Cause, Error, Result};
 
 pub use mmio::MmioTransport;
@@ -155,7 +154,7 @@ pub trait Notifier: Send {
 
 /// How a driver reaches its device.
 ///
-/// The methods are the device's registers, no more: [`crate::init`] says in which order a driver uses them.
+/// The methods are the device's registers, no more: [`crate::start`] says in which order a driver uses them.
 ///
 /// # Safety
 ///
@@ -167,7 +166,8 @@ pub trait Notifier: Send {
 ///   that it is done (its status reads 0, and not because nothing is there to be read), and nothing else makes one;
 /// - [`Self::enable_queue`] tells this device, and none other, of the addresses that it is given, and remembers them no
 ///   longer than until the next reset;
-/// - [`Self::set_driver_features`] writes what it is given and nothing else writes features.
+/// - [`Self::set_driver_features`] writes what it is given and nothing else writes features;
+/// - [`Self::dma`] gives a context of this device.
 ///
 /// A transport that wraps another one keeps these promises by handing the calls on.
 #[expect(
@@ -178,13 +178,26 @@ pub unsafe trait Transport: Send {
     /// The bell of one queue.
     type Notifier: Notifier;
 
+    /// How the device reaches memory.
+    type Dma: DmaContext;
+
     /// What the device is and where.
     fn name(&self) -> DeviceName;
 
     /// Which hold on the device this is.
     fn instance(&self) -> &Instance;
 
+    /// How the device reaches memory.
+    fn dma(&self) -> &Self::Dma;
+
+    /// The same, for telling it what was agreed on with the device.
+    fn dma_mut(&mut self) -> &mut Self::Dma;
+
     /// Resets the device and waits, for a bounded time, until it says that it is done.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::ResetTimeout`] if it does not: it may go on using what it was told of.
     fn reset(&mut self) -> Result<Quiesced>;
 
     /// Reads the device status.
@@ -204,6 +217,11 @@ pub unsafe trait Transport: Send {
 
     /// Tells the device where queue `index` is and turns it on, with the interrupt vector that the platform gave it (if
     /// any).
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::NoSuchQueue`], [`Cause::QueueInUse`], a size that the device does not take, or a device that does not turn the
+    /// queue on ([`Cause::QueueRefused`]) or refuses its vector ([`Cause::VectorRefused`]).
     fn enable_queue(&mut self, index: u16, queue: &QueueMemory<'_>) -> Result<Self::Notifier>;
 
     /// The generation of the device configuration: it changes whenever several fields changed together (spec 2.5).
@@ -211,9 +229,17 @@ pub unsafe trait Transport: Send {
 
     /// Reads `bytes.len()` bytes of the device configuration at `offset`: 1, 2 or 4 as one access, 8 as two of 4, anything
     /// else byte by byte. An access is aligned to its width.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::ConfigOutOfRange`] if the device configuration ends before.
     fn read_config(&self, offset: usize, bytes: &mut [u8]) -> Result<()>;
 
     /// Writes to the device configuration, with accesses as for [`Self::read_config`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::read_config`].
     fn write_config(&mut self, offset: usize, bytes: &[u8]) -> Result<()>;
 
     /// Reads and thereby clears why the device last interrupted. For INTx and polling; with MSI-X the vector says it and
@@ -227,6 +253,10 @@ pub unsafe trait Transport: Send {
     }
 
     /// Reads a little-endian `u8` of the device configuration.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::read_config`].
     fn config_u8(&self, offset: usize) -> Result<u8> {
         let mut bytes = [0; 1];
         self.read_config(offset, &mut bytes)?;
@@ -234,6 +264,10 @@ pub unsafe trait Transport: Send {
     }
 
     /// Reads a little-endian `u16` of the device configuration.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::read_config`].
     fn config_u16(&self, offset: usize) -> Result<u16> {
         let mut bytes = [0; 2];
         self.read_config(offset, &mut bytes)?;
@@ -241,6 +275,10 @@ pub unsafe trait Transport: Send {
     }
 
     /// Reads a little-endian `u32` of the device configuration.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::read_config`].
     fn config_u32(&self, offset: usize) -> Result<u32> {
         let mut bytes = [0; 4];
         self.read_config(offset, &mut bytes)?;
@@ -248,6 +286,10 @@ pub unsafe trait Transport: Send {
     }
 
     /// Reads a little-endian `u64` of the device configuration. Two accesses: read it under [`Self::config_snapshot`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::read_config`].
     fn config_u64(&self, offset: usize) -> Result<u64> {
         let mut bytes = [0; 8];
         self.read_config(offset, &mut bytes)?;
@@ -256,6 +298,10 @@ pub unsafe trait Transport: Send {
 
     /// Reads several fields of the device configuration so that they belong together: `read` runs again, a bounded
     /// number of times, until the configuration generation is the same before and after (spec 2.5.1).
+    ///
+    /// # Errors
+    ///
+    /// Those of `read`, or [`Cause::ConfigUnstable`] if it never stays the same.
     fn config_snapshot<T>(&self, read: impl Fn(&Self) -> Result<T>) -> Result<T>
     where
         Self: Sized,

@@ -2,9 +2,9 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
-use vringlet::fake::{DeviceModel, FakeHal, FakeNotifier, FakeTransport, Queues};
-use vringlet::init::{driver_ok, negotiate};
+use vringlet::fake::{DeviceModel, FakeTransport, Queues};
 use vringlet::queue::{Chain, Payload};
+use vringlet::start::{driver_ok, negotiate};
 use vringlet::{Buffer, DeviceId, Queue, QueueOptions, Transport};
 
 /// Writes what it reads of each request, as far as there is room.
@@ -73,7 +73,7 @@ impl Payload for Data {
     }
 }
 
-pub(crate) type EchoQueue<P> = Queue<FakeHal, FakeNotifier<Echo>, P>;
+pub(crate) type EchoQueue<P> = Queue<FakeTransport<Echo>, P>;
 
 /// Initialises the device, doing without the features `declined`.
 pub(crate) fn start<P: Payload>(

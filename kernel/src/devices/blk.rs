@@ -8,23 +8,22 @@ use core::ops::Deref;
 
 use spin::Mutex;
 use vringlet::asynchronous::Asynchronous;
-use vringlet::blk::{Blk, Options};
-use vringlet::{Cause, Error, Report};
+use vringlet::blk::{Blk, ConfigChange, Options};
+use vringlet::{Error, Report};
 
 use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
-use crate::memory::dma::KernelHal;
-use crate::task;
+use crate::runtime::task;
 
 /// A disk. Dereferences to the driver's asynchronous face.
 pub struct Disk {
     /// Its name, such as `blk0`.
     pub name: String,
-    shared: Shared<Blk<KernelHal, DeviceTransport>>,
+    shared: Shared<Blk<DeviceTransport>>,
 }
 
 impl Deref for Disk {
-    type Target = Asynchronous<Blk<KernelHal, DeviceTransport>>;
+    type Target = Asynchronous<Blk<DeviceTransport>>;
 
     fn deref(&self) -> &Self::Target {
         &self.shared
@@ -59,7 +58,7 @@ pub(super) fn start(found: Found) -> Result<Box<dyn Driven>, Error> {
 impl Disk {
     /// The driver's account of the disk.
     pub fn report(&self) -> Report {
-        self.shared.report(|blk| blk.report())
+        self.shared.report()
     }
 
     /// The owner's task.
@@ -71,26 +70,14 @@ impl Disk {
 
     /// Follows the device's configuration, until it wants to be reset.
     async fn watch_config(&self) -> Error {
-        loop {
-            self.shared.interrupts().config().await;
-            if let Err(error) = self.take_config_change() {
-                return error;
+        let changed = |change: ConfigChange| {
+            let (old, new) = (change.old.capacity, change.new.capacity);
+            match old == new {
+                true => log::debug!("{}: the configuration changed", self.name),
+                false => log::info!("{}: resized from {old} to {new} sectors", self.name),
             }
-        }
-    }
-
-    fn take_config_change(&self) -> Result<(), Error> {
-        match self.with(Blk::take_config_change) {
-            Ok(None) => {}
-            Ok(Some(change)) if change.old.capacity != change.new.capacity => {
-                let (old, new) = (change.old.capacity, change.new.capacity);
-                log::info!("{}: resized from {old} to {new} sectors", self.name);
-            }
-            Ok(Some(_)) => log::debug!("{}: the configuration changed", self.name),
-            Err(error) if error.cause == Cause::NeedsReset => return Err(error),
-            Err(error) => log::warn!("{}: {error}", self.name),
-        }
-        Ok(())
+        };
+        self.shared.watch_config(changed).await
     }
 }
 

@@ -14,17 +14,17 @@ use spin::Mutex;
 use vringlet::asynchronous::Asynchronous;
 use vringlet::blocking::Blocking;
 use vringlet::gpu::{
-    Buffering, Change, Cursor, Framebuffer, Gpu, Head, Layout, Options, Rect, Screen, Size,
+    Buffering, Change, Cursor, DisplaysChanged, Framebuffer, Gpu, Head, Layout, Options, Rect,
+    Screen, Size,
 };
-use vringlet::{Cause, Driver, Error, Report};
+use vringlet::{Cause, Device, Driver, Error, Report};
 
 use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
-use crate::dashboard::Drawn;
-use crate::interrupts::Event;
-use crate::memory::dma::KernelHal;
-use crate::picture::Picture;
-use crate::{task, time};
+use crate::platform::interrupts::Event;
+use crate::platform::memory::dma::KernelDma;
+use crate::platform::time;
+use crate::runtime::task;
 
 /// How long the device is waited for while the kernel starts.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ const DESK_PAUSE: Duration = Duration::from_millis(1);
 pub struct Adapter {
     /// Its name, such as `gpu0`.
     pub name: String,
-    shared: Shared<Gpu<KernelHal, DeviceTransport>>,
+    shared: Shared<Gpu<DeviceTransport>>,
     /// The arrangement of displays may have changed.
     changed: Event,
     /// The device was reset, and has no pictures any more.
@@ -51,28 +51,40 @@ pub struct Adapter {
 /// What an adapter shows.
 #[derive(Default)]
 pub struct Desk {
-    screens: Vec<Screen<KernelHal>>,
-    cursor: Option<Cursor<KernelHal>>,
+    screens: Vec<Screen<KernelDma>>,
+    cursor: Option<Cursor<KernelDma>>,
     /// What the displays show, whatever displays there are.
     pub showing: Showing,
 }
 
 /// What is shown.
 pub enum Showing {
-    /// The dashboard, and what of it is on the screens.
-    Dashboard(Vec<Drawn>),
+    /// The dashboard.
+    Dashboard {
+        /// What it drew last is still on the screens.
+        drawn: bool,
+    },
     /// The test pattern.
     Test,
     /// A picture.
-    Picture(Arc<Picture>),
+    Picture(Arc<dyn Picture>),
     /// What commands drew.
     Drawing,
 }
 
 impl Default for Showing {
     fn default() -> Self {
-        Self::Dashboard(Vec::new())
+        Self::Dashboard { drawn: false }
     }
+}
+
+/// A picture that fits itself to displays.
+pub trait Picture: Send + Sync {
+    /// Where it goes on a display of this size.
+    fn place(&self, display: Size) -> Rect;
+
+    /// A row of it, as it is with this width and height: those of [`Self::place`].
+    fn row(&self, y: u32, width: u32, height: u32) -> Vec<u32>;
 }
 
 /// The desk, in the hands of one task.
@@ -82,7 +94,7 @@ pub struct Borrowed<'a> {
 }
 
 impl Deref for Adapter {
-    type Target = Asynchronous<Gpu<KernelHal, DeviceTransport>>;
+    type Target = Asynchronous<Gpu<DeviceTransport>>;
 
     fn deref(&self) -> &Self::Target {
         &self.shared
@@ -146,23 +158,14 @@ impl Adapter {
             queues.truncate(1);
             queues
         };
-        while owner.serve(self.watch_config(), queues).await {
+        let watch = || {
+            self.shared
+                .watch_config(|DisplaysChanged| self.changed.raise())
+        };
+        while owner.serve(watch(), queues).await {
             // Started again, it has no pictures any more.
             self.lost.store(true, Ordering::Relaxed);
             self.changed.raise();
-        }
-    }
-
-    /// Listens for changes of the displays, until the device wants to be reset.
-    async fn watch_config(&self) -> Error {
-        loop {
-            self.shared.interrupts().config().await;
-            match self.with(Gpu::config_changed) {
-                Ok(true) => self.changed.raise(),
-                Ok(false) => {}
-                Err(error) if error.cause == Cause::NeedsReset => return error,
-                Err(error) => log::warn!("{}: {error}", self.name),
-            }
         }
     }
 
@@ -227,7 +230,7 @@ impl Borrowed<'_> {
     }
 
     /// Shows a picture on all displays, and goes on doing so when they change.
-    pub async fn show_picture(&mut self, picture: Picture) -> Result<(), Error> {
+    pub async fn show_picture(&mut self, picture: impl Picture + 'static) -> Result<(), Error> {
         self.showing = Showing::Picture(Arc::new(picture));
         self.redraw().await
     }
@@ -239,12 +242,12 @@ impl Borrowed<'_> {
             let picture = match &self.showing {
                 Showing::Test => None,
                 Showing::Picture(picture) => Some(picture.clone()),
-                Showing::Dashboard(_) | Showing::Drawing => return Ok(()),
+                Showing::Dashboard { .. } | Showing::Drawing => return Ok(()),
             };
             let canvas = self.canvas(head)?;
             match picture {
                 None => draw_test(canvas, head.scanout, size),
-                Some(picture) => draw_picture(canvas, &picture, size).await,
+                Some(picture) => draw_picture(canvas, &*picture, size).await,
             }
             self.present(head.scanout).await?;
         }
@@ -253,7 +256,7 @@ impl Borrowed<'_> {
 
     /// Fills a rectangle of a display.
     pub async fn fill(&mut self, head: Head, rect: Rect, color: u32) -> Result<(), Error> {
-        if let Showing::Dashboard(_) = self.showing {
+        if let Showing::Dashboard { .. } = self.showing {
             self.showing = Showing::Drawing;
         }
         self.canvas(head)?.fill(rect, color);
@@ -267,7 +270,7 @@ impl Borrowed<'_> {
     }
 
     /// What is drawn on to be seen on a display after [`Self::present`].
-    pub fn canvas(&mut self, head: Head) -> Result<&mut Framebuffer<KernelHal>, Error> {
+    pub fn canvas(&mut self, head: Head) -> Result<&mut Framebuffer<KernelDma>, Error> {
         Ok(self.screen(head)?.canvas())
     }
 
@@ -276,7 +279,7 @@ impl Borrowed<'_> {
         let adapter = self.adapter;
         if self.cursor.is_none() {
             let (size, pixels) = arrow();
-            let cursor = Cursor::new(size, &pixels, (0, 0));
+            let cursor = Cursor::new(&KernelDma, size, &pixels, (0, 0));
             let cursor = cursor.map_err(|cause| adapter.with(|gpu| gpu.error(cause)))?;
             adapter.load(&cursor).await?;
             self.cursor = Some(cursor);
@@ -302,7 +305,7 @@ impl Borrowed<'_> {
     }
 
     /// The screen of a display, of the display's size.
-    fn screen(&mut self, head: Head) -> Result<&mut Screen<KernelHal>, Error> {
+    fn screen(&mut self, head: Head) -> Result<&mut Screen<KernelDma>, Error> {
         let adapter = self.adapter;
         let size = head.rect.size();
         let failed = |cause| adapter.with(|gpu| gpu.error(cause));
@@ -313,7 +316,7 @@ impl Borrowed<'_> {
         let index = match known {
             Some(index) => index,
             None => {
-                let screen = Screen::new(head.scanout, size, Buffering::Single);
+                let screen = Screen::new(&KernelDma, head.scanout, size, Buffering::Single);
                 self.screens.push(screen.map_err(failed)?);
                 self.screens.len() - 1
             }
@@ -345,7 +348,7 @@ impl Borrowed<'_> {
 
 /// The test pattern: red grows to the right, green downwards, and blue tells every pixel and scanout apart from its
 /// neighbours.
-fn draw_test(canvas: &mut Framebuffer<KernelHal>, scanout: u32, size: Size) {
+fn draw_test(canvas: &mut Framebuffer<KernelDma>, scanout: u32, size: Size) {
     let mut row = Vec::new();
     for y in 0..size.height {
         row.clear();
@@ -360,7 +363,7 @@ fn draw_test(canvas: &mut Framebuffer<KernelHal>, scanout: u32, size: Size) {
 }
 
 /// A picture on black. Others have their turn between its rows.
-async fn draw_picture(canvas: &mut Framebuffer<KernelHal>, picture: &Picture, size: Size) {
+async fn draw_picture(canvas: &mut Framebuffer<KernelDma>, picture: &dyn Picture, size: Size) {
     let place = picture.place(size);
     canvas.fill(Rect::new(0, 0, size.width, size.height), 0);
     for y in 0..place.height {
@@ -405,7 +408,7 @@ impl core::fmt::Display for Told<'_> {
 
 impl Driven for &'static Adapter {
     fn report(&self) -> Report {
-        self.shared.report(|gpu| gpu.report())
+        self.shared.report()
     }
 
     fn summary(&self) -> String {

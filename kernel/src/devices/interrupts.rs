@@ -12,11 +12,11 @@ use core::time::Duration;
 
 use vringlet::transport::pci::{self, Message};
 use vringlet::transport::{InterruptCauses, mmio};
-use vringlet::{MmioTransport, PciTransport};
 
-use crate::interrupts::{self, Event, Handler, lines};
-use crate::pci::{ConfigSpace, Function};
-use crate::time;
+use super::transport::{Mmio, Pci};
+use crate::platform::interrupts::{self, Event, Handler, lines};
+use crate::platform::pci::{ConfigSpace, Function};
+use crate::platform::time;
 
 /// How often a device that can't interrupt is looked at.
 const POLL: Duration = Duration::from_millis(1);
@@ -29,7 +29,7 @@ const LONGEST_LOOK: Duration = Duration::from_secs(1);
 /// How much later than its completion an interrupt may come: the host may have much else to do between the two.
 const LATE: Duration = Duration::from_millis(500);
 /// Queues that get an event of their own; the last one's serves those beyond.
-const MOST_QUEUES: u16 = 16;
+const MAX_QUEUES: u16 = 16;
 
 /// How a device makes itself heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +78,8 @@ struct Heard {
 
 impl Interrupts {
     /// Connects a PCI device: every queue gets a message of its own if the device and the kernel have that many.
-    pub(super) fn of_pci(transport: &mut PciTransport, function: &Function, name: &str) -> Self {
-        let queues = transport.queue_count().clamp(1, MOST_QUEUES);
+    pub(super) fn of_pci(transport: &mut Pci, function: &Function, name: &str) -> Self {
+        let queues = transport.queue_count().clamp(1, MAX_QUEUES);
         let mut this = Self::unconnected(queues, name);
         match this.connect_messages(transport, name) {
             Ok(()) => {
@@ -111,8 +111,8 @@ impl Interrupts {
     }
 
     /// Connects a virtio-mmio device to its line.
-    pub(super) fn of_mmio(transport: &MmioTransport, line: Option<u32>, name: &str) -> Self {
-        let mut this = Self::unconnected(MOST_QUEUES, name);
+    pub(super) fn of_mmio(transport: &Mmio, line: Option<u32>, name: &str) -> Self {
+        let mut this = Self::unconnected(MAX_QUEUES, name);
         let connected = line
             .ok_or("nothing says which interrupt line is its own".into())
             .and_then(|line| {
@@ -159,7 +159,7 @@ impl Interrupts {
     #[expect(unsafe_code, reason = "the kernel knows what its messages do")]
     fn connect_messages(
         &self,
-        transport: &mut PciTransport,
+        transport: &mut Pci,
         name: &str,
     ) -> Result<(), alloc::string::String> {
         let available = usize::from(transport.msix_vectors());

@@ -2,10 +2,12 @@
 
 use alloc::vec::Vec;
 
-use vringlet::{Cause, Error, MmioTransport};
+use vringlet::registers::Mmio as Registers;
+use vringlet::{Cause, Error};
 
-use crate::memory::paging;
-use crate::{acpi, fw_cfg, pci};
+use super::transport::Mmio;
+use crate::platform::memory::dma::KernelDma;
+use crate::platform::{acpi, fw_cfg, number, pci};
 
 /// Where QEMU's microvm has its slots, when nothing says so.
 const MICROVM_SLOTS: u64 = 0xfeb0_0000;
@@ -57,7 +59,7 @@ pub(super) fn slots() -> Vec<Slot> {
 fn parse(word: &str) -> Option<Slot> {
     let (bytes, rest) = word.strip_prefix("virtio_mmio.device=")?.split_once('@')?;
     let mut rest = rest.split(':');
-    let number = crate::shell::words::number;
+    let number = number::parse;
     Some(Slot {
         bytes: number(bytes)?.try_into().ok()?,
         address: number(rest.next()?)?,
@@ -67,19 +69,13 @@ fn parse(word: &str) -> Option<Slot> {
 
 impl Slot {
     /// The device in the slot; `None` if nothing is there.
-    pub(super) fn open(&self) -> Result<Option<MmioTransport>, Error> {
+    pub(super) fn open(&self) -> Result<Option<Mmio>, Error> {
         let bytes = self.bytes.clamp(SMALLEST, LARGEST);
-        let registers = match paging::registers(self.address, bytes) {
-            Ok(registers) => registers,
-            Err(error) => {
-                log::warn!(
-                    "registers at {:#x}, {bytes:#x} bytes: {error}",
-                    self.address
-                );
-                return Ok(None);
-            }
+        // Why they can't be mapped is in the log.
+        let Ok(registers) = Registers::map(&KernelDma, self.address, bytes as u64) else {
+            return Ok(None);
         };
-        match MmioTransport::new(registers, self.address) {
+        match Mmio::new(registers, self.address, KernelDma) {
             // Where no device was put, or where it was only guessed that one may be.
             Err(error) if matches!(error.cause, Cause::NotVirtioMmio { .. }) => {
                 log::debug!("{error}");

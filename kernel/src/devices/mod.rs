@@ -33,10 +33,10 @@ use alloc::vec::Vec;
 
 use spin::Mutex;
 use vringlet::transport::pci;
-use vringlet::{DeviceId, DeviceName, Location, PciTransport, Report, Transport};
+use vringlet::{DeviceId, DeviceName, Location, Report, Transport};
 
-use crate::memory::paging;
-use crate::pci::{ConfigSpace, Function, functions};
+use crate::platform::memory::dma::KernelDma;
+use crate::platform::pci::{ConfigSpace, Function, functions};
 
 /// A device that was found, on its way to a driver.
 pub struct Found {
@@ -147,16 +147,8 @@ fn name_for(id: DeviceId) -> String {
 }
 
 fn open_pci(function: &Function, name: &str) -> Result<(DeviceTransport, Interrupts), String> {
-    let registers = |address, length| {
-        let length = usize::try_from(length).ok()?;
-        paging::registers(address, length)
-            .inspect_err(|error| {
-                log::warn!("{name}: registers at {address:#x}, {length:#x} bytes: {error}")
-            })
-            .ok()
-    };
-    let mut transport = PciTransport::with_registers(&mut ConfigSpace, function.address, registers)
-        .map_err(|error| format!("{error}"))?;
+    let transport = transport::Pci::new(&mut ConfigSpace, function.address, KernelDma);
+    let mut transport = transport.map_err(|error| format!("{error}"))?;
     let interrupts = Interrupts::of_pci(&mut transport, function, name);
     Ok((DeviceTransport::First(transport), interrupts))
 }

@@ -9,14 +9,13 @@ use core::time::Duration;
 use spin::Mutex;
 use vringlet::net::{Command, Event, Features, Net, Options, ReceiveMode};
 use vringlet::transport::InterruptCauses;
-use vringlet::{Error, Report};
+use vringlet::{Device, Error, Report};
 
 use super::{DeviceTransport, Driven, Found, Interrupts, owner};
-use crate::memory::dma::KernelHal;
-use crate::time;
+use crate::platform::time;
 
 /// The driver of a card. It is a smoltcp device.
-pub type Driver = Net<KernelHal, DeviceTransport>;
+pub type Driver = Net<DeviceTransport>;
 
 /// A network card.
 pub struct Card {

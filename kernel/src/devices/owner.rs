@@ -11,13 +11,13 @@ use core::time::Duration;
 use embassy_futures::select::{Either4, select4};
 use spin::LazyLock;
 use vringlet::asynchronous::Asynchronous;
-use vringlet::{Cause, Driver, Error, QueueReport, Report};
+use vringlet::{Cause, Device, Driver, Error, QueueReport, Report};
 
 use super::{Interrupts, Mode};
-use crate::fw_cfg;
-use crate::interrupts::Event;
-use crate::task::{self, EndOfRound};
-use crate::time::{self, Instant};
+use crate::platform::fw_cfg;
+use crate::platform::interrupts::Event;
+use crate::platform::time::{self, Instant};
+use crate::runtime::task::{self, EndOfRound};
 
 /// How often a device that breaks the rules is started again before it is given up.
 const MAX_RESTARTS: u32 = 3;
@@ -102,18 +102,32 @@ impl<D: Driver> Shared<D> {
         }
     }
 
-    /// How the device is heard.
-    pub(super) fn interrupts(&self) -> &Interrupts {
-        &self.interrupts
-    }
-
     /// The driver's account of the device, with the interrupts that only the kernel counts.
-    pub(super) fn report(&self, of: impl FnOnce(&mut D) -> Report) -> Report {
-        let mut report = self.face.with(of);
+    pub(super) fn report(&self) -> Report
+    where
+        D: Device,
+    {
+        let mut report = self.face.with(|driver| driver.report());
         for queue in report.queues.iter_mut().take(self.queues) {
             queue.stats.interrupts = self.interrupts.count(queue.index);
         }
         report
+    }
+
+    /// Follows the device's configuration, and calls `changed` with what changed in it, until the device wants to be reset.
+    pub(super) async fn watch_config(&self, changed: impl Fn(D::Change)) -> Error
+    where
+        D: Device,
+    {
+        loop {
+            self.interrupts.config().await;
+            match self.face.with(D::config_changed) {
+                Ok(Some(change)) => changed(change),
+                Ok(None) => {}
+                Err(error) if error.cause == Cause::NeedsReset => return error,
+                Err(error) => log::warn!("{error}"),
+            }
+        }
     }
 
     /// Looks at a device that can't interrupt while it has something to do; and at one that should, until it is heard.
@@ -381,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_before_the_processor_sleeps_is_taken_though_nothing_is_awaited() {
+    fn completions_found_before_a_sleep_keep_the_processor_awake() {
         let device = Broken::shared(true);
         device.armed.store(false, Ordering::Relaxed);
         device.with(|driver| driver.has_come = true);
@@ -436,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_queue_with_requests_that_gives_none_back_for_all_of_the_time_is_overdue() {
+    fn a_queue_is_overdue_only_when_it_completes_none_of_its_requests_for_the_whole_timeout() {
         let second = Duration::from_secs(1);
         let timeout = 10 * second;
         let start = time::now();

@@ -13,16 +13,15 @@ use vringlet::{Cause, Driver as _, Error, Region, Report};
 
 use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
-use crate::memory::dma::KernelHal;
-use crate::memory::paging;
-use crate::task;
+use crate::platform::memory::paging;
+use crate::runtime::task;
 
 /// A run of persistent memory.
 pub struct Pmem {
     /// Its name, such as `pmem0`.
     pub name: String,
     config: Config,
-    shared: Shared<Driver<KernelHal, DeviceTransport>>,
+    shared: Shared<Driver<DeviceTransport>>,
     region: Mutex<Region>,
     in_use: AtomicBool,
 }
@@ -94,24 +93,14 @@ impl Pmem {
 
     /// The driver's account of the device.
     pub fn report(&self) -> Report {
-        self.shared.report(|driver| driver.report())
+        self.shared.report()
     }
 
     /// The owner's task.
     async fn own(&self) {
         let mut owner = Owner::new(&self.name, &self.shared, owner::timeout());
         let queues = || self.report().queues;
-        while owner.serve(self.watch_status(), queues).await {}
-    }
-
-    /// Waits until the device wants to be reset.
-    async fn watch_status(&self) -> Error {
-        loop {
-            self.shared.interrupts().config().await;
-            if let Err(error) = self.shared.with(|driver| driver.check_status()) {
-                return error;
-            }
-        }
+        while owner.serve(self.shared.watch_config(|_| {}), queues).await {}
     }
 }
 

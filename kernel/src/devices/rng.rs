@@ -12,8 +12,8 @@ use vringlet::{Cause, Driver as _, Error, Report};
 
 use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
-use crate::memory::dma::KernelHal;
-use crate::{task, time};
+use crate::platform::time;
+use crate::runtime::task;
 
 /// How long one answer may take, of whatever length: the host may ration its random bytes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A source of random bytes.
 pub struct Rng {
     name: String,
-    shared: Shared<Driver<KernelHal, DeviceTransport>>,
+    shared: Shared<Driver<DeviceTransport>>,
 }
 
 static RNGS: Mutex<Vec<&'static Rng>> = Mutex::new(Vec::new());
@@ -72,23 +72,16 @@ impl Rng {
     async fn own(&self) {
         let mut owner = Owner::new(&self.name, &self.shared, owner::timeout());
         // The host may ration its random bytes for as long as it likes.
-        while owner.serve(self.watch_status(), Vec::new).await {}
-    }
-
-    /// Waits until the device wants to be reset.
-    async fn watch_status(&self) -> Error {
-        loop {
-            self.shared.interrupts().config().await;
-            if let Err(error) = self.shared.with(|rng| rng.check_status()) {
-                return error;
-            }
-        }
+        while owner
+            .serve(self.shared.watch_config(|_| {}), Vec::new)
+            .await
+        {}
     }
 }
 
 impl Driven for &'static Rng {
     fn report(&self) -> Report {
-        self.shared.report(|rng| rng.report())
+        self.shared.report()
     }
 
     fn summary(&self) -> String {

@@ -17,13 +17,13 @@ use vringlet::sound::{
     CopyError, Direction, FrameSink, FrameSource, Layout, Options, Params, Sound, StreamInfo,
     StreamStats, copy,
 };
-use vringlet::{Cause, Driver, Error, Report};
+use vringlet::{Cause, Device, Driver, Error, Report};
 
 use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
-use crate::interrupts::Event;
-use crate::memory::dma::KernelHal;
-use crate::{task, time};
+use crate::platform::interrupts::Event;
+use crate::platform::time;
+use crate::runtime::task;
 
 /// The queues of a card: control, events, output, input.
 const QUEUES: usize = 4;
@@ -42,13 +42,13 @@ const RUN_OUT: Duration = Duration::from_millis(300);
 pub struct Card {
     /// Its name, such as `snd0`.
     pub name: String,
-    shared: Shared<Sound<KernelHal, DeviceTransport>>,
+    shared: Shared<Sound<DeviceTransport>>,
     /// It must not be started again.
     silenced: Event,
 }
 
 impl Deref for Card {
-    type Target = Asynchronous<Sound<KernelHal, DeviceTransport>>;
+    type Target = Asynchronous<Sound<DeviceTransport>>;
 
     fn deref(&self) -> &Self::Target {
         &self.shared
@@ -134,12 +134,7 @@ impl Card {
         if restarted && let Err(error) = self.query().await {
             return error;
         }
-        loop {
-            self.shared.interrupts().config().await;
-            if let Err(error) = self.with(Sound::config_changed) {
-                return error;
-            }
-        }
+        self.shared.watch_config(|_| {}).await
     }
 
     /// The first stream of a direction, and what it can do.
@@ -349,7 +344,7 @@ impl<E: fmt::Display> fmt::Display for Failed<E> {
 
 impl Driven for &'static Card {
     fn report(&self) -> Report {
-        self.shared.report(|sound| sound.report())
+        self.shared.report()
     }
 
     fn summary(&self) -> String {

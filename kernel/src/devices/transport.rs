@@ -3,5 +3,12 @@
 use vringlet::transport::either::Either;
 use vringlet::{MmioTransport, PciTransport};
 
+use crate::platform::memory::dma::KernelDma;
+
 /// A device's transport: PCI, or virtio-mmio.
-pub type DeviceTransport = Either<PciTransport, MmioTransport>;
+pub type DeviceTransport = Either<Pci, Mmio>;
+
+/// A transport over PCI.
+pub(super) type Pci = PciTransport<KernelDma>;
+/// A transport over virtio-mmio.
+pub(super) type Mmio = MmioTransport<KernelDma>;

@@ -20,6 +20,7 @@
 
 mod addresses;
 mod announce;
+mod backlog;
 pub mod clock;
 mod connections;
 pub mod echo;

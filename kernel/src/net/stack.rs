@@ -25,16 +25,16 @@ use spin::Mutex;
 
 use super::addresses::{Addresses, Ipv4Setup};
 use super::announce;
-use super::tcp::Backlog;
+use super::backlog::Backlog;
 
 /// Frames taken from the device before other tasks get their turn.
 const BURST: usize = 64;
 /// A poll that could not send everything (the device is full) is not repeated sooner.
 const RETRY: Duration = Duration::from_millis(1);
-/// How long a connection that nobody holds any more may take to say goodbye. Longer than TIME-WAIT (10 s in smoltcp).
-const FAREWELL: Duration = Duration::from_secs(15);
+/// How long a connection that nobody uses any more may take to close. Longer than TIME-WAIT (10 s in smoltcp).
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How many of them there may be.
-const MAX_FAREWELLS: usize = 128;
+const MAX_CLOSING: usize = 128;
 /// Local ports of connections made from here (RFC 6335).
 const FIRST_EPHEMERAL_PORT: u16 = 49152;
 
@@ -52,15 +52,15 @@ pub(super) struct Inner {
     pub(super) sockets: SocketSet<'static>,
     pub(super) backlogs: Vec<Backlog>,
     addresses: Option<Addresses>,
-    farewells: VecDeque<Farewell>,
+    closing: VecDeque<Closing>,
     next_port: u16,
     announce: bool,
     mtu: usize,
     now: Instant,
 }
 
-/// A connection whose owner let go of it; it lives on until its last segments are acknowledged.
-struct Farewell {
+/// A connection that nobody uses any more; it is kept until its last segments are acknowledged.
+struct Closing {
     handle: SocketHandle,
     deadline: Instant,
 }
@@ -184,7 +184,7 @@ impl Stack {
                 interface,
                 sockets,
                 backlogs: Vec::new(),
-                farewells: VecDeque::new(),
+                closing: VecDeque::new(),
                 // The upper half: smoltcp's generator starts from the same seed.
                 next_port: FIRST_EPHEMERAL_PORT + ((seed >> 32) % span) as u16,
                 announce: false,
@@ -355,20 +355,17 @@ impl Inner {
         self.now = now;
         self.interface.poll_maintenance(now);
         // What was at its limit before may have room by now.
-        self.tend_backlogs();
+        self.update_backlogs();
         let drained = self.receive(device, now);
         let address_work = self.update_addresses(device, link, now);
         while self.interface.poll_egress(now, device, &mut self.sockets)
             == PollResult::SocketStateChanged
         {}
         // A connection may have timed out while sending.
-        self.tend_backlogs();
-        let farewell = self.end_farewells();
+        self.update_backlogs();
+        let close = self.end_closing();
         let sockets = self.interface.poll_at(now, &self.sockets);
-        let next = [sockets, address_work, farewell]
-            .into_iter()
-            .flatten()
-            .min();
+        let next = [sockets, address_work, close].into_iter().flatten().min();
         match drained {
             true => next.map(|next| next.max(now + RETRY)),
             false => Some(now),
@@ -386,7 +383,7 @@ impl Inner {
                 PollIngressSingleResult::PacketProcessed => {}
                 // The frame may have taken a listening socket. The next frame may ask for another one, so this cannot
                 // wait for the end of the burst.
-                PollIngressSingleResult::SocketStateChanged => self.tend_backlogs(),
+                PollIngressSingleResult::SocketStateChanged => self.update_backlogs(),
             }
         }
         false
@@ -409,45 +406,42 @@ impl Inner {
         addresses.next_work()
     }
 
-    pub(super) fn tend_backlogs(&mut self) {
+    pub(super) fn update_backlogs(&mut self) {
         for backlog in &mut self.backlogs {
-            backlog.tend(&mut self.sockets, self.now);
+            backlog.update(&mut self.sockets, self.now);
         }
     }
 
-    /// Lets go of a TCP socket: what it still has to say is said, and then it is gone.
-    pub(super) fn farewell(&mut self, handle: SocketHandle) {
-        if self.farewells.len() >= MAX_FAREWELLS {
-            // Best one that has nothing left to say, else the oldest.
-            let said = |farewell: &Farewell| {
-                let state = self.sockets.get::<tcp::Socket<'_>>(farewell.handle).state();
+    /// Closes a TCP socket in the background: what it still has to send is sent, then it is removed.
+    pub(super) fn close(&mut self, handle: SocketHandle) {
+        if self.closing.len() >= MAX_CLOSING {
+            // Best one that has nothing left to send, else the oldest.
+            let sent = |closing: &Closing| {
+                let state = self.sockets.get::<tcp::Socket<'_>>(closing.handle).state();
                 matches!(state, tcp::State::TimeWait | tcp::State::FinWait2)
             };
-            let index = self.farewells.iter().position(said).unwrap_or(0);
-            if let Some(given_up) = self.farewells.remove(index) {
+            let index = self.closing.iter().position(sent).unwrap_or(0);
+            if let Some(given_up) = self.closing.remove(index) {
                 self.sockets.remove(given_up.handle);
             }
         }
-        let deadline = self.now + FAREWELL;
-        self.farewells.push_back(Farewell { handle, deadline });
+        let deadline = self.now + CLOSE_TIMEOUT;
+        self.closing.push_back(Closing { handle, deadline });
     }
 
-    fn end_farewells(&mut self) -> Option<Instant> {
+    fn end_closing(&mut self) -> Option<Instant> {
         let (sockets, now) = (&mut self.sockets, self.now);
-        self.farewells.retain(|farewell| {
-            let socket = sockets.get::<tcp::Socket<'_>>(farewell.handle);
+        self.closing.retain(|closing| {
+            let socket = sockets.get::<tcp::Socket<'_>>(closing.handle);
             // A closed socket keeps its peer's address until the reset is sent.
-            let said = socket.state() == tcp::State::Closed && socket.remote_endpoint().is_none();
-            let over = said || farewell.deadline <= now;
+            let sent = socket.state() == tcp::State::Closed && socket.remote_endpoint().is_none();
+            let over = sent || closing.deadline <= now;
             if over {
-                sockets.remove(farewell.handle);
+                sockets.remove(closing.handle);
             }
             !over
         });
-        self.farewells
-            .iter()
-            .map(|farewell| farewell.deadline)
-            .min()
+        self.closing.iter().map(|closing| closing.deadline).min()
     }
 
     /// A local port that no socket uses.

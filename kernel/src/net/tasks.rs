@@ -1,6 +1,7 @@
 //! The tasks: one per card, one for `lo`, and the services of each stack.
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::future::pending;
 use core::time::Duration;
@@ -18,7 +19,8 @@ use super::stack::{Stack, Summary};
 use super::{Ipv4Setup, Lease, echo, http};
 use crate::devices::net::{self as cards, Card, News};
 use crate::devices::rng;
-use crate::{fw_cfg, status, task, time};
+use crate::platform::{fw_cfg, time};
+use crate::runtime::task;
 
 /// How long the boot waits for the entropy device.
 const SEED_PATIENCE: Duration = Duration::from_millis(100);
@@ -26,23 +28,26 @@ const SEED_PATIENCE: Duration = Duration::from_millis(100);
 const LEASE_PATIENCE: Duration = Duration::from_secs(2);
 const LEASE_POLL: Duration = Duration::from_millis(2);
 
+/// What makes the data of the status page.
+type StatusJson = fn() -> String;
+
 static STACKS: Mutex<Vec<&'static Stack>> = Mutex::new(Vec::new());
 static LOOPBACK: Once<&'static Stack> = Once::new();
 
 /// Starts networking on every card that the drivers brought up, and on `lo`; then gives DHCP servers a moment, so that
-/// whatever comes next finds an address.
-pub async fn init() {
+/// whatever comes next finds an address. `status` makes the data of the status page.
+pub async fn init(status: StatusJson) {
     // One for all: a slow device delays the boot by no more than that.
     let deadline = time::now() + SEED_PATIENCE;
     if let Some(stack) = start_loopback(seed(deadline).await) {
         LOOPBACK.call_once(|| stack);
-        serve(stack);
+        serve(stack, status);
     }
     for card in cards::all() {
         match start(card, seed(deadline).await) {
             Some(stack) => {
                 STACKS.lock().push(stack);
-                serve(stack);
+                serve(stack, status);
             }
             None => log::warn!("{}: its address is no host's: not used", card.name()),
         }
@@ -170,13 +175,13 @@ async fn drive_loopback(mut device: Loopback, stack: &'static Stack) {
     }
 }
 
-fn serve(stack: &'static Stack) {
+fn serve(stack: &'static Stack, status: StatusJson) {
     task::spawn(async move { match echo::tcp(stack, KernelClock).await {} });
     task::spawn(async move {
         let Err(error) = echo::udp(stack).await;
         log::warn!("{}: no UDP echo: {error}", stack.name());
     });
-    task::spawn(async move { match http::serve_status(stack, KernelClock, status::json).await {} });
+    task::spawn(async move { match http::serve_status(stack, KernelClock, status).await {} });
 }
 
 fn now() -> Instant {

@@ -608,7 +608,7 @@ fn slow_clients_are_dropped_without_harm_to_the_others() {
 }
 
 #[test]
-fn who_keeps_nobody_waiting_may_think_before_asking() {
+fn an_idle_connection_is_kept_while_no_other_client_waits() {
     let (mut world, one, two) = World::pair();
     serve_http(&world, two);
     let answer = |seconds| async move {

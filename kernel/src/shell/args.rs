@@ -4,8 +4,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::words;
-use crate::files;
+use crate::apps::files;
+use crate::platform::number;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -120,12 +120,13 @@ impl<'a> Args<'a> {
 }
 
 fn number(name: &str, word: &str) -> Result<u64, Error> {
-    words::number(word)
+    number::parse(word)
         .ok_or_else(|| Error::usage(format_args!("{name} is not a number: `{word}`")))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::words;
     use super::*;
 
     fn with_args<R>(line: &str, test: impl FnOnce(Args<'_>) -> R) -> R {

@@ -1,7 +1,7 @@
 //! Bytes as text.
 
 use super::{Error, Output};
-use crate::serial;
+use crate::platform::serial;
 
 const LINE: usize = 16;
 /// Lines that are printed before the console is waited for, if it is slow.

@@ -19,9 +19,10 @@ use core::future::Future;
 use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::power::{self, ExitCode};
-use crate::serial::{self, Console, Input, Typing};
-use crate::{fw_cfg, store};
+use crate::apps::store;
+use crate::platform::fw_cfg;
+use crate::platform::power::{self, ExitCode};
+use crate::platform::serial::{self, Console, Input, Typing};
 use editor::{Editor, Event};
 
 /// Where a command writes what it has to say.
@@ -78,7 +79,7 @@ async fn run_script(script: &str) {
     for line in words::commands(script) {
         let _ = writeln!(Console, "> {line}");
         if run_line(line).await.is_err() && STRICT.load(Ordering::Relaxed) {
-            let _rest = commands::power::come_to_rest().await;
+            let _shutdown = commands::power::prepare_shutdown().await;
             power::exit_with(ExitCode::FailedScript as u32);
             let reason = power::off();
             log::error!("script failed; {reason}");

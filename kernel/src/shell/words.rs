@@ -51,25 +51,6 @@ pub fn split(line: &str) -> Result<Vec<String>, &'static str> {
     Ok(words)
 }
 
-/// A number: decimal or `0x` hexadecimal, with a binary suffix k, M or G.
-pub fn number(text: &str) -> Option<u64> {
-    if let Some(hexadecimal) = text.strip_prefix("0x") {
-        // `from_str_radix` would take a sign.
-        let digits = hexadecimal.bytes().all(|byte| byte.is_ascii_hexdigit());
-        return u64::from_str_radix(hexadecimal, 16).ok().filter(|_| digits);
-    }
-    let (digits, shift) = match text.as_bytes().last()? {
-        b'k' | b'K' => (&text[..text.len() - 1], 10),
-        b'M' => (&text[..text.len() - 1], 20),
-        b'G' => (&text[..text.len() - 1], 30),
-        _ => (text, 0),
-    };
-    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,28 +71,5 @@ mod tests {
         assert_eq!(words, ["write", "blk0", "two words", "a \"b\"", "xyz", ""]);
         assert!(split("echo 'open").is_err());
         assert!(split("   ").unwrap().is_empty());
-    }
-
-    #[test]
-    fn numbers_take_suffixes_and_refuse_what_does_not_fit() {
-        assert_eq!(number("4096"), Some(4096));
-        assert_eq!(number("64k"), Some(65536));
-        assert_eq!(number("2M"), Some(2 << 20));
-        assert_eq!(number("3G"), Some(3 << 30));
-        assert_eq!(number("0xff"), Some(255));
-        for wrong in [
-            "",
-            "k",
-            "-1",
-            "+1",
-            "1kk",
-            "0x",
-            "0x+1",
-            "99999999999999999999",
-            "99999999999999999G",
-            "1é",
-        ] {
-            assert_eq!(number(wrong), None, "{wrong}");
-        }
     }
 }

@@ -30,7 +30,7 @@ const MEMORY: &str = "pmem.img";
 const MEMORY_BYTES: u64 = 16 << 20;
 const HEARD: &str = "sound.wav";
 /// How much address space there is for memory and persistent memory together: all that a processor of 36 bits has.
-const MOST_MEMORY: &str = "32G";
+const MAX_MEMORY: &str = "32G";
 /// The tour after the self-check: what is on the demonstration disk is read, shown and heard, and a recording is left there.
 const DEMO_TOUR: &str = "ls; cat welcome.txt; screen show picture.png; sound play melody.wav; \
      sound record 1 recording.wav; ls; screen dashboard";
@@ -191,7 +191,7 @@ fn memory(qemu: &mut Qemu, home: &Path) -> Result<bool> {
         qemu.arg("-m", &bytes);
         return Ok(false);
     }
-    qemu.arg("-m", &format!("{bytes},maxmem={MOST_MEMORY}"));
+    qemu.arg("-m", &format!("{bytes},maxmem={MAX_MEMORY}"));
     let file = home.join(MEMORY);
     if !file.exists() {
         File::create_new(&file)

@@ -284,7 +284,7 @@ fn boots(cell: &Cell, machine: &str) -> Result<()> {
             guest.type_line("poweroff")?;
             guest.ends_with(&End::PowerOff)?;
         } else {
-            // The same number of lines, and no farewell.
+            // The same number of lines, and no power-off.
             guest.command("poweroff nonsense", "usage: ")?;
         }
     }
@@ -360,12 +360,12 @@ fn killed(cell: &Cell) -> Result<()> {
 
     let mut random = fastrand::Rng::with_seed(5);
     let mut history = History::default();
-    let (mut least_boots, mut most_boots) = (1, 1);
+    let (mut min_boots, mut max_boots) = (1, 1);
     for kill in 0..=KILLS {
         let mut qemu = with_memory(cell, "pc", &file)?;
         qemu.script("history; store");
         let mut guest = cell.boot(qemu)?;
-        most_boots += 1;
+        max_boots += 1;
         if kill < KILLS && random.u8(..) < 64 {
             std::thread::sleep(Duration::from_millis(random.u64(..400)));
             continue;
@@ -378,10 +378,10 @@ fn killed(cell: &Cell) -> Result<()> {
             .0
             .parse()?;
         ensure!(
-            (least_boots + 1..=most_boots).contains(&boots),
-            "kill {kill}: boot {boots} and not {least_boots} to {most_boots} and one more"
+            (min_boots + 1..=max_boots).contains(&boots),
+            "kill {kill}: boot {boots} and not {min_boots} to {max_boots} and one more"
         );
-        (least_boots, most_boots) = (boots, boots);
+        (min_boots, max_boots) = (boots, boots);
         guest.expect_prompt()?;
         let found = guest.console().output_of("history")?;
         history

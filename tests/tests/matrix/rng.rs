@@ -33,7 +33,7 @@ pub(crate) fn cells() -> Vec<Spec> {
 }
 
 /// The most that the command shows at once.
-const MOST: usize = 4096;
+const MAX_BYTES: usize = 4096;
 
 /// A guest with an entropy device that gets its bytes from `source`, an object of QEMU's.
 fn with_source(cell: &Cell, machine: &str, source: &str, properties: &str) -> Result<Qemu> {
@@ -74,7 +74,7 @@ fn bytes(cell: &Cell, machine: &str) -> Result<()> {
         ensure!(shown == count, "{command} shows {shown} bytes");
     }
     let (one, two) = (shown(&guest, "rng 4095")?, shown(&guest, "rng 4096")?);
-    ensure!(two.len() == MOST, "rng 4096 shows {} bytes", two.len());
+    ensure!(two.len() == MAX_BYTES, "rng 4096 shows {} bytes", two.len());
     ensure!(one != two[..one.len()], "the same bytes twice");
     for bytes in [one, two] {
         let mut kinds = bytes.clone();
@@ -109,7 +109,7 @@ fn file(cell: &Cell, machine: &str, properties: &str) -> Result<()> {
         shown(&guest, "rng 1")?,
     ]
     .concat();
-    ensure!(shown.len() == MOST + 101, "{} bytes", shown.len());
+    ensure!(shown.len() == MAX_BYTES + 101, "{} bytes", shown.len());
     // The boot took eight for the numbers of its connections.
     let place = all.windows(shown.len()).position(|part| part == shown);
     ensure!(place == Some(8), "the bytes are at {place:?} of the file");

@@ -2,9 +2,7 @@
 
 mod split;
 
-use virtio_drivers::Hal;
-
-use crate::dma::{Access, Lent};
+use crate::dma::{Access, DmaContext, Lent};
 use crate::error::Cause;
 use crate::features::{Negotiated, RingFeatures};
 use crate::transport::QueueAddresses;
@@ -78,9 +76,9 @@ pub(super) struct Used {
 ///
 /// Requests have ids below [`Self::size`], which the queue chooses and never uses for two at the same time. Which
 /// descriptors a request takes is the ring's business.
-pub(super) enum Ring<H: Hal> {
+pub(super) enum Ring<D: DmaContext> {
     /// Spec 2.7.
-    Split(SplitRing<H>),
+    Split(SplitRing<D>),
 }
 
 /// Calls the same method of whichever ring it is.
@@ -92,18 +90,18 @@ macro_rules! ring {
     };
 }
 
-impl<H: Hal> Ring<H> {
+impl<D: DmaContext> Ring<D> {
     /// The size nearest to `wanted` that a queue of at most `max` descriptors can have, if there is one.
     pub(super) fn fit(wanted: u16, max: u16) -> Option<u16> {
-        SplitRing::<H>::fit(wanted, max)
+        SplitRing::<D>::fit(wanted, max)
     }
 
     /// Allocates a ring of `size` descriptors, which [`Self::fit`] found to be possible.
-    pub(super) fn new(size: u16, negotiated: Negotiated) -> Result<Self, Cause> {
+    pub(super) fn new(dma: &D, size: u16, negotiated: Negotiated) -> Result<Self, Cause> {
         let has = |feature: RingFeatures| negotiated.has(feature.bits());
         let indirect = has(RingFeatures::INDIRECT_DESC);
         let event_idx = has(RingFeatures::EVENT_IDX);
-        SplitRing::new(size, indirect, event_idx).map(Self::Split)
+        SplitRing::new(dma, size, indirect, event_idx).map(Self::Split)
     }
 
     /// Number of descriptors.
@@ -125,8 +123,8 @@ impl<H: Hal> Ring<H> {
     /// Adds a request of at least one segment and at most [`Self::size`]. The device does not see it before
     /// [`Self::publish`].
     #[inline(always)]
-    pub(super) fn add(&mut self, id: u16, request: Request<'_>) -> Result<(), Cause> {
-        ring!(self.add(id, request))
+    pub(super) fn add(&mut self, dma: &D, id: u16, request: Request<'_>) -> Result<(), Cause> {
+        ring!(self.add(dma, id, request))
     }
 
     /// Gives back the descriptors of a request that [`Self::next_used`] returned and the queue found in flight.

@@ -5,11 +5,9 @@
 
 use alloc::vec::Vec;
 
-use virtio_drivers::{BufferDirection, Hal};
-
 use super::{Descriptor, Request, Used};
 use crate::barrier;
-use crate::dma::{Access, Dma};
+use crate::dma::{Access, Direction, Dma, DmaContext};
 use crate::error::Cause;
 use crate::transport::QueueAddresses;
 
@@ -57,15 +55,15 @@ impl Shape {
     }
 }
 
-pub(in crate::queue) struct SplitRing<H: Hal> {
+pub(in crate::queue) struct SplitRing<D: DmaContext> {
     size: u16,
-    memory: Dma<H>,
+    memory: Dma<D>,
     /// Offsets in `memory`.
     avail: usize,
     used: usize,
 
     event_idx: bool,
-    layout: Layout<H>,
+    layout: Layout<D>,
     /// The available index including what is not published yet, and as the device knows it.
     avail_idx: u16,
     published_idx: u16,
@@ -74,7 +72,7 @@ pub(in crate::queue) struct SplitRing<H: Hal> {
 }
 
 /// Which descriptors a request takes.
-enum Layout<H: Hal> {
+enum Layout<D: DmaContext> {
     /// Without indirect descriptors: a chain of free ones (spec 2.7.5).
     Direct {
         accounts: Vec<Account>,
@@ -86,11 +84,11 @@ enum Layout<H: Hal> {
     /// The one whose index is the request's id (spec 2.7.5.3).
     Indirect {
         /// [`SHORT_TABLE`] entries per request.
-        short_tables: Dma<H>,
+        short_tables: Dma<D>,
         /// What each of them and its descriptor are written for, so that the next request like it need not write them.
         shapes: Vec<Shape>,
         /// Longer tables, by request, made when first needed.
-        long_tables: Vec<Option<Dma<H>>>,
+        long_tables: Vec<Option<Dma<D>>>,
     },
 }
 
@@ -104,8 +102,8 @@ fn table<T: Clone>(entries: usize, value: T) -> Result<Vec<T>, Cause> {
     Ok(table)
 }
 
-impl<H: Hal> Layout<H> {
-    fn new(size: u16, indirect: bool) -> Result<Self, Cause> {
+impl<D: DmaContext> Layout<D> {
+    fn new(dma: &D, size: u16, indirect: bool) -> Result<Self, Cause> {
         let entries = usize::from(size);
         if indirect {
             let len = entries * SHORT_TABLE * DESCRIPTOR_LEN;
@@ -115,7 +113,7 @@ impl<H: Hal> Layout<H> {
                 .map_err(|_| Cause::NoMemory)?;
             long_tables.resize_with(entries, || None);
             return Ok(Self::Indirect {
-                short_tables: Dma::new(len, BufferDirection::DriverToDevice)?,
+                short_tables: Dma::new(dma, len, Direction::ToDevice)?,
                 shapes: table(entries, Shape::default())?,
                 long_tables,
             });
@@ -133,7 +131,7 @@ impl<H: Hal> Layout<H> {
     }
 }
 
-impl<H: Hal> SplitRing<H> {
+impl<D: DmaContext> SplitRing<D> {
     /// The largest power of two (spec 2.7) that is neither more than `wanted` nor than `max`.
     pub(super) fn fit(wanted: u16, max: u16) -> Option<u16> {
         let size = wanted.min(max).min(super::super::MAX_SIZE);
@@ -141,7 +139,7 @@ impl<H: Hal> SplitRing<H> {
     }
 
     /// Allocates a ring of `size` descriptors, a power of two.
-    pub(super) fn new(size: u16, indirect: bool, event_idx: bool) -> Result<Self, Cause> {
+    pub(super) fn new(dma: &D, size: u16, indirect: bool, event_idx: bool) -> Result<Self, Cause> {
         let entries = usize::from(size);
         let avail = entries * DESCRIPTOR_LEN;
         let avail_len = 2 + 2 + 2 * entries + 2;
@@ -150,11 +148,11 @@ impl<H: Hal> SplitRing<H> {
         let used_len = 2 + 2 + USED_ELEMENT_LEN * entries + 2;
         Ok(Self {
             size,
-            memory: Dma::new(used + used_len, BufferDirection::Both)?,
+            memory: Dma::new(dma, used + used_len, Direction::Both)?,
             avail,
             used,
             event_idx,
-            layout: Layout::new(size, indirect)?,
+            layout: Layout::new(dma, size, indirect)?,
             avail_idx: 0,
             published_idx: 0,
             last_used_idx: 0,
@@ -184,9 +182,9 @@ impl<H: Hal> SplitRing<H> {
     }
 
     #[inline(always)]
-    pub(super) fn add(&mut self, id: u16, request: Request<'_>) -> Result<(), Cause> {
+    pub(super) fn add(&mut self, dma: &D, id: u16, request: Request<'_>) -> Result<(), Cause> {
         let head = match self.layout {
-            Layout::Indirect { .. } => self.add_indirect(id, &request)?,
+            Layout::Indirect { .. } => self.add_indirect(dma, id, &request)?,
             Layout::Direct { .. } => self.add_direct(id, &request)?,
         };
         let entry = usize::from(self.avail_idx & (self.size - 1));
@@ -234,7 +232,7 @@ impl<H: Hal> SplitRing<H> {
 
     /// One descriptor that points at a table with the chain (spec 2.7.5.3).
     #[inline(always)]
-    fn add_indirect(&mut self, id: u16, request: &Request<'_>) -> Result<u16, Cause> {
+    fn add_indirect(&mut self, dma: &D, id: u16, request: &Request<'_>) -> Result<u16, Cause> {
         let Layout::Indirect {
             short_tables,
             shapes,
@@ -254,7 +252,7 @@ impl<H: Hal> SplitRing<H> {
                 if table.as_ref().is_none_or(|table| table.len() < need) {
                     // So that the new one is written whole.
                     *shape = Shape::default();
-                    *table = Some(Dma::new(need, BufferDirection::DriverToDevice)?);
+                    *table = Some(Dma::new(dma, need, Direction::ToDevice)?);
                 }
                 (table.as_ref().ok_or(Cause::NoMemory)?, 0)
             }
@@ -427,8 +425,8 @@ impl<H: Hal> SplitRing<H> {
 
 /// Writes entry `index` of a descriptor table (spec 2.7.5): le64 addr, le32 len, le16 flags, le16 next.
 #[inline(always)]
-fn store_descriptor<H: Hal>(
-    table: &Dma<H>,
+fn store_descriptor<D: DmaContext>(
+    table: &Dma<D>,
     index: usize,
     descriptor: Descriptor,
     next: Option<u16>,

@@ -10,7 +10,6 @@ mod msix;
 
 use alloc::vec::Vec;
 
-use virtio_drivers::Hal;
 use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunction};
 
 use self::capability::{MsixCapability, Region};
@@ -21,8 +20,9 @@ use super::{
 };
 use crate::barrier;
 use crate::device::{DeviceId, DeviceName, Location};
+use crate::dma::DmaContext;
 use crate::error::{Cause, Error, Result};
-use crate::mmio::{Mmio, Registers};
+use crate::registers::{Mmio, Registers};
 
 pub use bar::Bar;
 pub use msix::Message;
@@ -74,9 +74,10 @@ pub fn device_id(vendor: u16, device: u16, subsystem: u16) -> Option<DeviceId> {
 
 /// A virtio device on a PCI bus.
 #[derive(Debug)]
-pub struct PciTransport<R = Mmio> {
+pub struct PciTransport<D, R = Mmio> {
     name: DeviceName,
     instance: Instance,
+    dma: D,
     function: DeviceFunction,
     common: R,
     notify: R,
@@ -90,24 +91,38 @@ pub struct PciTransport<R = Mmio> {
     msix: Option<Msix<R>>,
 }
 
-impl PciTransport<Mmio> {
-    /// Finds the virtio structures of `function` and maps them with `H::mmio_phys_to_virt`. Turns on memory decoding and
-    /// bus mastering.
-    pub fn new<H: Hal, C: ConfigurationAccess>(
+impl<D: DmaContext> PciTransport<D> {
+    /// Finds the virtio structures of `function`, whose device reaches memory by `dma`, and has `dma` map them. Turns on
+    /// memory decoding and bus mastering.
+    ///
+    /// # Errors
+    ///
+    /// The function is no virtio device, has only the legacy interface, or lacks a structure; a structure lies outside its
+    /// BAR; or what `dma` says of registers where a BAR claims to be ([`DmaContext::map_registers`]).
+    pub fn new<C: ConfigurationAccess>(
         config: &mut C,
         function: DeviceFunction,
+        dma: D,
     ) -> Result<Self> {
-        Self::with_registers(config, function, Mmio::map_bar::<H>)
+        let context = dma.clone();
+        Self::with_registers(config, function, dma, |address, len| {
+            Mmio::map(&context, address, len)
+        })
     }
 }
 
-impl<R: Registers> PciTransport<R> {
+impl<D: DmaContext, R: Registers> PciTransport<D, R> {
     /// As [`PciTransport::new`], with registers of the caller's kind: `map` gives those at a physical address, of a
-    /// length in bytes, or `None` if it can't.
+    /// length in bytes. Both are allegations of the device: `map` refuses what can't be registers.
+    ///
+    /// # Errors
+    ///
+    /// As there.
     pub fn with_registers<C: ConfigurationAccess>(
         config: &mut C,
         function: DeviceFunction,
-        mut map: impl FnMut(u64, u64) -> Option<R>,
+        dma: D,
+        mut map: impl FnMut(u64, u64) -> Result<R, Cause>,
     ) -> Result<Self> {
         let ids = config.read_word(function, 0);
         let (vendor, device) = (ids as u16, (ids >> 16) as u16);
@@ -140,12 +155,11 @@ impl<R: Registers> PciTransport<R> {
         let isr = found.isr.ok_or_else(|| missing("interrupt status"))?;
 
         bar::enable_memory_and_bus_master(config, function);
-        let mut map = |region: Region| {
-            map(region.address, region.len).ok_or_else(|| missing("mappable BAR for a"))
-        };
+        let mut map = |region: Region| map(region.address, region.len).map_err(fail);
         Ok(Self {
             name,
             instance: Instance::new(),
+            dma,
             function,
             common: map(common)?,
             notify: map(notify)?,
@@ -179,6 +193,11 @@ impl<R: Registers> PciTransport<R> {
     /// Turns MSI-X on with a message per vector: the first for configuration changes, the next for queue 0, 1 and so on;
     /// if there are fewer messages than that, the last one serves all queues that are left. With one message it serves
     /// everything. Call it before the driver is made, since queues take their vectors when they are enabled.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::MissingCapability`] if the device has no MSI-X, or it is on already; [`Cause::VectorRefused`] if there are more
+    /// messages than vectors.
     pub fn enable_msix<C: ConfigurationAccess>(
         &mut self,
         config: &mut C,
@@ -199,6 +218,10 @@ impl<R: Registers> PciTransport<R> {
     }
 
     /// Redirects the interrupt `vector`, counted as in [`Self::enable_msix`].
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::VectorRefused`] if MSI-X is off or has no such vector.
     pub fn set_message(&self, vector: u16, message: Message) -> Result<()> {
         let result = match &self.msix {
             Some(msix) => msix.set_message(vector, message),
@@ -269,8 +292,9 @@ const RESET_READS: usize = 100_000;
 #[expect(unsafe_code, reason = "keeps the promises of `Transport`")]
 // SAFETY: the instance is its own; the device is done when its status reads 0, which all ones are not; the function has no
 // other queues.
-unsafe impl<R: Registers> Transport for PciTransport<R> {
+unsafe impl<D: DmaContext, R: Registers> Transport for PciTransport<D, R> {
     type Notifier = PciNotifier<R>;
+    type Dma = D;
 
     fn name(&self) -> DeviceName {
         self.name
@@ -278,6 +302,14 @@ unsafe impl<R: Registers> Transport for PciTransport<R> {
 
     fn instance(&self) -> &Instance {
         &self.instance
+    }
+
+    fn dma(&self) -> &D {
+        &self.dma
+    }
+
+    fn dma_mut(&mut self) -> &mut D {
+        &mut self.dma
     }
 
     fn reset(&mut self) -> Result<Quiesced> {

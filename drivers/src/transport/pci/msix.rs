@@ -4,7 +4,7 @@ use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunction};
 
 use super::capability::MsixCapability;
 use crate::error::Cause;
-use crate::mmio::Registers;
+use crate::registers::Registers;
 
 /// What a device is told where no vector is to be used (spec 4.1.4.3).
 pub(super) const NO_VECTOR: u16 = 0xffff;

@@ -7,9 +7,9 @@ use alloc::vec::Vec;
 use embassy_futures::yield_now;
 use sha2::{Digest, Sha256};
 
-use crate::files::path::Shown;
-use crate::files::{self, Entry, ErrorKind, File, Kind, PIECE, Path, Summary};
-use crate::serial;
+use crate::apps::files::path::Shown;
+use crate::apps::files::{self, Entry, ErrorKind, File, Kind, PIECE, Path, Summary};
+use crate::platform::serial;
 use crate::shell::{Args, Command, Error, Output, dump};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[

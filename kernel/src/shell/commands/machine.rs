@@ -4,10 +4,11 @@ use alloc::boxed::Box;
 
 use chrono::SubsecRound;
 
-use crate::interrupts::{self, lapic};
-use crate::memory::{self, PAGE_BYTES};
+use crate::platform::interrupts::{self, lapic};
+use crate::platform::memory::{self, PAGE_BYTES};
+use crate::platform::{serial, time};
+use crate::runtime::task;
 use crate::shell::{Args, Command, Error, Output};
-use crate::{serial, task, time};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[
     Command {

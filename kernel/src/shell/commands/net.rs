@@ -16,8 +16,8 @@ use crate::net::ping::Pinger;
 use crate::net::stack::Stack;
 use crate::net::target::Target;
 use crate::net::{self, KernelClock, Lease};
+use crate::platform::time;
 use crate::shell::{Args, Command, Error, Output};
-use crate::time;
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[
     Command {

@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 
-use crate::pci::{self, ConfigSpace, Function, Kind, capability};
+use crate::platform::pci::{self, ConfigSpace, Function, Kind, capability};
 use crate::shell::{Args, Command, Error, Output};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[Command {

@@ -11,9 +11,11 @@ use futures_util::future::try_join_all;
 use sha2::{Digest, Sha256};
 
 use super::blk::pattern;
+use crate::apps::store;
 use crate::devices::pmem::{self, Pmem};
+use crate::platform::time;
+use crate::runtime::task;
 use crate::shell::{Args, Command, Error, Output, dump};
-use crate::{store, task, time};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
     name: "pmem",
@@ -34,13 +36,13 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
 
 /// Bytes that `read` shows where nothing is said, and the most.
 const READ_BYTES: u64 = 256;
-const MOST_READ_BYTES: u64 = 64 << 10;
+const MAX_READ_BYTES: u64 = 64 << 10;
 /// Bytes that are worked on before others have their turn: whole sectors of the pattern.
 const PIECE: u64 = 64 << 10;
 const SECTOR: u64 = pattern::SECTOR_LEN as u64;
 /// What `bench` reads and writes back.
 const BENCH_BYTES: u64 = 16 << 20;
-const MOST_DEPTH: u64 = 256;
+const MAX_DEPTH: u64 = 256;
 
 async fn run(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     match args.word("operation")? {
@@ -98,9 +100,9 @@ async fn read(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let offset = args.number("OFFSET")?;
     let len = args.next_number("LEN")?.unwrap_or(READ_BYTES);
     args.end()?;
-    if len > MOST_READ_BYTES {
+    if len > MAX_READ_BYTES {
         return Err(Error::usage(format_args!(
-            "LEN is at most {MOST_READ_BYTES}"
+            "LEN is at most {MAX_READ_BYTES}"
         )));
     }
     let mut bytes = vec![0; len as usize];
@@ -291,8 +293,8 @@ async fn bench(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let count = args.number_option("count")?.unwrap_or(1000);
     let pmem = device(&mut args)?;
     args.end()?;
-    if !(1..=MOST_DEPTH).contains(&depth) {
-        return Err(Error::usage(format!("depth is 1 to {MOST_DEPTH}")));
+    if !(1..=MAX_DEPTH).contains(&depth) {
+        return Err(Error::usage(format!("depth is 1 to {MAX_DEPTH}")));
     }
     let len = pmem.config().size.min(BENCH_BYTES);
     let mut bytes = vec![0; PIECE as usize];

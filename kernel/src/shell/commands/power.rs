@@ -4,12 +4,12 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::hint::black_box;
 
-use crate::arch::provoke;
 use crate::devices::sound;
-use crate::power;
-use crate::serial;
+use crate::platform::arch::provoke;
+use crate::platform::power;
+use crate::platform::serial;
+use crate::runtime::task::Shutdown;
 use crate::shell::{Args, Command, Error, Output};
-use crate::task::Rest;
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[
     Command {
@@ -27,26 +27,26 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[
     Command {
         name: "panic",
         usage: &["panic [overflow|fault|stack|divide|alloc]"],
-        help: "lets the kernel die, to see the report",
+        help: "crashes the kernel, to see the report",
         run: |args, out| Box::pin(panic(args, out)),
     },
 ];
 
-/// Ends what must not be cut off. Should the machine stay on, it works again when the [`Rest`] is dropped.
-pub(in crate::shell) async fn come_to_rest() -> Rest {
-    let rest = Rest::begin();
+/// Finishes what must not be cut off. If the machine stays on after all, it works again when the [`Shutdown`] is dropped.
+pub(in crate::shell) async fn prepare_shutdown() -> Shutdown {
+    let shutdown = Shutdown::begin();
     sound::silence();
-    if !rest.settled().await {
+    if !shutdown.finished().await {
         log::warn!("what was being written could not be finished");
     }
     serial::sent().await;
-    rest
+    shutdown
 }
 
 async fn poweroff(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
     let status = args.next_number("STATUS")?.unwrap_or(0);
     args.end()?;
-    let _rest = come_to_rest().await;
+    let _shutdown = prepare_shutdown().await;
     if status != 0 {
         let status = u32::try_from(status).map_err(|_| Error::usage("STATUS is too large"))?;
         power::exit_with(status);
@@ -57,7 +57,7 @@ async fn poweroff(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
 
 async fn reboot(args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
     args.end()?;
-    let _rest = come_to_rest().await;
+    let _shutdown = prepare_shutdown().await;
     power::reboot()
 }
 
@@ -74,7 +74,11 @@ async fn panic(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
             let hoard: Vec<u8> = Vec::with_capacity(black_box(1 << 46));
             black_box(hoard);
         }
-        Some(other) => return Err(Error::usage(format_args!("no way to die called {other}"))),
+        Some(other) => {
+            return Err(Error::usage(format_args!(
+                "no kind of crash is called {other}"
+            )));
+        }
     }
-    Err(Error::failed("still alive"))
+    Err(Error::failed("the kernel did not crash"))
 }

@@ -14,7 +14,7 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
 }];
 
 const BYTES: u64 = 32;
-const MOST_BYTES: u64 = 4096;
+const MAX_BYTES: u64 = 4096;
 
 /// One byte: the host may ration them.
 pub(super) async fn check(rng: &Rng, out: Output<'_>) -> Result<(), Error> {
@@ -31,8 +31,8 @@ async fn fill(rng: &Rng, bytes: &mut [u8]) -> Result<(), Error> {
 async fn show(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let count = args.next_number("BYTES")?.unwrap_or(BYTES);
     args.end()?;
-    if !(1..=MOST_BYTES).contains(&count) {
-        return Err(Error::usage(format_args!("BYTES is 1 to {MOST_BYTES}")));
+    if !(1..=MAX_BYTES).contains(&count) {
+        return Err(Error::usage(format_args!("BYTES is 1 to {MAX_BYTES}")));
     }
     let rng = rng::first().ok_or_else(|| Error::failed("no entropy device"))?;
     let mut bytes = vec![0; count as usize];

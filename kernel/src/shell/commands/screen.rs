@@ -7,11 +7,12 @@ use core::time::Duration;
 use vringlet::gpu::{Head, Rect};
 
 use super::files::path;
+use crate::apps::files;
+use crate::apps::picture::Picture;
 use crate::devices::gpu::{self, Adapter, Borrowed};
-use crate::files;
-use crate::picture::Picture;
+use crate::platform::{number, time};
+use crate::runtime::task;
 use crate::shell::{Args, Command, Error, Output};
-use crate::{task, time};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
     name: "screen",
@@ -71,7 +72,7 @@ async fn wait(showing: impl Future<Output = Result<(), vringlet::Error>>) -> Res
 }
 
 fn transferred(adapter: &Adapter) -> u64 {
-    let report = adapter.with(|gpu| gpu.report());
+    let report = adapter.with(|gpu| vringlet::Device::report(gpu));
     let mut counters = report.counters.into_iter();
     let bytes = counters.find(|(name, _)| *name == "bytes_transferred");
     bytes.map_or(0, |(_, bytes)| bytes)
@@ -204,7 +205,7 @@ async fn cursor(mut args: Args<'_>) -> Result<(), Error> {
         let hidden = adapter.with(|gpu| gpu.hide_cursor(head.scanout));
         return hidden.map_err(Error::failed);
     }
-    let x = crate::shell::words::number(first).and_then(|x| u32::try_from(x).ok());
+    let x = number::parse(first).and_then(|x| u32::try_from(x).ok());
     let x = x.ok_or_else(|| Error::usage("X is not a number"))?;
     let y = coordinate(&mut args, "Y")?;
     args.end()?;

@@ -14,8 +14,9 @@ use crate::devices::{self, blk::Disk};
 use crate::net;
 use crate::net::fetch::Url;
 use crate::net::target::Target;
+use crate::platform::time;
+use crate::runtime::task;
 use crate::shell::{Args, Command, Error, Output};
-use crate::{task, time};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
     name: "selftest",

@@ -7,8 +7,9 @@ use core::time::Duration;
 
 use log::LevelFilter;
 
+use crate::platform::time;
+use crate::runtime::task;
 use crate::shell::{self, Args, Command, Error, Output, STRICT};
-use crate::{task, time};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[
     Command {

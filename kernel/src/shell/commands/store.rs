@@ -2,8 +2,8 @@
 
 use alloc::boxed::Box;
 
+use crate::apps::store;
 use crate::shell::{Args, Command, Error, Output};
-use crate::store;
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[
     Command {

@@ -12,11 +12,12 @@ use core::time::Duration;
 use vringlet::{Buffer, Error as DeviceError, QueueStats, Report};
 
 use super::work::{Work, buffer};
-use crate::arch::marker;
 use crate::devices::blk::Disk;
-use crate::interrupts::Event;
+use crate::platform::arch::marker;
+use crate::platform::interrupts::Event;
+use crate::platform::time;
+use crate::runtime::task;
 use crate::shell::Error;
-use crate::{task, time};
 
 /// What is done to the disk.
 #[derive(Clone, Copy)]

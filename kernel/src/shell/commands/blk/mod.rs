@@ -169,7 +169,7 @@ async fn read(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let mut at = sector;
     while at < end {
         let start = at / block * block;
-        let work = Work::new(disk, start, block, DEPTH, least_bytes(disk))?;
+        let work = Work::new(disk, start, block, DEPTH, min_bytes(disk))?;
         for buffer in work.read_all().await? {
             for (number, bytes) in (start..).zip(buffer.chunks(SECTOR_LEN)) {
                 if (at..end).contains(&number) {
@@ -187,7 +187,7 @@ fn capacity(disk: &Disk) -> u64 {
 }
 
 /// Bytes of the requests that are used where nothing is said: whole blocks.
-fn least_bytes(disk: &Disk) -> u64 {
+fn min_bytes(disk: &Disk) -> u64 {
     REQUEST_BYTES.max(block_sectors(disk) * SECTOR_LEN as u64)
 }
 
@@ -210,7 +210,7 @@ async fn write(mut args: Args<'_>) -> Result<(), Error> {
     // What else is in the sector's block stays.
     let block = block_sectors(disk);
     let start = sector / block * block;
-    let work = Work::new(disk, start, block, DEPTH, least_bytes(disk))?;
+    let work = Work::new(disk, start, block, DEPTH, min_bytes(disk))?;
     let mut buffers = work.read_all().await?;
     let place = (sector - start) as usize * SECTOR_LEN;
     if let Some(place) = buffers
@@ -235,7 +235,7 @@ fn seeded(mut args: Args<'_>) -> Result<(Work<'static>, u64, u64), Error> {
     let count = args.number("COUNT")?;
     let seed = args.number("SEED")?;
     args.end()?;
-    let max = max.unwrap_or(least_bytes(disk));
+    let max = max.unwrap_or(min_bytes(disk));
     Ok((Work::new(disk, sector, count, depth, max)?, count, seed))
 }
 
@@ -262,7 +262,7 @@ async fn hash(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
         None => capacity(disk),
     };
     args.end()?;
-    let work = Work::new(disk, sector.unwrap_or(0), count, depth, least_bytes(disk))?;
+    let work = Work::new(disk, sector.unwrap_or(0), count, depth, min_bytes(disk))?;
     out.write_str("sha256=")?;
     dump::hexadecimal(out, &work.hash().await?)?;
     writeln!(out)?;
@@ -282,7 +282,7 @@ fn extent(mut args: Args<'_>) -> Result<(Work<'static>, u64), Error> {
     let count = args.number("COUNT")?;
     args.end()?;
     Ok((
-        Work::new(disk, sector, count, DEPTH, least_bytes(disk))?,
+        Work::new(disk, sector, count, DEPTH, min_bytes(disk))?,
         count,
     ))
 }

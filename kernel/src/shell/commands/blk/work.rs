@@ -15,10 +15,10 @@ use crate::shell::Error;
 
 /// Requests in flight where nothing else is said, and the most.
 pub(super) const DEPTH: u64 = 16;
-const MOST_DEPTH: u64 = 1024;
+const MAX_DEPTH: u64 = 1024;
 /// Bytes of a request where nothing else is said, and the most.
 pub(super) const REQUEST_BYTES: u64 = 64 << 10;
-const MOST_REQUEST_BYTES: u64 = 16 << 20;
+const MAX_REQUEST_BYTES: u64 = 16 << 20;
 
 /// How much of a disk is worked on, and how.
 pub(in crate::shell) struct Work<'a> {
@@ -43,13 +43,13 @@ impl<'a> Work<'a> {
         let name = &disk.name;
         let config = disk.with(|blk| *blk.config());
         let block = u64::from(config.block_size) / SECTOR_LEN as u64;
-        if !(1..=MOST_DEPTH).contains(&depth) {
-            return Err(Error::usage(format!("depth is 1 to {MOST_DEPTH}")));
+        if !(1..=MAX_DEPTH).contains(&depth) {
+            return Err(Error::usage(format!("depth is 1 to {MAX_DEPTH}")));
         }
-        if max < config.block_size.into() || max > MOST_REQUEST_BYTES {
+        if max < config.block_size.into() || max > MAX_REQUEST_BYTES {
             let least = config.block_size;
             return Err(Error::usage(format!(
-                "requests of {name} have {least} to {MOST_REQUEST_BYTES} bytes"
+                "requests of {name} have {least} to {MAX_REQUEST_BYTES} bytes"
             )));
         }
         let end = sector

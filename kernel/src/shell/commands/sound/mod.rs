@@ -15,8 +15,8 @@ use self::hash::Hash;
 use self::tone::Tone;
 use self::wav::{WavSink, WavSource};
 use super::files::path;
+use crate::apps::files;
 use crate::devices::sound::{self, Card, Played};
-use crate::files;
 use crate::shell::{Args, Command, Error, Output, dump};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
@@ -33,11 +33,11 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
 }];
 
 /// The longest that anything is played or recorded, in seconds.
-const MOST_SECONDS: u64 = 24 * 3600;
+const MAX_SECONDS: u64 = 24 * 3600;
 /// The tone of the tour.
 const TOUR_HZ: u32 = 440;
 /// The highest tone.
-const MOST_HZ: u64 = 192_000;
+const MAX_HZ: u64 = 192_000;
 
 async fn run(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     match args.word("operation")? {
@@ -111,8 +111,8 @@ fn preferred<T: PartialEq>(wanted: T, mut offered: impl Iterator<Item = T>) -> R
 /// The next word as seconds.
 fn seconds(args: &mut Args<'_>) -> Result<u64, Error> {
     match args.number("SECONDS")? {
-        seconds if seconds <= MOST_SECONDS => Ok(seconds),
-        _ => Err(Error::usage(format_args!("at most {MOST_SECONDS} seconds"))),
+        seconds if seconds <= MAX_SECONDS => Ok(seconds),
+        _ => Err(Error::usage(format_args!("at most {MAX_SECONDS} seconds"))),
     }
 }
 
@@ -126,10 +126,8 @@ async fn tone(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let hz = args.number("HZ")?;
     let seconds = seconds(&mut args)?;
     args.end()?;
-    let hz = u32::try_from(hz)
-        .ok()
-        .filter(|hz| u64::from(*hz) <= MOST_HZ);
-    let hz = hz.ok_or_else(|| Error::usage(format_args!("at most {MOST_HZ} Hz")))?;
+    let hz = u32::try_from(hz).ok().filter(|hz| u64::from(*hz) <= MAX_HZ);
+    let hz = hz.ok_or_else(|| Error::usage(format_args!("at most {MAX_HZ} Hz")))?;
     let no_tone = || Error::failed(format_args!("no tones in the format {}", layout.format));
     let mut tone = Tone::new(hz, layout).ok_or_else(no_tone)?;
     let frames = seconds * u64::from(layout.rate.hz());

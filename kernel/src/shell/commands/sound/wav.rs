@@ -11,7 +11,7 @@ use core::future::Future;
 use sha2::{Digest, Sha256};
 use vringlet::sound::{Format, FrameSink, FrameSource, Layout, Rate, StreamInfo};
 
-use crate::files::{Error, File, NewFile, PIECE};
+use crate::apps::files::{Error, File, NewFile, PIECE};
 
 /// Format tags of the `fmt ` chunk.
 const PCM: u16 = 1;
@@ -23,11 +23,11 @@ const EXTENSIBLE: u16 = 0xfffe;
 /// Where, in bytes from the start of the chunk.
 const SUBFORMAT: usize = 24;
 /// The longest `fmt ` chunk that makes sense.
-const MOST_FORMAT_BYTES: u32 = 1024;
+const MAX_FORMAT_BYTES: u32 = 1024;
 /// Bytes of the header that is written: everything before the frames.
 const HEADER_LEN: u32 = 44;
 /// Chunks that are looked at for the one with the frames.
-const MOST_CHUNKS: usize = 100;
+const MAX_CHUNKS: usize = 100;
 const TOO_SHORT: &str = "is broken: it ends too early";
 
 /// A file on its way to a card.
@@ -63,7 +63,7 @@ impl WavSource {
         let mut chunks = 0;
         let left = loop {
             chunks += 1;
-            if chunks > MOST_CHUNKS {
+            if chunks > MAX_CHUNKS {
                 return Err("is broken: many chunks, and no frames".into());
             }
             let chunk = reader.take(8).await?;
@@ -72,7 +72,7 @@ impl WavSource {
             // A byte that does not count follows a chunk of odd length.
             let padded = u64::from(len) + u64::from(len % 2);
             match name {
-                b"fmt " if len <= MOST_FORMAT_BYTES => {
+                b"fmt " if len <= MAX_FORMAT_BYTES => {
                     layout = Some(parse(&reader.take(padded as usize).await?)?);
                 }
                 // What is written as it comes to be says nothing of its length.

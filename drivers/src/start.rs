@@ -1,0 +1,286 @@
+//! The one way in which every driver starts its device (spec 3.1.1), starts it again, and lets go of it.
+//!
+//! A driver says in its [`Session`] what is peculiar to its type: features, what its configuration must be, its queues.
+//! [`Started`] is the device with its session, in the driver's hands.
+
+use core::fmt;
+use core::ops::{Deref, DerefMut};
+
+use crate::device::{DeviceId, DeviceName};
+use crate::dma::DmaContext;
+use crate::error::{Cause, Error, Result};
+use crate::features::{Negotiated, RingFeatures, SUPPORTED};
+use crate::queue::AnyQueue;
+use crate::transport::{InterruptCauses, Quiesced, Status, Transport};
+
+/// What the start of a device makes, anew each time: what its configuration says, and its queues.
+pub trait Session<T: Transport>: Sized {
+    /// How the device is to be driven.
+    type Options;
+
+    /// The device type.
+    const ID: DeviceId;
+
+    /// The type's own features that the driver implements.
+    const UNDERSTOOD: u64;
+
+    /// Those of them without which it can't work.
+    const REQUIRED: u64 = 0;
+
+    /// Features to do without this time, of those that the driver would understand.
+    fn declined(transport: &mut T, options: &Self::Options) -> u64;
+
+    /// Checks the configuration and makes the queues ([`Queue::allocate`](crate::Queue::allocate)). The device knows none of
+    /// them yet, so this may fail anywhere.
+    ///
+    /// # Errors
+    ///
+    /// The device can't be driven as it is, or memory is short.
+    fn make(transport: &mut T, options: &Self::Options, negotiated: Negotiated) -> Result<Self>;
+
+    /// Calls `visit` with each queue.
+    fn each_queue(&mut self, visit: &mut dyn FnMut(&mut dyn AnyQueue<T>));
+
+    /// DRIVER_OK is set: what was submitted to the queues before can be published.
+    fn begin(&mut self) {}
+}
+
+/// A device that was started, with its session. It is reset when it is dropped.
+pub struct Started<T: Transport, S: Session<T>> {
+    transport: T,
+    negotiated: Negotiated,
+    session: S,
+}
+
+impl<T: Transport, S: Session<T>> Started<T, S> {
+    /// Starts the device that `transport` leads to.
+    ///
+    /// # Errors
+    ///
+    /// The device is of another type ([`Cause::WrongDeviceType`]) and was not touched, or breaks the rules of
+    /// initialisation, or what [`Session::make`] says. It is left with FAILED set, or reset; nothing is leaked unless it
+    /// does not come back from the reset.
+    pub fn new(mut transport: T, options: &S::Options) -> Result<Self> {
+        let name = transport.name();
+        if name.id != S::ID {
+            let expected = S::ID.0;
+            return Err(Error::new(name, Cause::WrongDeviceType { expected }));
+        }
+        let (negotiated, session) = start(&mut transport, options)?;
+        Ok(Self {
+            transport,
+            negotiated,
+            session,
+        })
+    }
+
+    /// The way to the device.
+    pub fn transport(&self) -> &T {
+        &self.transport
+    }
+
+    /// The way to the device and the session, which are two things.
+    pub fn parts(&mut self) -> (&mut T, &mut S) {
+        (&mut self.transport, &mut self.session)
+    }
+
+    /// Which device.
+    pub fn name(&self) -> DeviceName {
+        self.transport.name()
+    }
+
+    /// The features offered and accepted.
+    pub fn negotiated(&self) -> Negotiated {
+        self.negotiated
+    }
+
+    /// Reads and clears why the device interrupted.
+    pub fn take_interrupt_causes(&mut self) -> InterruptCauses {
+        self.transport.take_interrupt_causes()
+    }
+
+    /// Whether the device works.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::NeedsReset`] if it gave up.
+    pub fn check_status(&self) -> Result<()> {
+        match self.transport.status().contains(Status::DEVICE_NEEDS_RESET) {
+            true => Err(Error::new(self.name(), Cause::NeedsReset)),
+            false => Ok(()),
+        }
+    }
+
+    /// Resets the device. The queues are the caller's to release.
+    ///
+    /// # Errors
+    ///
+    /// The device does not come back from the reset.
+    pub fn reset(&mut self) -> Result<Quiesced> {
+        self.transport.reset()
+    }
+
+    /// Starts the device again after a reset and gives the session that is over.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::new`]; the session that is over stays.
+    pub fn restart(&mut self, options: &S::Options) -> Result<S> {
+        let (negotiated, session) = start(&mut self.transport, options)?;
+        self.negotiated = negotiated;
+        Ok(core::mem::replace(&mut self.session, session))
+    }
+}
+
+/// The session.
+impl<T: Transport, S: Session<T>> Deref for Started<T, S> {
+    type Target = S;
+
+    #[inline(always)]
+    fn deref(&self) -> &S {
+        &self.session
+    }
+}
+
+impl<T: Transport, S: Session<T>> DerefMut for Started<T, S> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut S {
+        &mut self.session
+    }
+}
+
+impl<T: Transport, S: Session<T>> Drop for Started<T, S> {
+    fn drop(&mut self) {
+        let mut live = false;
+        self.session
+            .each_queue(&mut |queue| live |= queue.is_live());
+        if !live {
+            return;
+        }
+        // Else the queues' memory, which the device may still write to, would be leaked. That is what happens if the device
+        // does not come back from the reset.
+        match self.transport.reset() {
+            Ok(proof) => self.session.each_queue(&mut |queue| queue.discard(&proof)),
+            Err(error) => log::error!("{error}"),
+        }
+    }
+}
+
+impl<T: Transport, S: Session<T>> fmt::Debug for Started<T, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Started({})", self.name())
+    }
+}
+
+/// All steps of the specification's initialisation sequence.
+fn start<T: Transport, S: Session<T>>(
+    transport: &mut T,
+    options: &S::Options,
+) -> Result<(Negotiated, S)> {
+    let declined = S::declined(transport, options);
+    let negotiated = negotiate(transport, S::UNDERSTOOD, S::REQUIRED, declined)?;
+    // Step 7: what the device type wants to be set up, its queues above all.
+    let made = S::make(transport, options, negotiated);
+    let mut session = made.inspect_err(|_| give_up(transport))?;
+    let mut enabled = Ok(());
+    session.each_queue(&mut |queue| {
+        if enabled.is_ok() {
+            enabled = queue.enable(transport);
+        }
+    });
+    if let Err(error) = enabled.and_then(|()| driver_ok(transport)) {
+        // So that the memory of the queues that are enabled can be freed.
+        let proof = transport.reset()?;
+        session.each_queue(&mut |queue| queue.discard(&proof));
+        give_up(transport);
+        return Err(error);
+    }
+    session.begin();
+    Ok((negotiated, session))
+}
+
+/// Steps 1 to 6 of the specification's initialisation sequence: reset the device and agree on features.
+///
+/// `understood` are the device type's own feature bits that the driver implements; the device-independent ones are added
+/// here ([`SUPPORTED`]). `required` must be offered, and so must VERSION_1. `declined` are bits that the driver would
+/// understand and does without this time.
+///
+/// On failure the device is left with FAILED set.
+///
+/// # Errors
+///
+/// The device does not come back from the reset ([`Cause::ResetTimeout`]), lacks a feature
+/// ([`Cause::MissingFeatures`]) or refuses those accepted ([`Cause::FeaturesRefused`]).
+pub fn negotiate<T: Transport>(
+    transport: &mut T,
+    understood: u64,
+    required: u64,
+    declined: u64,
+) -> Result<Negotiated> {
+    let result = try_negotiate(transport, understood, required, declined);
+    if result.is_err() {
+        give_up(transport);
+    }
+    result
+}
+
+fn try_negotiate<T: Transport>(
+    transport: &mut T,
+    understood: u64,
+    required: u64,
+    declined: u64,
+) -> Result<Negotiated> {
+    let fail = |transport: &T, cause| Err(Error::new(transport.name(), cause));
+
+    // Step 1: reset the device. What it may still own from an earlier driver is not ours to free.
+    transport.reset()?;
+
+    // Steps 2 and 3: the guest has noticed the device, and knows how to drive it.
+    transport.set_status(Status::ACKNOWLEDGE);
+    transport.set_status(Status::ACKNOWLEDGE | Status::DRIVER);
+
+    // Step 4: read what is offered, write what is understood. Nothing is accepted that is not implemented.
+    let offered = transport.device_features();
+    let required = required | RingFeatures::VERSION_1.bits();
+    let missing = required & !offered;
+    if missing != 0 {
+        return fail(transport, Cause::MissingFeatures { offered, missing });
+    }
+    let accepted = offered & (understood | SUPPORTED.bits()) & !(declined & !required);
+    transport.set_driver_features(accepted);
+
+    // Step 5: no change of features after this.
+    let features_ok = Status::ACKNOWLEDGE | Status::DRIVER | Status::FEATURES_OK;
+    transport.set_status(features_ok);
+
+    // Step 6: read it back; a device that can't work with this subset has cleared it.
+    if !transport.status().contains(Status::FEATURES_OK) {
+        return fail(transport, Cause::FeaturesRefused { offered, accepted });
+    }
+    let access_platform = accepted & RingFeatures::ACCESS_PLATFORM.bits() != 0;
+    let name = transport.name();
+    let agreed = transport.dma_mut().negotiated(name, access_platform);
+    agreed.map_err(|cause| Error::new(name, cause))?;
+    Ok(Negotiated { offered, accepted })
+}
+
+/// Step 8, after the driver set up its queues (step 7): the device may work now.
+///
+/// # Errors
+///
+/// [`Cause::NeedsReset`] if the device can't work after all; it is left with FAILED set.
+pub fn driver_ok<T: Transport>(transport: &mut T) -> Result<()> {
+    let ready = Status::ACKNOWLEDGE | Status::DRIVER | Status::FEATURES_OK | Status::DRIVER_OK;
+    transport.set_status(ready);
+    if transport.status().contains(Status::DEVICE_NEEDS_RESET) {
+        give_up(transport);
+        return Err(Error::new(transport.name(), Cause::NeedsReset));
+    }
+    Ok(())
+}
+
+/// Tells the device that the driver gave up on it (spec 2.1, FAILED).
+pub fn give_up<T: Transport>(transport: &mut T) {
+    let status = transport.status();
+    transport.set_status(status | Status::FAILED);
+}

@@ -1,0 +1,500 @@
+//! Files: on disks, on persistent memory, and on partitions of either.
+//!
+//! | file        | what is in it                                                             |
+//! |-------------|---------------------------------------------------------------------------|
+//! | `path.rs`   | names of places: `/blk0/music/tone.wav`                                   |
+//! | `medium.rs` | what a file system lies on, by bytes                                      |
+//! | `fat.rs`    | FAT12, FAT16, FAT32: read and written                                     |
+//! | `ext4.rs`   | ext2, ext3, ext4: read                                                    |
+//!
+//! A volume has the name of its device, `/blk0`, or of a partition of it, `/blk0p1`. Nothing is read before somebody wants
+//! a file, and nothing is remembered when nobody uses the volume any more, so that a disk may be written by other commands
+//! in between.
+
+mod error;
+mod ext4;
+mod fat;
+mod medium;
+pub mod path;
+
+pub use error::Error;
+pub use hadris_fs::ErrorKind;
+pub use path::Path;
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::future::Future;
+
+use embassy_futures::yield_now;
+use spin::Mutex;
+
+use self::error::Fault;
+use self::medium::Medium;
+use crate::platform::memory::heap;
+
+/// Bytes that the entries of a directory may take. More are an error: they would not fit into memory some day.
+const MAX_LISTED_BYTES: usize = 2 << 20;
+/// The first bytes of a medium, by which it is known.
+const START_BYTES: usize = 4096;
+/// A good length for reads and writes.
+pub const PIECE: usize = 64 << 10;
+/// Partitions of a device that are looked at.
+const MAX_PARTITIONS: usize = 128;
+
+/// What a directory has.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its name, without a directory.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Bytes of a file.
+    pub size: u64,
+}
+
+/// The entries of a directory, as many as there is room for.
+#[derive(Default)]
+struct Listing {
+    entries: Vec<Entry>,
+    bytes: usize,
+}
+
+impl Listing {
+    fn add(&mut self, entry: Entry) -> Result<(), Fault> {
+        self.bytes += size_of::<Entry>() + entry.name.len();
+        let full = self.bytes > MAX_LISTED_BYTES || self.entries.try_reserve(1).is_err();
+        if full {
+            return Err(ErrorKind::LimitExceeded.into());
+        }
+        self.entries.push(entry);
+        Ok(())
+    }
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+    /// Something that a kernel gives a meaning to: a device, a pipe, a socket.
+    Other,
+}
+
+/// A device, or a partition of one.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Its name, such as `blk0` or `blk0p1`.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What is on it, such as `FAT16 "DEMO", 12 MiB free`, or why it can't be said.
+    pub contents: Result<String, Error>,
+}
+
+enum Volume {
+    Fat(fat::Volume),
+    Ext4(ext4::Volume),
+}
+
+/// A file that is read from its beginning to its end.
+pub struct File {
+    place: Path,
+    file: Reading,
+}
+
+enum Reading {
+    Fat(fat::File),
+    Ext4(Box<ext4::File>),
+}
+
+/// A file that is written from its beginning. What is dropped has all that was written, too, and by a write that was
+/// broken off; only the log hears whether that went well.
+pub struct NewFile {
+    place: Path,
+    file: fat::NewFile,
+}
+
+static WORKING_DIRECTORY: Mutex<Option<Path>> = Mutex::new(None);
+
+/// The directory that relative paths begin in: at first the first volume there is.
+pub async fn working_directory() -> Path {
+    let chosen = WORKING_DIRECTORY.lock().clone();
+    if let Some(chosen) = chosen {
+        return chosen;
+    }
+    let first = first_volume().await.unwrap_or_default();
+    WORKING_DIRECTORY.lock().get_or_insert(first).clone()
+}
+
+/// Makes a directory the working directory.
+///
+/// # Errors
+///
+/// There is no such directory.
+pub async fn change_directory(path: Path) -> Result<(), Error> {
+    if kind(&path).await? != Kind::Directory {
+        return Err(Error::new(&path, ErrorKind::NotADirectory.into()));
+    }
+    *WORKING_DIRECTORY.lock() = Some(path);
+    Ok(())
+}
+
+/// What a word of a command means: a path, if it is relative in the working directory.
+pub async fn locate(word: &str) -> Path {
+    match word.starts_with('/') {
+        true => Path::default().join(word),
+        false => working_directory().await.join(word),
+    }
+}
+
+/// The first volume that files may be on.
+async fn first_volume() -> Option<Path> {
+    for device in Medium::all() {
+        for (medium, mounted) in mount_all(device).await {
+            if mounted.is_ok() {
+                return Some(Path::default().join(medium.name()));
+            }
+        }
+    }
+    None
+}
+
+/// All devices and partitions, and what is on them.
+pub async fn volumes() -> Vec<Summary> {
+    let mut summaries = Vec::new();
+    for device in Medium::all() {
+        for (medium, mounted) in mount_all(device).await {
+            summaries.push(summary(&medium, mounted).await);
+        }
+    }
+    summaries
+}
+
+/// What there is on a device: a file system, or those of its partitions, if it has any.
+async fn mount_all(device: Medium) -> Vec<(Medium, Result<Volume, Fault>)> {
+    let whole = mount(device.clone()).await;
+    let parts = match &whole {
+        Err(fault) if fault.kind == ErrorKind::NotRecognized => partitions(&device).await,
+        _ => Ok(Vec::new()),
+    };
+    let mut all = Vec::new();
+    for part in parts.unwrap_or_default() {
+        let mounted = mount(part.clone()).await;
+        all.push((part, mounted));
+    }
+    if all.is_empty() {
+        all.push((device, whole));
+    }
+    all
+}
+
+async fn summary(medium: &Medium, mounted: Result<Volume, Fault>) -> Summary {
+    let (name, size) = (String::from(medium.name()), medium.size());
+    let place = Path::default().join(&name);
+    let contents = async {
+        let (format, label, free) = match mounted? {
+            Volume::Fat(fat) => (fat.format(), fat.label().await?, Some(fat.free().await?)),
+            Volume::Ext4(ext4) => ("ext2/3/4, read only", ext4.label(), None),
+        };
+        let mut contents = String::from(format);
+        if let Some(label) = label {
+            contents += &format!(" \"{}\"", path::Shown(&label));
+        }
+        if let Some(free) = free {
+            contents += &format!(", {} KiB free", free >> 10);
+        }
+        Ok(contents)
+    };
+    let contents = contents.await.map_err(|fault| Error::new(&place, fault));
+    Summary {
+        name,
+        size,
+        contents,
+    }
+}
+
+/// The medium of this name.
+async fn find(name: &str) -> Result<Medium, Fault> {
+    let devices = Medium::all();
+    if let Some(device) = devices.iter().find(|device| device.name() == name) {
+        return Ok(device.clone());
+    }
+    let device = devices.into_iter().find(|device| {
+        let number = name.strip_prefix(device.name());
+        number.is_some_and(|rest| rest.starts_with('p'))
+    });
+    let device = device.ok_or_else(|| Fault::new(ErrorKind::NotFound, "no such device"))?;
+    let mut parts = partitions(&device).await?.into_iter();
+    let part = parts.find(|part| part.name() == name);
+    part.ok_or_else(|| Fault::new(ErrorKind::NotFound, "no such partition"))
+}
+
+/// The partitions of a device; none if it has no partition table.
+async fn partitions(device: &Medium) -> Result<Vec<Medium>, Fault> {
+    let table = match hadris_part::async_::read(&mut device.clone()).await {
+        Ok(table) => table,
+        Err(error) if error.kind() == ErrorKind::NotRecognized => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let parts = table.partitions().take(MAX_PARTITIONS);
+    let parts = parts.filter_map(|part| {
+        // Numbered as everybody does, from 1.
+        let name = format!("{}p{}", device.name(), part.slot() + 1);
+        device.part(name, part.start()..part.end())
+    });
+    Ok(parts.collect())
+}
+
+/// Finds out which file system there is.
+async fn mount(medium: Medium) -> Result<Volume, Fault> {
+    let len = medium.size().min(START_BYTES as u64);
+    let start = medium.clone().read(0, len as usize).await?;
+    match ext4::is_ext(&start) {
+        true => Ok(Volume::Ext4(ext4::Volume::mount(medium).await?)),
+        false => Ok(Volume::Fat(fat::Volume::mount(medium).await?)),
+    }
+}
+
+/// The volume that a path leads to; `None` for the top.
+async fn volume(place: &Path) -> Result<Option<Volume>, Error> {
+    let Some(name) = place.volume() else {
+        return Ok(None);
+    };
+    let mounted = async { mount(find(name).await?).await };
+    let mounted = mounted.await;
+    let volume_path = || Path::default().join(name);
+    mounted
+        .map(Some)
+        .map_err(|fault| Error::new(&volume_path(), fault))
+}
+
+/// The volume of a file, to write to.
+async fn writable(place: &Path) -> Result<fat::Volume, Error> {
+    let refused = |kind: ErrorKind| Error::new(place, kind.into());
+    match volume(place).await? {
+        None => Err(refused(ErrorKind::IsADirectory)),
+        Some(Volume::Ext4(_)) => Err(refused(ErrorKind::ReadOnly)),
+        Some(Volume::Fat(_)) if place.is_root() => Err(refused(ErrorKind::IsADirectory)),
+        Some(Volume::Fat(fat)) => Ok(fat),
+    }
+}
+
+/// What a path leads to.
+///
+/// # Errors
+///
+/// Nothing, or it can't be said.
+pub async fn kind(place: &Path) -> Result<Kind, Error> {
+    let kind = match volume(place).await? {
+        None => Ok(Kind::Directory),
+        Some(Volume::Fat(_)) if place.is_root() => Ok(Kind::Directory),
+        Some(Volume::Fat(fat)) => fat.kind(&place.on_volume()).await,
+        Some(Volume::Ext4(ext4)) => ext4.kind(&place.on_volume()).await,
+    };
+    kind.map_err(|fault| Error::new(place, fault))
+}
+
+/// What is in a directory of a volume, by name.
+///
+/// # Errors
+///
+/// It is no directory, or it can't be read.
+pub async fn list(place: &Path) -> Result<Vec<Entry>, Error> {
+    let listed = match volume(place).await? {
+        None => Ok(Vec::new()),
+        Some(Volume::Fat(fat)) => fat.list(&place.on_volume()).await,
+        Some(Volume::Ext4(ext4)) => ext4.list(&place.on_volume()).await,
+    };
+    let mut entries = listed.map_err(|fault| Error::new(place, fault))?;
+    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}
+
+/// Opens a file to read it.
+///
+/// # Errors
+///
+/// There is no such file, or it can't be read.
+pub async fn open(place: &Path) -> Result<File, Error> {
+    let path = place.on_volume();
+    let file = match volume(place).await? {
+        None => Err(ErrorKind::IsADirectory.into()),
+        Some(Volume::Fat(fat)) => fat.open(&path).await.map(Reading::Fat),
+        Some(Volume::Ext4(ext4)) => ext4
+            .open(&path)
+            .await
+            .map(|file| Reading::Ext4(Box::new(file))),
+    };
+    let file = file.map_err(|fault| Error::new(place, fault))?;
+    let place = place.clone();
+    Ok(File { place, file })
+}
+
+/// Opens a file to write it from its beginning; it is made if there is none, and what was in it is lost. `source`, if any,
+/// is what will be copied: the file must be another one.
+///
+/// # Errors
+///
+/// There is no such directory, or nothing can be written there.
+pub async fn create(place: &Path, source: Option<&File>) -> Result<NewFile, Error> {
+    let source = match source.map(|file| &file.file) {
+        Some(Reading::Fat(file)) => Some(file),
+        Some(Reading::Ext4(_)) | None => None,
+    };
+    let volume = writable(place).await?;
+    let file = volume.create(&place.on_volume(), source).await;
+    let file = file.map_err(|fault| Error::new(place, fault))?;
+    let place = place.clone();
+    Ok(NewFile { place, file })
+}
+
+/// Makes a directory.
+///
+/// # Errors
+///
+/// Something has this name, or nothing can be written there.
+pub async fn make_directory(place: &Path) -> Result<(), Error> {
+    let volume = writable(place).await?;
+    let made = volume.make_directory(&place.on_volume()).await;
+    made.map_err(|fault| Error::new(place, fault))
+}
+
+/// Removes a file.
+///
+/// # Errors
+///
+/// There is none, or nothing can be written there.
+pub async fn remove_file(place: &Path) -> Result<(), Error> {
+    let volume = writable(place).await?;
+    let removed = volume.remove_file(&place.on_volume()).await;
+    removed.map_err(|fault| Error::new(place, fault))
+}
+
+/// Removes a directory that has nothing in it.
+///
+/// # Errors
+///
+/// There is none, it is not empty, or nothing can be written there.
+pub async fn remove_directory(place: &Path) -> Result<(), Error> {
+    let volume = writable(place).await?;
+    let removed = volume.remove_directory(&place.on_volume()).await;
+    removed.map_err(|fault| Error::new(place, fault))
+}
+
+/// Gives a file or directory another name on its volume. What had that name before is not overwritten.
+///
+/// # Errors
+///
+/// There is no such file, something has the new name, or that is on another volume.
+pub async fn rename(from: &Path, to: &Path) -> Result<(), Error> {
+    if from.volume() != to.volume() {
+        let other = Fault::new(ErrorKind::Unsupported, "is on another volume; use cp");
+        return Err(Error::new(to, other));
+    }
+    let volume = writable(from).await?;
+    let renamed = volume.rename(&from.on_volume(), &to.on_volume()).await;
+    match renamed {
+        Ok(()) => Ok(()),
+        // Either of the two.
+        Err(fault) => {
+            kind(from).await?;
+            Err(Error::new(to, fault))
+        }
+    }
+}
+
+impl File {
+    /// Its size in bytes.
+    pub fn size(&self) -> u64 {
+        match &self.file {
+            Reading::Fat(file) => file.size(),
+            Reading::Ext4(file) => file.size(),
+        }
+    }
+
+    /// The next bytes of the file, `len` or fewer; none at its end.
+    ///
+    /// # Errors
+    ///
+    /// They can't be read.
+    pub async fn read(&mut self, len: usize) -> Result<Vec<u8>, Error> {
+        let read = match &mut self.file {
+            Reading::Fat(file) => file.read(len).await,
+            Reading::Ext4(file) => file.read(len).await,
+        };
+        // What need not wait, or is not there in a file with holes, would keep others from their turn.
+        yield_now().await;
+        read.map_err(|fault| Error::new(&self.place, fault))
+    }
+}
+
+impl File {
+    /// All bytes from here on.
+    ///
+    /// # Errors
+    ///
+    /// They can't be read, or there is no memory for them.
+    pub async fn read_all(mut self) -> Result<Vec<u8>, Error> {
+        let no_memory = || {
+            let fault = Fault::new(ErrorKind::LimitExceeded, "no memory for the file");
+            Error::new(&self.place, fault)
+        };
+        let size = usize::try_from(self.size()).unwrap_or(usize::MAX);
+        let mut all = heap::room(size).ok_or_else(no_memory)?;
+        loop {
+            let bytes = self.read(PIECE).await?;
+            // A file that grows meanwhile is read as long as it was.
+            let room = all.capacity() - all.len();
+            all.extend_from_slice(bytes.get(..room).unwrap_or(&bytes));
+            if bytes.is_empty() || bytes.len() >= room {
+                return Ok(all);
+            }
+        }
+    }
+}
+
+impl NewFile {
+    /// Appends bytes.
+    ///
+    /// # Errors
+    ///
+    /// There is no room, or they can't be written.
+    pub async fn write(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
+        let written = self.file.write(bytes).await;
+        written.map_err(|fault| Error::new(&self.place, fault))
+    }
+
+    /// Ends the file. All of it is on the medium for good then.
+    ///
+    /// # Errors
+    ///
+    /// It could not be written.
+    pub async fn close(self) -> Result<(), Error> {
+        self.finish(Vec::new(), |_| None).await
+    }
+
+    /// Ends the file: appends bytes, and replaces its first ones by what `head` makes of its length, if anything. All of it
+    /// is on the medium for good when the future is done, which may be dropped before: the file is ended all the same.
+    ///
+    /// # Errors
+    ///
+    /// It could not be written.
+    pub fn finish(
+        self,
+        bytes: Vec<u8>,
+        head: impl FnOnce(u64) -> Option<Vec<u8>> + 'static,
+    ) -> impl Future<Output = Result<(), Error>> {
+        let Self { place, file } = self;
+        let finishing = file.finish(bytes, head);
+        async move {
+            let finished = finishing.await;
+            finished.map_err(|fault| Error::new(&place, fault))
+        }
+    }
+}
