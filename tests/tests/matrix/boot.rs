@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vringlet_tests::cell::{Booted, Cell, MEMORY};
 use vringlet_tests::console::Console;
 use vringlet_tests::disk::{Disk, MIB};
@@ -17,6 +17,7 @@ const MACHINES: [&str; 4] = ["q35", "pc", "microvm", "microvm,pcie=on"];
 pub(crate) fn cells() -> Vec<Spec> {
     let mut cells = Vec::new();
     cells.push(Spec::new("q35/boot/typed-ahead", typed_ahead));
+    cells.push(Spec::new("q35/boot/long-sleep", long_sleep));
     for machine in MACHINES {
         cells.push(Spec::new(
             format!("{machine}/boot/no-device"),
@@ -461,6 +462,21 @@ fn cpu_time(pid: u32) -> Result<f64> {
         .zip(ticks(12))
         .map(|(user, system)| (user + system) / TICKS)
         .context("/proc/PID/stat has no times")
+}
+
+/// A timer for longer than the hardware's can be set for, which must be set again on the way; then a short one.
+fn long_sleep(cell: &Cell) -> Result<()> {
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    qemu.script("echo begun; sleep 4000; echo slept; sleep 20; echo slept again");
+    let mut guest = cell.boot(qemu)?;
+    guest.expect("begun")?;
+    let begun = Instant::now();
+    guest.expect("slept")?;
+    let slept = begun.elapsed();
+    // The line before may have taken its time to get here.
+    ensure!(slept > Duration::from_millis(3500), "woken after {slept:?}");
+    guest.expect("slept again")?;
+    guest.power_off()
 }
 
 /// Lines that are pasted while a command runs come after it, all of them; Ctrl-C forgets them.
