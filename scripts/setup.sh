@@ -13,6 +13,7 @@ PATH=$PATH:/usr/sbin:/sbin
 qemu_oldest=8.2
 rust_oldest=1.93
 sound_daemon=0.3.0
+rng_daemon=0.1.0
 
 say() { echo "setup: $*"; }
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -46,6 +47,7 @@ wished() {
     grep -qs vhost-user-gpu /usr/share/qemu/vhost-user/*.json || echo "gpu-daemon"
     [ "$(target/tools/bin/vhost-device-sound --version 2>/dev/null)" = "vhost-device-sound $sound_daemon" ] \
         || echo "sound-daemon"
+    [ "$(target/tools/bin/vhost-device-rng --version 2>/dev/null)" = "vhost-device-rng $rng_daemon" ] || echo "rng-daemon"
 }
 
 explain() {
@@ -60,6 +62,7 @@ explain() {
     file-system-tools) echo "mkfs.fat, mcopy, mke2fs, debugfs and sfdisk: Debian's dosfstools, mtools, e2fsprogs and fdisk" ;;
     gpu-daemon) echo "QEMU's vhost-user-gpu: Debian's qemu-system-gui" ;;
     sound-daemon) echo "vhost-device-sound $sound_daemon in target/tools: a crate, with ALSA (Debian's libasound2-dev and pkg-config)" ;;
+    rng-daemon) echo "vhost-device-rng $rng_daemon in target/tools: a crate" ;;
     network-tools) echo "ip, ping and nsenter: Debian's iproute2, iputils-ping and util-linux" ;;
     esac
 }
@@ -150,6 +153,12 @@ install_sound_daemon() {
         --no-default-features --features alsa-backend || give_up "vhost-device-sound could not be built"
 }
 
+install_rng_daemon() {
+    say "building vhost-device-rng $rng_daemon in target/tools"
+    cargo install --quiet --locked --root target/tools vhost-device-rng --version $rng_daemon \
+        || give_up "vhost-device-rng could not be built"
+}
+
 # Installs what the tests can do without, if that is possible here.
 grant() {
     case $1 in
@@ -158,6 +167,7 @@ grant() {
         refresh
         install_qemu qemu-system-gui ;;
     sound-daemon) install_sound_daemon ;;
+    rng-daemon) install_rng_daemon ;;
     esac
 }
 

@@ -23,6 +23,8 @@ const DESCRIPTIONS: &str = "/usr/share/qemu/vhost-user";
 
 /// Where `scripts/setup.sh` puts the daemon for sound, under the project's root.
 const SOUND: &str = "target/tools/bin/vhost-device-sound";
+/// And that for random bytes.
+const RNG: &str = "target/tools/bin/vhost-device-rng";
 
 /// What a daemon prints, in the cell's directory.
 const LOG: &str = "daemon.log";
@@ -39,7 +41,15 @@ impl Daemon {
     /// QEMU's own for graphics.
     pub fn gpu(directory: &Path) -> Result<Self> {
         let program = gpu_program().context("no vhost-user-gpu here")?;
-        Self::start(Command::new(program), "--socket-path", directory)
+        Self::start(Command::new(program), "--socket-path", "", directory)
+    }
+
+    /// Rust-vmm's for random bytes, which are those of the file at `source`.
+    pub fn rng(directory: &Path, source: &Path) -> Result<Self> {
+        let mut command = Command::new(project_root().join(RNG));
+        command.arg("--rng-source").arg(source);
+        // It could have several sockets, and numbers them.
+        Self::start(command, "--socket-path", "0", directory)
     }
 
     /// Rust-vmm's for sound. It plays and records by ALSA, which is configured by the file at `alsa`.
@@ -48,24 +58,26 @@ impl Daemon {
         command
             .args(["--backend", "alsa"])
             .env("ALSA_CONFIG_PATH", alsa);
-        Self::start(command, "--socket", directory)
+        Self::start(command, "--socket", "", directory)
     }
 
-    /// Starts the program of `command`, which is told of its socket by `option`, and waits until it listens there.
-    fn start(command: Command, option: &str, directory: &Path) -> Result<Self> {
+    /// Starts the program of `command`, which is told of its socket by `option`, and waits until it listens there, or where
+    /// `suffix` is added to it.
+    fn start(command: Command, option: &str, suffix: &str, directory: &Path) -> Result<Self> {
         // Not in the cell's directory: the path of a socket may have 107 bytes and no more.
         let sockets = tempfile::Builder::new()
             .prefix("vringlet-")
             .tempdir()
             .context("a directory for a daemon's socket")?;
-        let socket = sockets.path().join("vhost");
+        let told = sockets.path().join("vhost");
+        let socket = sockets.path().join(format!("vhost{suffix}"));
         let log = directory.join(LOG);
         let output = File::create(&log).with_context(|| format!("making {}", log.display()))?;
         let program = command.get_program().to_owned();
         // `setpriv` replaces itself by the daemon and so keeps the process id.
         let mut started = Command::new("setpriv");
         started.args(["--pdeathsig", "KILL", "--"]).arg(&program);
-        started.args(command.get_args()).arg(option).arg(&socket);
+        started.args(command.get_args()).arg(option).arg(&told);
         started.envs(
             command
                 .get_envs()
@@ -199,6 +211,14 @@ pub fn no_sound() -> Option<String> {
     match project_root().join(SOUND).is_file() {
         true => None,
         false => Some("no vhost-device-sound, which `scripts/setup.sh tests` builds".into()),
+    }
+}
+
+/// Why there are no random bytes by vhost-user, if there are none.
+pub fn no_rng() -> Option<String> {
+    match project_root().join(RNG).is_file() {
+        true => None,
+        false => Some("no vhost-device-rng, which `scripts/setup.sh tests` builds".into()),
     }
 }
 

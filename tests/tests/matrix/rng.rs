@@ -1,5 +1,6 @@
 //! The entropy device: its bytes are the host's, and one that is slow stops nothing.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -7,6 +8,7 @@ use vringlet_tests::cell::{Booted, Cell, MEMORY};
 use vringlet_tests::net::clients::curl;
 use vringlet_tests::net::{FORWARDS, WEB};
 use vringlet_tests::qemu::{Qemu, escape, utf8};
+use vringlet_tests::vhost_user::{Daemon, no_rng};
 
 use crate::Spec;
 
@@ -29,6 +31,7 @@ pub(crate) fn cells() -> Vec<Spec> {
             slow(cell, machine)
         }));
     }
+    cells.push(Spec::new("q35/rng/vhost-user", daemon).unless(no_rng));
     cells
 }
 
@@ -89,18 +92,42 @@ fn bytes(cell: &Cell, machine: &str) -> Result<()> {
     guest.power_off()
 }
 
-/// A file of the host's as the source: the guest shows its bytes, none lost or twice, however few come at a time.
-fn file(cell: &Cell, machine: &str, properties: &str) -> Result<()> {
+/// A file of random bytes for the host's side.
+fn entropy(cell: &Cell) -> Result<(PathBuf, Vec<u8>)> {
     let path = cell.file("entropy");
     let mut random = fastrand::Rng::with_seed(6);
     let all: Vec<u8> = std::iter::repeat_with(|| random.u8(..))
         .take(1 << 20)
         .collect();
     std::fs::write(&path, &all)?;
+    Ok((path, all))
+}
+
+/// A file of the host's as the source: the guest shows its bytes, none lost or twice, however few come at a time.
+fn file(cell: &Cell, machine: &str, properties: &str) -> Result<()> {
+    let (path, all) = entropy(cell)?;
     let source = format!("rng-random,filename={}", escape(utf8(&path)?));
     let mut qemu = with_source(cell, machine, &source, properties)?;
     qemu.script("strict; rng 4096; rng 100; rng 1; virtio rng0; echo all shown");
+    let guest = cell.boot(qemu)?;
+    shows_the_file(guest, &all)
+}
+
+/// The daemon for random bytes, whose queue is the shortest of all.
+fn daemon(cell: &Cell) -> Result<()> {
+    let (path, all) = entropy(cell)?;
+    let daemon = Daemon::rng(cell.directory(), &path)?;
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    qemu.share_memory(MEMORY);
+    daemon.attach(&mut qemu, "vhost-user-rng-pci", "rng0", "")?;
+    qemu.script("strict; rng 4096; rng 100; rng 1; virtio rng0; echo all shown");
     let mut guest = cell.boot(qemu)?;
+    guest.expect("rng0: virtio-rng at ")?;
+    guest.expect("random bytes, queue of 4")?;
+    shows_the_file(guest, &all)
+}
+
+fn shows_the_file(mut guest: Booted, all: &[u8]) -> Result<()> {
     guest.expect("> echo all shown")?;
     guest.expect("all shown")?;
     let shown = [
