@@ -7,7 +7,6 @@ use core::fmt;
 use core::ops::{Deref, DerefMut};
 
 use crate::device::{DeviceId, DeviceName};
-use crate::dma::DmaContext;
 use crate::error::{Cause, Error, Result};
 use crate::features::{Negotiated, RingFeatures, SUPPORTED};
 use crate::queue::AnyQueue;
@@ -247,7 +246,7 @@ fn try_negotiate<T: Transport>(
         return fail(transport, Cause::MissingFeatures { offered, missing });
     }
     let accepted = offered & (understood | SUPPORTED.bits()) & !(declined & !required);
-    transport.set_driver_features(accepted);
+    transport.set_driver_features(accepted)?;
 
     // Step 5: no change of features after this.
     let features_ok = Status::ACKNOWLEDGE | Status::DRIVER | Status::FEATURES_OK;
@@ -257,10 +256,6 @@ fn try_negotiate<T: Transport>(
     if !transport.status().contains(Status::FEATURES_OK) {
         return fail(transport, Cause::FeaturesRefused { offered, accepted });
     }
-    let access_platform = accepted & RingFeatures::ACCESS_PLATFORM.bits() != 0;
-    let name = transport.name();
-    let agreed = transport.dma_mut().negotiated(name, access_platform);
-    agreed.map_err(|cause| Error::new(name, cause))?;
     Ok(Negotiated { offered, accepted })
 }
 

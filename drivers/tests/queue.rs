@@ -12,6 +12,7 @@ use common::{Data, Echo, EchoQueue, start};
 use vringlet::fake::{FakeDevice, FakeTransport, Fault, Memory, Order, Pace, Random};
 use vringlet::features::RingFeatures;
 use vringlet::queue::{Chain, Payload};
+use vringlet::start::{driver_ok, negotiate};
 use vringlet::{Buffer, Cause, QueueOptions, Token, Transport};
 
 const BOTH: [bool; 2] = [false, true];
@@ -690,6 +691,39 @@ fn the_context_learns_whether_the_platform_translates() {
         assert_eq!(transport.dma().access_platform(), Some(offered));
         finish(&memory, &mut transport, queue);
     }
+}
+
+#[test]
+fn a_queue_is_enabled_once_on_its_own_device_and_in_its_own_session() {
+    let memory = Memory::fresh();
+    let (one, other) = (FakeDevice::new(Echo::new(8)), FakeDevice::new(Echo::new(8)));
+    let (mut transport, mut stranger) = (one.transport(), other.transport());
+    let allocate = |transport: &mut FakeTransport<Echo>| {
+        let negotiated = negotiate(transport, 0, 0, 0).expect("honest");
+        EchoQueue::<Data>::allocate(transport, 0, options(8), negotiated).expect("room")
+    };
+    let cause = |enabled: vringlet::Result<()>| enabled.map_err(|error| error.cause);
+    let mut early = allocate(&mut transport);
+    early.submit(&[], Data::new(b"early", 8)).expect("room");
+    early.kick();
+    let of_another = Err(Cause::InvalidParameter("queue of another device"));
+    assert_eq!(cause(early.enable(&mut stranger)), of_another);
+    let mut queue = allocate(&mut transport);
+    let outdated = Err(Cause::InvalidParameter("queue of before a reset"));
+    assert_eq!(cause(early.enable(&mut transport)), outdated);
+    // It was lent, and nobody learned of it.
+    drop(early);
+    // What is submitted before is seen as soon as the device works.
+    queue.submit(&[], Data::new(b"first", 8)).expect("room");
+    queue.kick();
+    assert_eq!(one.notifications(0), 0);
+    assert_eq!(cause(queue.enable(&mut transport)), Ok(()));
+    assert_eq!(cause(queue.enable(&mut transport)), Err(Cause::QueueInUse));
+    driver_ok(&mut transport).expect("honest");
+    queue.kick();
+    let completion = queue.poll(&mut []).expect("honest").expect("one");
+    assert_eq!(completion.payload.writable()[..5], *b"first");
+    finish(&memory, &mut transport, queue);
 }
 
 #[test]

@@ -43,8 +43,9 @@ pub enum Direction {
 /// - clones are about the same device, and give back what any other of them gave out.
 pub unsafe trait DmaContext: Clone + Send + Sync + 'static {
     /// Learns whether device and driver agreed on ACCESS_PLATFORM (spec 6): if not, the device uses physical addresses,
-    /// whatever an IOMMU is set up for. Called after each negotiation, before anything is allocated or mapped for the
-    /// session that begins.
+    /// whatever an IOMMU is set up for. Called in each negotiation, before anything is allocated or mapped for the session
+    /// that begins. It is about this value and what is cloned of it from then on; earlier clones stay as they were, and
+    /// what they gave out is never handed to the device again.
     ///
     /// # Errors
     ///

@@ -4,7 +4,9 @@ use super::device::{DeviceModel, FakeDevice};
 use super::fault::Fault;
 use super::memory::FakeDma;
 use crate::device::DeviceName;
+use crate::dma::DmaContext;
 use crate::error::{Cause, Error, Result};
+use crate::features::RingFeatures;
 use crate::transport::{
     Instance, InterruptCauses, Notifier, QueueMemory, Quiesced, Status, Transport,
 };
@@ -68,10 +70,6 @@ unsafe impl<M: DeviceModel> Transport for FakeTransport<M> {
         &self.dma
     }
 
-    fn dma_mut(&mut self) -> &mut FakeDma {
-        &mut self.dma
-    }
-
     fn reset(&mut self) -> Result<Quiesced> {
         self.device.with_core(|core| core.set_status(0));
         match self.status().bits() {
@@ -93,9 +91,13 @@ unsafe impl<M: DeviceModel> Transport for FakeTransport<M> {
         self.device.with_core(|core| core.features())
     }
 
-    fn set_driver_features(&mut self, features: u64) {
+    fn set_driver_features(&mut self, features: u64) -> Result<()> {
+        let access_platform = features & RingFeatures::ACCESS_PLATFORM.bits() != 0;
+        let agreed = self.dma.negotiated(self.name, access_platform);
+        agreed.map_err(|cause| self.error(cause))?;
         self.device
             .with_core(|core| core.set_driver_features(features));
+        Ok(())
     }
 
     fn queue_max_size(&mut self, index: u16) -> u16 {

@@ -164,7 +164,7 @@ pub struct Queue<T: Transport, P> {
     live: bool,
     /// Which transport's device it is.
     instance: Moment,
-    /// When the device was told of them.
+    /// When the queue was made, and then when the device was told of it.
     enabled: Moment,
     broken: bool,
     /// What the device did to break it.
@@ -334,14 +334,19 @@ impl<T: Transport, P: Payload> Queue<T, P> {
     ///
     /// # Errors
     ///
-    /// [`Cause::QueueInUse`] for a queue that was enabled before, [`Cause::InvalidParameter`] for a queue of another device,
-    /// or whatever [`Transport::enable_queue`] says.
+    /// [`Cause::QueueInUse`] for a queue that was enabled before, [`Cause::InvalidParameter`] for a queue of another device
+    /// or one made before the device was last reset, or whatever [`Transport::enable_queue`] says.
     pub fn enable(&mut self, transport: &mut T) -> Result<()> {
         if self.bell.is_some() {
             return Err(self.error(Cause::QueueInUse));
         }
         if transport.instance().number() != self.instance {
             return Err(self.error(Cause::InvalidParameter("queue of another device")));
+        }
+        // What was agreed on then about addresses need not hold any more.
+        if transport.instance().was_reset_since(self.enabled) {
+            let cause = Cause::InvalidParameter("queue of before a reset");
+            return Err(self.error(cause));
         }
         let memory = QueueMemory::new(self.ring.addresses());
         self.bell = Some(transport.enable_queue(self.index, &memory)?);

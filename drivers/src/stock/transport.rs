@@ -81,10 +81,6 @@ unsafe impl<T: StockTransport + Send + 'static, D: DmaContext> Transport for Fro
         &self.dma
     }
 
-    fn dma_mut(&mut self) -> &mut D {
-        &mut self.dma
-    }
-
     fn reset(&mut self) -> Result<Quiesced> {
         // A driver begins with this, and would miss features of which a legacy device can't know.
         if self.inner.lock().requires_legacy_layout() {
@@ -114,10 +110,14 @@ unsafe impl<T: StockTransport + Send + 'static, D: DmaContext> Transport for Fro
         self.inner.lock().read_device_features()
     }
 
-    fn set_driver_features(&mut self, features: u64) {
+    fn set_driver_features(&mut self, features: u64) -> Result<()> {
+        let access_platform = features & RingFeatures::ACCESS_PLATFORM.bits() != 0;
+        let agreed = self.dma.negotiated(self.name, access_platform);
+        agreed.map_err(|cause| self.error(cause))?;
         let mut inner = self.inner.lock();
         inner.write_driver_features(features);
         inner.set_guest_page_size(PAGE_SIZE as u32);
+        Ok(())
     }
 
     fn queue_max_size(&mut self, index: u16) -> u16 {
@@ -287,7 +287,9 @@ impl<T: Transport> StockTransport for IntoStock<T> {
     }
 
     fn write_driver_features(&mut self, driver_features: u64) {
-        self.inner.set_driver_features(driver_features);
+        if let Err(error) = self.inner.set_driver_features(driver_features) {
+            self.fail(error);
+        }
     }
 
     fn max_queue_size(&mut self, queue: u16) -> u32 {

@@ -42,10 +42,6 @@ unsafe impl<A: Transport, B: Transport<Dma = A::Dma>> Transport for Either<A, B>
         either!(self, inner => inner.dma())
     }
 
-    fn dma_mut(&mut self) -> &mut A::Dma {
-        either!(self, inner => inner.dma_mut())
-    }
-
     fn reset(&mut self) -> Result<Quiesced> {
         either!(self, inner => inner.reset())
     }
@@ -62,7 +58,7 @@ unsafe impl<A: Transport, B: Transport<Dma = A::Dma>> Transport for Either<A, B>
         either!(self, inner => inner.device_features())
     }
 
-    fn set_driver_features(&mut self, features: u64) {
+    fn set_driver_features(&mut self, features: u64) -> Result<()> {
         either!(self, inner => inner.set_driver_features(features))
     }
 

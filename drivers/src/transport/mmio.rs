@@ -11,6 +11,7 @@ use crate::barrier;
 use crate::device::{DeviceId, DeviceName, Location};
 use crate::dma::DmaContext;
 use crate::error::{Cause, Error, Result};
+use crate::features::RingFeatures;
 use crate::registers::{Mmio, Registers};
 
 /// What [`MAGIC_VALUE`](register::MAGIC_VALUE) reads: "virt".
@@ -175,10 +176,6 @@ unsafe impl<D: DmaContext, R: Registers> Transport for MmioTransport<D, R> {
         &self.dma
     }
 
-    fn dma_mut(&mut self) -> &mut D {
-        &mut self.dma
-    }
-
     fn reset(&mut self) -> Result<Quiesced> {
         self.registers.write_u32(register::STATUS, 0);
         let mut status = 0;
@@ -214,12 +211,16 @@ unsafe impl<D: DmaContext, R: Registers> Transport for MmioTransport<D, R> {
         half(0) | half(1) << 32
     }
 
-    fn set_driver_features(&mut self, features: u64) {
+    fn set_driver_features(&mut self, features: u64) -> Result<()> {
+        let access_platform = features & RingFeatures::ACCESS_PLATFORM.bits() != 0;
+        let agreed = self.dma.negotiated(self.name, access_platform);
+        agreed.map_err(|cause| self.error(cause))?;
         for (select, half) in [(0, features as u32), (1, (features >> 32) as u32)] {
             self.registers
                 .write_u32(register::DRIVER_FEATURES_SEL, select);
             self.registers.write_u32(register::DRIVER_FEATURES, half);
         }
+        Ok(())
     }
 
     fn queue_max_size(&mut self, index: u16) -> u16 {

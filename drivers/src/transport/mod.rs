@@ -90,6 +90,8 @@ impl QueueMemory<'_> {
 #[derive(Debug)]
 pub struct Instance {
     number: Moment,
+    /// When the device last came back from a reset.
+    reset: Moment,
 }
 
 impl Instance {
@@ -97,21 +99,28 @@ impl Instance {
     #[expect(clippy::new_without_default, reason = "no two are equal")]
     pub fn new() -> Self {
         let number = Moment::now();
-        Self { number }
+        let reset = number;
+        Self { number, reset }
     }
 
     /// For the transport that owns it, when its device has come back from a reset: the proof of that.
     ///
     /// The contract of [`Transport`] says when it may be made.
     pub fn quiesced(&mut self) -> Quiesced {
+        self.reset = Moment::now();
         Quiesced {
             instance: self.number,
-            moment: Moment::now(),
+            moment: self.reset,
         }
     }
 
     pub(crate) fn number(&self) -> Moment {
         self.number
+    }
+
+    /// Whether the device was reset since `moment`.
+    pub(crate) fn was_reset_since(&self, moment: Moment) -> bool {
+        self.reset > moment
     }
 }
 
@@ -166,7 +175,7 @@ pub trait Notifier: Send {
 ///   that it is done (its status reads 0, and not because nothing is there to be read), and nothing else makes one;
 /// - [`Self::enable_queue`] tells this device, and none other, of the addresses that it is given, and remembers them no
 ///   longer than until the next reset;
-/// - [`Self::set_driver_features`] writes what it is given and nothing else writes features;
+/// - [`Self::set_driver_features`] writes what it is given, after the DMA context was told, and nothing else does either;
 /// - [`Self::dma`] gives a context of this device.
 ///
 /// A transport that wraps another one keeps these promises by handing the calls on.
@@ -190,9 +199,6 @@ pub unsafe trait Transport: Send {
     /// How the device reaches memory.
     fn dma(&self) -> &Self::Dma;
 
-    /// The same, for telling it what was agreed on with the device.
-    fn dma_mut(&mut self) -> &mut Self::Dma;
-
     /// Resets the device and waits, for a bounded time, until it says that it is done.
     ///
     /// # Errors
@@ -209,8 +215,12 @@ pub unsafe trait Transport: Send {
     /// Reads the features that the device offers.
     fn device_features(&mut self) -> u64;
 
-    /// Writes the features that the driver accepts.
-    fn set_driver_features(&mut self, features: u64);
+    /// Writes the features that the driver accepts, and tells the DMA context whether ACCESS_PLATFORM is among them.
+    ///
+    /// # Errors
+    ///
+    /// What the context says of that ([`DmaContext::negotiated`]).
+    fn set_driver_features(&mut self, features: u64) -> Result<()>;
 
     /// The largest size that queue `index` may have; 0 if there is no such queue.
     fn queue_max_size(&mut self, index: u16) -> u16;

@@ -22,6 +22,7 @@ use crate::barrier;
 use crate::device::{DeviceId, DeviceName, Location};
 use crate::dma::DmaContext;
 use crate::error::{Cause, Error, Result};
+use crate::features::RingFeatures;
 use crate::registers::{Mmio, Registers};
 
 pub use bar::Bar;
@@ -322,10 +323,6 @@ unsafe impl<D: DmaContext, R: Registers> Transport for PciTransport<D, R> {
         &self.dma
     }
 
-    fn dma_mut(&mut self) -> &mut D {
-        &mut self.dma
-    }
-
     fn reset(&mut self) -> Result<Quiesced> {
         self.common.write_u8(common::DEVICE_STATUS, 0);
         let mut status = 0;
@@ -358,13 +355,17 @@ unsafe impl<D: DmaContext, R: Registers> Transport for PciTransport<D, R> {
         u64::from(high) << 32 | u64::from(low)
     }
 
-    fn set_driver_features(&mut self, features: u64) {
+    fn set_driver_features(&mut self, features: u64) -> Result<()> {
+        let access_platform = features & RingFeatures::ACCESS_PLATFORM.bits() != 0;
+        let agreed = self.dma.negotiated(self.name, access_platform);
+        agreed.map_err(|cause| self.error(cause))?;
         self.common.write_u32(common::DRIVER_FEATURE_SELECT, 0);
         self.common
             .write_u32(common::DRIVER_FEATURE, features as u32);
         self.common.write_u32(common::DRIVER_FEATURE_SELECT, 1);
         self.common
             .write_u32(common::DRIVER_FEATURE, (features >> 32) as u32);
+        Ok(())
     }
 
     fn queue_max_size(&mut self, index: u16) -> u16 {
