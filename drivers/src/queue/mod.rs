@@ -437,20 +437,7 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         };
         let own = usize::from(header.is_some()) + usize::from(footer.is_some());
         let max = usize::from(self.ring.size());
-        let lent = slot.lend(&self.dma, payload, max.saturating_sub(own));
-        let added = lent.and_then(|()| {
-            let loans = slot.loans();
-            if loans.is_empty() && own == 0 {
-                return Err(Cause::EmptyRequest);
-            }
-            let request = Request {
-                header,
-                loans,
-                footer,
-            };
-            self.ring.add(&self.dma, id, request)
-        });
-        if let Err(cause) = added {
+        if let Err(cause) = slot.lend(&self.dma, payload, max.saturating_sub(own)) {
             slot.take_back(&self.dma);
             return Err(match cause {
                 Cause::TooManySegments { segments, .. } => Cause::TooManySegments {
@@ -459,6 +446,19 @@ impl<T: Transport, P: Payload> Queue<T, P> {
                 },
                 other => other,
             });
+        }
+        let loans = slot.loans();
+        if loans.is_empty() && own == 0 {
+            return Err(Cause::EmptyRequest);
+        }
+        let request = Request {
+            header,
+            loans,
+            footer,
+        };
+        if let Err(cause) = self.ring.add(&self.dma, id, request) {
+            slot.take_back(&self.dma);
+            return Err(cause);
         }
         slot.room += footer.map_or(0, |footer| footer.len);
         slot.state = State::InFlight;

@@ -366,7 +366,7 @@ impl<D: DmaContext> SplitRing<D> {
         let entry = usize::from(self.last_used_idx & (self.size - 1));
         let at = self.used + 4 + USED_ELEMENT_LEN * entry;
         self.last_used_idx = self.last_used_idx.wrapping_add(1);
-        let (id, len) = (self.memory.load_u32(at), self.memory.load_u32(at + 4));
+        let [id, len] = self.memory.load_u32s(at);
         let id = match &self.layout {
             Layout::Indirect { .. } => id,
             Layout::Direct { accounts, .. } => match accounts.get(id as usize) {
