@@ -229,8 +229,10 @@ impl<D: DmaContext> Wrapping<D> {
         }
         let at = usize::from(id) * self.stride + self.footer_at;
         // So that a device which writes no footer is not taken to have written zeros, which mean "OK" to many.
-        for word in (0..self.footer_len).step_by(8) {
+        let mut word = 0;
+        while word < self.footer_len {
             self.memory.store_u64(at + word, u64::MAX);
+            word += 8;
         }
         Some(Own {
             address: self.memory.address(at),
