@@ -129,23 +129,13 @@ struct Ticket {
     token: Token,
 }
 
-/// What one step of [`Asynchronous::turn`] found, to be dealt with when the lock is free: what a waker does is not known
-/// here, nor what dropping a buffer does.
-enum Step<R> {
+/// What one step of [`Asynchronous::turn`] found.
+enum Step {
+    /// Someone to be woken when the lock is free: what a waker does is not known here.
     Wake(Waker),
-    Drop(Option<Finished<R>>),
+    /// A request that is done and that nobody waits for.
+    Drop(Token),
     NothingLeft,
-}
-
-impl<R> Step<R> {
-    #[inline(always)]
-    fn finish(self) {
-        match self {
-            Self::Wake(waker) => waker.wake(),
-            Self::Drop(finished) => drop(finished),
-            Self::NothingLeft => {}
-        }
-    }
 }
 
 /// How many turns [`Asynchronous::process`] takes before others have theirs.
@@ -332,10 +322,11 @@ impl<D: Driver> Asynchronous<D> {
                     self.note(&state);
                     return Ok(enough);
                 }
-                Ok(step) => {
+                Ok(Step::Wake(waker)) => {
                     drop(state);
-                    step.finish();
+                    waker.wake();
                 }
+                Ok(Step::Drop(token)) => discard(state, token),
                 Err(error) => {
                     drop(state);
                     self.stop(error);
@@ -483,34 +474,40 @@ impl<D: Driver> State<D> {
     ///
     /// # Errors
     ///
-    /// Why it was refused; it is where it was. `None` if there was none.
+    /// Why it was refused; it is where it was.
     #[inline(always)]
-    fn start(
-        &mut self,
-        request: &mut Option<D::Request>,
-        waker: &Waker,
-    ) -> Result<Stage, Option<Error>> {
+    fn start(&mut self, request: &mut Option<D::Request>, waker: &Waker) -> Result<Stage> {
         // Those that came first go first.
         if self.stopped.is_none() && self.backlog.is_empty() {
-            match self.driver.accept(request) {
-                Ok(token) => return Ok(Stage::InFlight(self.seat(token, waker.clone()))),
-                Err(error) if error.cause != Cause::QueueFull => return Err(Some(error)),
-                Err(_) => {}
-            }
+            return match self.driver.accept(request) {
+                Ok(token) => Ok(Stage::InFlight(self.seat(token, waker.clone()))),
+                Err(error) => self.not_accepted(error, request, waker),
+            };
         }
         self.wait_for_room(request, waker)
     }
 
     #[cold]
-    fn wait_for_room(
+    fn not_accepted(
         &mut self,
+        error: Error,
         request: &mut Option<D::Request>,
         waker: &Waker,
-    ) -> Result<Stage, Option<Error>> {
+    ) -> Result<Stage> {
+        match error.cause {
+            Cause::QueueFull => self.wait_for_room(request, waker),
+            _ => Err(error),
+        }
+    }
+
+    #[cold]
+    fn wait_for_room(&mut self, request: &mut Option<D::Request>, waker: &Waker) -> Result<Stage> {
+        if let Some(error) = self.stopped {
+            return Err(error);
+        }
         match request.take() {
-            _ if self.stopped.is_some() => Err(self.stopped),
             Some(request) => Ok(Stage::Backlog(self.backlog.push(request, waker))),
-            None => Err(None),
+            None => Err(self.driver.error(Cause::EmptyRequest)),
         }
     }
 
@@ -530,7 +527,7 @@ impl<D: Driver> State<D> {
 
     /// Takes a completion, or else hands the device a request that waited for room.
     #[inline(always)]
-    fn step(&mut self) -> Result<Step<D::Request>> {
+    fn step(&mut self) -> Result<Step> {
         if let Some(error) = self.stopped {
             return Err(error);
         }
@@ -539,13 +536,13 @@ impl<D: Driver> State<D> {
         };
         self.in_flight = self.in_flight.saturating_sub(1);
         let Some(seat) = self.seats.get_mut(token.index()) else {
-            return Ok(Step::Drop(self.driver.take(token)));
+            return Ok(Step::Drop(token));
         };
         Ok(match core::mem::replace(seat, Seat::Done) {
             Seat::Waiting(waker) => Step::Wake(waker),
             Seat::Abandoned | Seat::Free | Seat::Done => {
                 *seat = Seat::Free;
-                Step::Drop(self.driver.take(token))
+                Step::Drop(token)
             }
         })
     }
@@ -670,7 +667,7 @@ impl<D: Driver> State<D> {
                     None
                 }
             },
-            Stage::New | Stage::Refused(_) | Stage::Over => None,
+            Stage::New | Stage::Over => None,
         };
         if let Some(ticket) = ticket {
             if ticket.session != self.session {
@@ -691,6 +688,14 @@ impl<D: Driver> State<D> {
         let owner = outcome.as_ref().and_then(|_| self.make_room());
         (owner, (waker, outcome, entry))
     }
+}
+
+/// Drops a request that is done, without the lock: what dropping a buffer does is not known here.
+#[cold]
+fn discard<D: Driver>(mut state: MutexGuard<'_, State<D>>, token: Token) {
+    let finished = state.driver.take(token);
+    drop(state);
+    drop(finished);
 }
 
 /// Puts a clone of `waker` into `place`; gives what was there, unless it was the same.
@@ -716,8 +721,6 @@ enum Stage {
     /// The request waits for room, in this place.
     Backlog(usize),
     InFlight(Ticket),
-    /// For this reason.
-    Refused(Option<Error>),
     Over,
 }
 
@@ -758,38 +761,42 @@ impl<D: Driver> Perform<'_, D> {
     /// Polling, when [`Self::fetch`] found nothing.
     #[inline(always)]
     pub(crate) fn advance(&mut self, context: &mut Context<'_>) -> Poll<Outcome<D::Request>> {
-        if let Stage::New = self.stage
-            && self.start(context.waker())
-        {
-            return Poll::Pending;
+        match self.stage {
+            Stage::New => match self.start(context.waker()) {
+                Ok(()) => Poll::Pending,
+                Err(error) => self.refused(error),
+            },
+            _ => self.look_again(context),
         }
-        self.advance_slowly(context)
     }
 
-    /// Hands the request to the driver or the backlog. If it is refused, [`Self::advance_slowly`] says so.
+    /// Hands the request to the driver or the backlog.
+    ///
+    /// # Errors
+    ///
+    /// Why it was refused.
     #[inline(always)]
-    fn start(&mut self, waker: &Waker) -> bool {
+    fn start(&mut self, waker: &Waker) -> Result<()> {
         let mut state = self.face.state.lock();
-        match state.start(&mut self.request, waker) {
-            Ok(stage) => {
-                self.face.note(&state);
-                self.stage = stage;
-                let owner = state.owner.take();
-                drop(state);
-                if let Some(owner) = owner {
-                    owner.wake();
-                }
-                true
-            }
-            Err(error) => {
-                self.stage = Stage::Refused(error);
-                false
-            }
+        self.stage = state.start(&mut self.request, waker)?;
+        self.face.note(&state);
+        let owner = state.owner.take();
+        drop(state);
+        if let Some(owner) = owner {
+            owner.wake();
         }
+        Ok(())
     }
 
     #[cold]
-    fn advance_slowly(&mut self, context: &mut Context<'_>) -> Poll<Outcome<D::Request>> {
+    fn refused(&mut self, error: Error) -> Poll<Outcome<D::Request>> {
+        self.stage = Stage::Over;
+        let request = self.request.take();
+        Poll::Ready(Err(Failed { error, request }))
+    }
+
+    #[cold]
+    fn look_again(&mut self, context: &mut Context<'_>) -> Poll<Outcome<D::Request>> {
         match self.stage {
             Stage::InFlight(ticket) => {
                 let state = self.face.state.lock();
@@ -797,12 +804,7 @@ impl<D: Driver> Perform<'_, D> {
                 self.face.not_yet(state, &mut self.stage, ticket, waker)
             }
             Stage::Backlog(place) => self.look_for_room(place, context),
-            Stage::Refused(Some(error)) => {
-                self.stage = Stage::Over;
-                let request = self.request.take();
-                Poll::Ready(Err(Failed { error, request }))
-            }
-            Stage::New | Stage::Refused(None) | Stage::Over => Poll::Pending,
+            Stage::New | Stage::Over => Poll::Pending,
         }
     }
 

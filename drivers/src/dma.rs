@@ -106,14 +106,17 @@ impl<D: DmaContext> Dma<D> {
         }
     }
 
-    /// Loads four little-endian bytes.
+    /// Loads twice four little-endian bytes, at `offset`, a multiple of 4.
     #[inline]
-    pub fn load_u32(&self, offset: usize) -> u32 {
-        let Some(at) = self.at::<u32>(offset) else {
-            return 0;
+    pub fn load_u32s(&self, offset: usize) -> [u32; 2] {
+        let Some(at) = self.at::<[u32; 2]>(offset) else {
+            return [0; 2];
         };
-        // SAFETY: as for `load_u16`.
-        u32::from_le(unsafe { AtomicU32::from_ptr(at.as_ptr()) }.load(Ordering::Relaxed))
+        // SAFETY: as for `load_u16`, for both halves of the eight bytes.
+        let halves = unsafe { at.cast::<[AtomicU32; 2]>().as_ref() };
+        halves
+            .each_ref()
+            .map(|half| u32::from_le(half.load(Ordering::Relaxed)))
     }
 
     /// Loads eight little-endian bytes, as two halves on a machine without atomics of 64 bits.

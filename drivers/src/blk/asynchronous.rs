@@ -90,11 +90,14 @@ pub struct Transfer<'a, T: Transport>(Perform<'a, Blk<T>>);
 impl<T: Transport> Future for Transfer<'_, T> {
     type Output = Result<Buffer, Failed<Buffer>>;
 
-    #[inline(always)]
+    #[inline]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.get_mut().0)
-            .poll(context)
-            .map(with_buffer)
+        let perform = &mut self.get_mut().0;
+        match perform.fetch() {
+            // Of the whole request, only the buffer is moved.
+            Some(finished) => Poll::Ready(with_buffer(finished.into_result())),
+            None => perform.advance(context).map(with_buffer),
+        }
     }
 }
 
@@ -104,7 +107,11 @@ pub(super) fn with_buffer(
     result: Result<Request, Failed<Request>>,
 ) -> Result<Buffer, Failed<Buffer>> {
     // A request made with one buffer has one; an empty one allocates nothing.
-    let buffer = |request: Request| request.into_buffer().unwrap_or(Buffer::from(Vec::new()));
+    let buffer = |request: Request| {
+        request
+            .into_buffer()
+            .unwrap_or_else(|| Buffer::from(Vec::new()))
+    };
     match result {
         Ok(request) => Ok(buffer(request)),
         Err(failed) => Err(failed.map(buffer)),

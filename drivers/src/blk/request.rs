@@ -177,7 +177,7 @@ impl Request {
     /// Finds out whether the device can do the request, with at most `segments_max` segments of data, before it is
     /// asked: most mistakes get a better answer this way than "I/O error". Some devices don't check, and the
     /// specification forbids to ask for what is past the end (spec 5.2.6.1).
-    #[inline]
+    #[inline(always)]
     pub(super) fn check(&mut self, config: &Config, segments_max: usize) -> Result<(), Cause> {
         self.segment_max = config.size_max.map_or(usize::MAX, |max| max as usize);
         if self.operation.writes_disk() && config.read_only {
@@ -190,6 +190,14 @@ impl Request {
                 check_unit(bytes, config.block_size.into())?;
                 check_place(config, self.sector, bytes / SECTOR_LEN as u64)
             }
+            _ => self.check_other(config, segments_max),
+        }
+    }
+
+    /// [`Self::check`] for what neither reads nor writes.
+    #[cold]
+    fn check_other(&self, config: &Config, segments_max: usize) -> Result<(), Cause> {
+        match self.operation {
             Operation::Discard => {
                 let limits = config.discard.ok_or(Cause::Unsupported)?;
                 self.check_ranges(config, limits.max_ranges, limits.max_sectors)?;
@@ -202,11 +210,11 @@ impl Request {
             }
             Operation::GetId => self.check_segments(segments_max),
             Operation::Flush if !config.flush => Err(Cause::Unsupported),
-            Operation::Flush => Ok(()),
+            Operation::Flush | Operation::Read | Operation::Write => Ok(()),
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn check_segments(&self, max: usize) -> Result<(), Cause> {
         // What most requests are.
         if let Data::One(buffer) = &self.data
@@ -215,6 +223,11 @@ impl Request {
         {
             return Ok(());
         }
+        self.check_pieces(max)
+    }
+
+    #[cold]
+    fn check_pieces(&self, max: usize) -> Result<(), Cause> {
         let buffers = self.data.buffers();
         if buffers.is_empty() || buffers.iter().any(|buffer| buffer.is_empty()) {
             return Err(Cause::EmptyRequest);
@@ -297,6 +310,7 @@ fn encode_ranges(ranges: &[Range<u64>], unmap: bool) -> Result<Buffer, Cause> {
     Ok(Buffer::from(bytes))
 }
 
+#[inline]
 fn check_unit(value: u64, unit: u64) -> Result<(), Cause> {
     match value.is_multiple_of(unit) {
         true => Ok(()),
@@ -305,6 +319,7 @@ fn check_unit(value: u64, unit: u64) -> Result<(), Cause> {
 }
 
 /// `count` sectors from `start` lie on the disk and begin with a block.
+#[inline]
 fn check_place(config: &Config, start: u64, count: u64) -> Result<(), Cause> {
     check_unit(start, u64::from(config.block_size) / SECTOR_LEN as u64)?;
     match start.checked_add(count) {

@@ -230,8 +230,10 @@ impl<D: DmaContext> Wrapping<D> {
         }
         let at = usize::from(id) * self.stride + self.footer_at;
         // So that a device which writes no footer is not taken to have written zeros, which mean "OK" to many.
-        for word in (0..self.footer_len).step_by(8) {
+        let mut word = 0;
+        while word < self.footer_len {
             self.memory.store_u64(at + word, u64::MAX);
+            word += 8;
         }
         Some(Own {
             address: self.memory.address(at),
@@ -475,20 +477,7 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         };
         let own = usize::from(header.is_some()) + usize::from(footer.is_some());
         let max = usize::from(self.ring.size());
-        let lent = slot.lend(&self.dma, payload, max.saturating_sub(own));
-        let added = lent.and_then(|()| {
-            let loans = slot.loans();
-            if loans.is_empty() && own == 0 {
-                return Err(Cause::EmptyRequest);
-            }
-            let request = Request {
-                header,
-                loans,
-                footer,
-            };
-            self.ring.add(&self.dma, id, request)
-        });
-        if let Err(cause) = added {
+        if let Err(cause) = slot.lend(&self.dma, payload, max.saturating_sub(own)) {
             slot.take_back(&self.dma);
             return Err(match cause {
                 Cause::TooManySegments { segments, .. } => Cause::TooManySegments {
@@ -497,6 +486,19 @@ impl<T: Transport, P: Payload> Queue<T, P> {
                 },
                 other => other,
             });
+        }
+        let loans = slot.loans();
+        if loans.is_empty() && own == 0 {
+            return Err(Cause::EmptyRequest);
+        }
+        let request = Request {
+            header,
+            loans,
+            footer,
+        };
+        if let Err(cause) = self.ring.add(&self.dma, id, request) {
+            slot.take_back(&self.dma);
+            return Err(cause);
         }
         slot.room += footer.map_or(0, |footer| footer.len);
         slot.state = State::InFlight;

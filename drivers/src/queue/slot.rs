@@ -64,7 +64,7 @@ impl<P: Payload> Slot<P> {
             });
         }
         let (mut total, mut writable) = (0u64, 0u64);
-        for loan in &self.loans {
+        for loan in &mut self.loans {
             total += loan.len() as u64;
             match loan.access() {
                 Access::Writable => writable += loan.len() as u64,
@@ -75,17 +75,15 @@ impl<P: Payload> Slot<P> {
                 }
                 Access::Readable => {}
             }
-        }
-        // Some is left for header and footer.
-        if total >= u64::from(u32::MAX - super::MAX_WRAPPING) {
-            return Err(Cause::RequestTooLong);
-        }
-        self.room = writable as u32;
-        for loan in &mut self.loans {
+            // Some is left for header and footer.
+            if total >= u64::from(u32::MAX - super::MAX_WRAPPING) {
+                return Err(Cause::RequestTooLong);
+            }
             // SAFETY: the bytes belong to a `Buffer` that the payload owns. The payload goes into a slot of the queue, where
             // nothing can reach it, until `take_back`; a buffer's bytes do not move when the buffer does.
             unsafe { loan.lend(context) }?;
         }
+        self.room = writable as u32;
         Ok(())
     }
 }

@@ -184,8 +184,8 @@ impl<D: DmaContext> SplitRing<D> {
     #[inline(always)]
     pub(super) fn add(&mut self, dma: &D, id: u16, request: Request<'_>) -> Result<(), Cause> {
         let head = match self.layout {
-            Layout::Indirect { .. } => self.add_indirect(dma, id, &request)?,
-            Layout::Direct { .. } => self.add_direct(id, &request)?,
+            Layout::Indirect { .. } => self.add_indirect(dma, id, request)?,
+            Layout::Direct { .. } => self.add_direct(id, request)?,
         };
         let entry = usize::from(self.avail_idx & (self.size - 1));
         self.memory.store_u16(self.avail + 4 + 2 * entry, head);
@@ -194,7 +194,7 @@ impl<D: DmaContext> SplitRing<D> {
     }
 
     /// A chain in the descriptor table itself (spec 2.7.5).
-    fn add_direct(&mut self, id: u16, request: &Request<'_>) -> Result<u16, Cause> {
+    fn add_direct(&mut self, id: u16, request: Request<'_>) -> Result<u16, Cause> {
         let Layout::Direct {
             accounts,
             free_head,
@@ -232,7 +232,7 @@ impl<D: DmaContext> SplitRing<D> {
 
     /// One descriptor that points at a table with the chain (spec 2.7.5.3).
     #[inline(always)]
-    fn add_indirect(&mut self, dma: &D, id: u16, request: &Request<'_>) -> Result<u16, Cause> {
+    fn add_indirect(&mut self, dma: &D, id: u16, request: Request<'_>) -> Result<u16, Cause> {
         let Layout::Indirect {
             short_tables,
             shapes,
@@ -259,7 +259,7 @@ impl<D: DmaContext> SplitRing<D> {
         };
         let last = segments - 1;
         let link = |position: usize| (position < last).then_some(position as u16 + 1);
-        let new = Shape::of(request);
+        let new = Shape::of(&request);
         if *shape != new {
             *shape = new;
             if let Some(header) = request.header {
@@ -366,7 +366,7 @@ impl<D: DmaContext> SplitRing<D> {
         let entry = usize::from(self.last_used_idx & (self.size - 1));
         let at = self.used + 4 + USED_ELEMENT_LEN * entry;
         self.last_used_idx = self.last_used_idx.wrapping_add(1);
-        let (id, len) = (self.memory.load_u32(at), self.memory.load_u32(at + 4));
+        let [id, len] = self.memory.load_u32s(at);
         let id = match &self.layout {
             Layout::Indirect { .. } => id,
             Layout::Direct { accounts, .. } => match accounts.get(id as usize) {
