@@ -252,7 +252,7 @@ mod tests {
         let directory = tempfile::tempdir()?;
         let mut command = Command::new("sh");
         command.args(["-c", "echo no such thing >&2; exit 3", "sh"]);
-        let started = Daemon::start(command, "--socket", directory.path());
+        let started = Daemon::start(command, "--socket", "", directory.path());
         let error = format!("{:#}", started.err().context("it started")?);
         assert!(error.contains("no such thing"), "{error}");
         Ok(())

@@ -336,12 +336,9 @@ impl<T: Transport, P: Payload> Queue<T, P> {
     ///
     /// # Errors
     ///
-    /// [`Cause::QueueInUse`] for a queue that was enabled before, [`Cause::InvalidParameter`] for a queue of another device
-    /// or one made before the device was last reset, or whatever [`Transport::enable_queue`] says.
+    /// [`Cause::InvalidParameter`] for a queue of another device or one made before the device was last reset, or whatever
+    /// [`Transport::enable_queue`] says: [`Cause::QueueInUse`] for a queue that was enabled before.
     pub fn enable(&mut self, transport: &mut T) -> Result<()> {
-        if self.bell.is_some() {
-            return Err(self.error(Cause::QueueInUse));
-        }
         if transport.instance().number() != self.instance {
             return Err(self.error(Cause::InvalidParameter("queue of another device")));
         }
