@@ -5,7 +5,7 @@ export MACHINE MEM SMP DISK SOUND PORT SCRIPT CMDLINE ARGS TIMEOUT
 # And to the tests.
 export KEEP
 
-.PHONY: help setup guest run screenshot test soak clean
+.PHONY: help setup guest run screenshot test soak coverage clean
 
 help:
 	@echo 'make setup             install what is missing (Rust for the guest, QEMU >= 8.2); quick when nothing is'
@@ -26,6 +26,7 @@ help:
 	@echo '  KEEP=1               keep logs and captures of cells that pass, too, in target/cells/'
 	@echo 'make soak N=10 CELL=   the cells N times while two programs keep processors busy: which failed how often;'
 	@echo '                       the logs of what failed are in target/soak/'
+	@echo 'make coverage          which lines of the driver crate its tests on the host run, per file and in all'
 	@echo 'make clean             remove what was built'
 
 setup:
@@ -49,6 +50,10 @@ N ?= 10
 soak:
 	@scripts/setup.sh tests
 	@scripts/soak.sh '$(N)' '$(CELL)'
+
+coverage:
+	@scripts/setup.sh coverage
+	@scripts/coverage.sh
 
 clean:
 	cargo clean

@@ -1,9 +1,10 @@
 #!/bin/sh
 # Installs what Vringlet needs and this machine lacks, saying what it does; quick and quiet when nothing is missing.
 #
-#   scripts/setup.sh         what building and running the guest needs
-#   scripts/setup.sh tests   and what the tests need besides, or can use
-#   scripts/setup.sh ci      and what .ci/run needs besides
+#   scripts/setup.sh            what building and running the guest needs
+#   scripts/setup.sh tests      and what the tests need besides, or can use
+#   scripts/setup.sh ci         and what .ci/run needs besides
+#   scripts/setup.sh coverage   the first, and what scripts/coverage.sh needs besides
 #
 # It uses rustup (unless RUSTUP_AUTO_INSTALL=0) and apt. Where it can't install it names what is needed, and fails.
 set -eu
@@ -17,6 +18,8 @@ rng_daemon=0.1.0
 
 say() { echo "setup: $*"; }
 have() { command -v "$1" >/dev/null 2>&1; }
+# The version of rustc's LLVM.
+llvm() { rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p'; }
 at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
 
 have_host_cargo() { have cargo && version=$(rustc --version 2>/dev/null | cut -d' ' -f2) && at_least "$version" $rust_oldest; }
@@ -38,6 +41,7 @@ missing() {
         { have ip && have ping && have nsenter; } || echo "network-tools"
         { have mkfs.fat && have mcopy && have mke2fs && have debugfs && have sfdisk; } || echo "file-system-tools" ;;
     esac
+    case $1 in coverage) [ "$(scripts/coverage.sh --tools)" != none ] || echo "llvm" ;; esac
     case $1 in ci) { cargo fmt --version && cargo clippy --version; } >/dev/null 2>&1 || echo "rust-tools" ;; esac
 }
 
@@ -59,6 +63,7 @@ explain() {
     qemu) echo "qemu-system-x86_64 >= $qemu_oldest: Debian's qemu-system-x86 (on bookworm from bookworm-backports)" ;;
     curl) echo "curl" ;;
     rust-tools) echo "rustfmt and clippy: \`rustup component add rustfmt clippy\`, or Debian's rustfmt-web and rust-web-clippy" ;;
+    llvm) echo "llvm-profdata and llvm-cov of the LLVM that rustc has: Debian's llvm-$(llvm), or \`rustup component add llvm-tools\`" ;;
     file-system-tools) echo "mkfs.fat, mcopy, mke2fs, debugfs and sfdisk: Debian's dosfstools, mtools, e2fsprogs and fdisk" ;;
     gpu-daemon) echo "QEMU's vhost-user-gpu: Debian's qemu-system-gui" ;;
     sound-daemon) echo "vhost-device-sound $sound_daemon in target/tools: a crate, with ALSA (Debian's libasound2-dev and pkg-config)" ;;
@@ -231,6 +236,7 @@ for need in $needs; do
     qemu) install_qemu qemu-system-x86 ;;
     curl) install curl ca-certificates ;;
     rust-tools) install_rust_tools ;;
+    llvm) install "llvm-$(llvm)" ;;
     file-system-tools) install dosfstools mtools e2fsprogs fdisk ;;
     network-tools) install iproute2 iputils-ping util-linux ;;
     esac

@@ -44,6 +44,8 @@ pub(crate) const ORDERS_DEVICES: bool = cfg!(any(
 /// What was read and written before is done, for the device too, when anything is written after (spec 2.7.13.3).
 #[inline]
 pub(crate) fn release() {
+    #[cfg(test)]
+    watch::pass(watch::Barrier::Release);
     #[cfg(any(target_arch = "aarch64", target_arch = "arm"))]
     outer_memory();
     #[cfg(not(any(target_arch = "aarch64", target_arch = "arm")))]
@@ -53,6 +55,8 @@ pub(crate) fn release() {
 /// What is read and written after comes after what was read before, in the device's order too (spec 2.7.14).
 #[inline]
 pub(crate) fn acquire() {
+    #[cfg(test)]
+    watch::pass(watch::Barrier::Acquire);
     #[cfg(target_arch = "aarch64")]
     // SAFETY: a barrier has no operands and changes nothing.
     unsafe {
@@ -67,6 +71,8 @@ pub(crate) fn acquire() {
 /// What was written before can be seen by the device when anything is read after (spec 2.7.13.4.1).
 #[inline]
 pub(crate) fn full() {
+    #[cfg(test)]
+    watch::pass(watch::Barrier::Full);
     #[cfg(any(target_arch = "aarch64", target_arch = "arm"))]
     outer_memory();
     #[cfg(not(any(target_arch = "aarch64", target_arch = "arm")))]
@@ -182,4 +188,41 @@ pub(crate) fn after_register_read() {
         target_arch = "riscv64"
     )))]
     fence(Ordering::SeqCst);
+}
+
+/// Lets a test do something where a barrier is: what another processor may do at the worst moment, which no machine can be
+/// made to do, and some never do.
+#[cfg(test)]
+pub(crate) mod watch {
+    use std::boxed::Box;
+    use std::cell::RefCell;
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Barrier {
+        Release,
+        Acquire,
+        Full,
+    }
+
+    type Watcher = Box<dyn FnMut(Barrier)>;
+
+    std::thread_local! {
+        static WATCHER: RefCell<Option<Watcher>> = const { RefCell::new(None) };
+    }
+
+    /// Calls `watcher` at each barrier of this thread during `f`.
+    pub(crate) fn during<R>(watcher: impl FnMut(Barrier) + 'static, f: impl FnOnce() -> R) -> R {
+        WATCHER.set(Some(Box::new(watcher)));
+        let result = f();
+        WATCHER.set(None);
+        result
+    }
+
+    pub(super) fn pass(barrier: Barrier) {
+        WATCHER.with_borrow_mut(|watcher| {
+            if let Some(watcher) = watcher {
+                watcher(barrier);
+            }
+        });
+    }
 }

@@ -65,6 +65,18 @@ impl<D: DmaContext> Dma<D> {
         self.len
     }
 
+    /// The same memory once more, for the device's side of a test. It frees nothing, and may not be used longer than this.
+    #[cfg(test)]
+    pub(crate) fn other_side(&self) -> Self {
+        Self {
+            address: self.address,
+            start: self.start,
+            len: self.len,
+            pages: 0,
+            context: self.context.clone(),
+        }
+    }
+
     /// Gives the memory up without freeing it: a device that could not be stopped may still write there.
     pub fn leak(&mut self) {
         self.pages = 0;

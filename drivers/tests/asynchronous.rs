@@ -14,7 +14,8 @@ use vringlet::fake::{
     FakeBlk, FakeDevice, FakeTransport, Fault, Interrupt, Memory, Order, Pace, Random,
 };
 use vringlet::features::RingFeatures;
-use vringlet::{Buffer, Cause, Driver};
+use vringlet::queue::Rejected;
+use vringlet::{Buffer, Cause, Device, Driver, Error, Finished, Token};
 
 type Disk = Asynchronous<Blk<FakeTransport<FakeBlk>>>;
 
@@ -422,6 +423,252 @@ fn a_device_that_cannot_be_reset_keeps_the_buffers_but_nobody_waits() {
     // The rest is leaked on purpose.
     drop(machine);
     assert_eq!(memory.live().1, 1);
+}
+
+#[test]
+fn an_owner_is_woken_for_what_it_waits_for() {
+    let memory = Memory::fresh();
+    let machine = machine(FakeBlk::new(8), Options::default());
+    machine.device.set_pace(Pace::Manual);
+    let disk = &machine.disk;
+    let mut stopped = Task::new(disk.stopped());
+    assert!(stopped.run().is_pending());
+
+    let mut submitted = Task::new(disk.submitted());
+    assert!(submitted.run().is_pending());
+    let mut read = Task::new(disk.read(0, buffer(512)));
+    assert!(read.run().is_pending());
+    assert!(submitted.alarm.take(), "there is something to kick for");
+    assert!(submitted.poll().is_ready());
+    disk.kick();
+    assert!(Task::new(disk.submitted()).run().is_pending(), "no more");
+    assert!(Task::new(disk.busy()).run().is_ready(), "it has the read");
+    machine.device.pump();
+    machine.process();
+    assert!(matches!(read.run(), Poll::Ready(Ok(_))));
+
+    let mut busy = Task::new(disk.busy());
+    assert!(busy.run().is_pending());
+    let mut late = Task::new(disk.read(0, buffer(512)));
+    assert!(late.run().is_pending());
+    assert!(busy.alarm.take());
+    assert!(busy.poll().is_ready());
+
+    assert!(stopped.run().is_pending(), "nothing is wrong so far");
+    let error = disk.with(|driver| driver.error(Cause::NeedsReset));
+    disk.stop(error);
+    assert!(stopped.alarm.take());
+    assert_eq!(stopped.poll(), Poll::Ready(error));
+    assert_eq!(Task::new(disk.stopped()).run(), Poll::Ready(error));
+    disk.restart().expect("an honest device");
+    assert!(Task::new(disk.stopped()).run().is_pending());
+    let restarted = disk.restart();
+    assert_eq!(restarted, Ok(()), "one that works is left alone");
+    drop((read, late, stopped, submitted, busy));
+    drop(machine);
+    memory.assert_clean();
+}
+
+#[test]
+fn who_serves_lets_others_run_between_many_completions() {
+    let memory = Memory::fresh();
+    // As fast as the driver: there is always something done, until nobody waits for room any more.
+    let machine = machine(FakeBlk::new(8), small_queue(4));
+    let mut owner = Task::new(machine.own());
+    assert!(owner.run().is_pending());
+    let mut reads: Vec<_> = (0..200)
+        .map(|sector| Task::new(machine.disk.read(sector % 8, buffer(512))))
+        .collect();
+    for read in &mut reads {
+        assert!(read.run().is_pending());
+    }
+    let mut left = Vec::new();
+    while owner.alarm.take() {
+        assert!(owner.poll().is_pending());
+        // Those that are done have their turn meanwhile.
+        reads.retain_mut(|read| match read.run() {
+            Poll::Ready(done) => done.map(drop).is_err(),
+            Poll::Pending => true,
+        });
+        left.push(reads.len());
+    }
+    assert_eq!(left.last(), Some(&0));
+    assert!(left.len() > 4, "{left:?}");
+    drop((owner, reads));
+    drop(machine);
+    memory.assert_clean();
+}
+
+#[test]
+fn who_serves_a_device_that_breaks_the_rules_is_told() {
+    let memory = Memory::fresh();
+    let device = FakeDevice::new(FakeBlk::new(8));
+    let disk = Asynchronous::new(Blk::new(device.transport(), Options::default()).expect("honest"));
+    device.inject(Fault::UsedId(99));
+    let mut owner = Task::new(disk.serve(async || ()));
+    let mut read = Task::new(disk.read(0, buffer(512)));
+    assert!(read.run().is_pending());
+    let Poll::Ready(error) = owner.run() else {
+        panic!("it goes on");
+    };
+    assert_eq!(error.cause, Cause::BadUsedId { id: 99 });
+    assert!(matches!(read.run(), Poll::Ready(Err(failed)) if failed.error == error));
+    drop((owner, read));
+    drop(disk);
+    memory.assert_clean();
+}
+
+#[test]
+fn what_was_done_before_the_device_was_stopped_is_done() {
+    let memory = Memory::fresh();
+    let machine = machine(FakeBlk::new(8), Options::default());
+    machine.device.set_pace(Pace::Manual);
+    machine.device.with(|disk| disk.disk[512..1024].fill(5));
+    let start = |sector| {
+        let mut read = Task::new(machine.disk.read(sector, buffer(512)));
+        assert!(read.run().is_pending());
+        read
+    };
+    let (mut done, forgotten, mut lost, forgotten_too) = (start(1), start(1), start(2), start(2));
+    machine.disk.kick();
+    machine.device.complete(0, 2);
+    machine.process();
+    let error = machine.disk.with(|driver| driver.error(Cause::NeedsReset));
+    machine.disk.stop(error);
+    machine.disk.restart().expect("an honest device");
+    // Nobody asks for these.
+    drop((forgotten, forgotten_too));
+    let Poll::Ready(Ok(block)) = done.run() else {
+        panic!("it was read");
+    };
+    assert_eq!(*block, [5; 512]);
+    assert!(matches!(lost.run(), Poll::Ready(Err(failed)) if failed.error == error));
+    // The places of the old session are free in the new one.
+    let mut read = Task::new(machine.disk.read(1, buffer(512)));
+    assert!(read.run().is_pending());
+    machine.disk.kick();
+    machine.device.pump();
+    machine.process();
+    assert!(matches!(read.run(), Poll::Ready(Ok(block)) if *block == [5; 512]));
+    drop((done, lost, read));
+    drop(machine);
+    memory.assert_clean();
+}
+
+#[test]
+fn each_operation_of_a_disk_does_what_it_says() {
+    let memory = Memory::fresh();
+    let machine = machine(FakeBlk::new(8), Options::default());
+    let disk = &machine.disk;
+    let mut owner = Task::new(machine.own());
+    let mut work = Task::new(async {
+        let block = disk.write(3, Buffer::from(vec![7; 512])).await;
+        disk.write(4, block.expect("on the disk"))
+            .await
+            .expect("on the disk");
+        disk.flush().await.expect("it has a cache");
+        let zeroed = disk.write_zeroes(&[4..5], false).await;
+        assert_eq!(zeroed, Ok(()));
+        let block = disk.read(3, buffer(512)).await.expect("on the disk");
+        assert_eq!(*block, [7; 512]);
+        let block = disk.read(4, buffer(512)).await.expect("on the disk");
+        assert_eq!(*block, [0; 512]);
+        assert_eq!(disk.discard(&[6..8]).await, Ok(()));
+        assert_eq!(disk.get_id().await.expect("it has one"), b"fake");
+        // What can't be said, and what isn't there.
+        let cause = |result: Result<(), Error>| result.expect_err("not possible").cause;
+        let backwards = std::ops::Range { start: 2, end: 1 };
+        let bad = Cause::InvalidParameter("range of sectors");
+        assert_eq!(cause(disk.discard(&[backwards.clone()]).await), bad);
+        assert_eq!(cause(disk.write_zeroes(&[backwards], true).await), bad);
+        let past = Cause::OutOfRange {
+            start: 7,
+            count: 2,
+            capacity: 8,
+        };
+        assert_eq!(cause(disk.discard(&[7..9]).await), past);
+        assert_eq!(cause(disk.write_zeroes(&[7..9], true).await), past);
+    });
+    let done = (0..100).any(|_| {
+        let done = work.run().is_ready();
+        assert!(owner.run().is_pending());
+        done
+    });
+    assert!(done);
+    drop((owner, work));
+    let blk = machine.disk.into_inner();
+    assert_eq!(blk.report().counters[1], ("bytes_written", 1024));
+    drop(blk);
+    memory.assert_clean();
+}
+
+/// A disk whose new sessions ask for no interrupts, as drivers' may.
+struct Quiet(Blk<FakeTransport<FakeBlk>>);
+
+impl Driver for Quiet {
+    type Request = Request;
+
+    fn submit(&mut self, request: Request) -> Result<Token, Rejected<Request>> {
+        self.0.submit(request)
+    }
+    fn kick(&mut self) {
+        self.0.kick();
+    }
+    fn complete(&mut self) -> Result<Option<Token>, Error> {
+        self.0.complete()
+    }
+    fn take(&mut self, token: Token) -> Option<Finished<Request>> {
+        self.0.take(token)
+    }
+    fn enable_interrupts(&mut self) -> bool {
+        self.0.enable_interrupts()
+    }
+    fn disable_interrupts(&mut self) {
+        self.0.disable_interrupts();
+    }
+    fn queue_size(&self) -> u16 {
+        self.0.queue_size()
+    }
+    fn error(&self, cause: Cause) -> Error {
+        self.0.error(cause)
+    }
+    fn reset(&mut self) -> Result<Vec<(Token, Request)>, Error> {
+        self.0.reset()
+    }
+    fn restart(&mut self) -> Result<(), Error> {
+        self.0.restart()?;
+        self.0.disable_interrupts();
+        Ok(())
+    }
+}
+
+#[test]
+fn interrupts_come_after_a_restart_whatever_the_driver_begins_with() {
+    for ring in [
+        RingFeatures::VERSION_1,
+        RingFeatures::VERSION_1 | RingFeatures::EVENT_IDX,
+    ] {
+        let memory = Memory::fresh();
+        let device = FakeDevice::new(FakeBlk::new(8));
+        device.offer(ring);
+        let mut blk = Blk::new(device.transport(), Options::default()).expect("an honest device");
+        blk.disable_interrupts();
+        let disk = Asynchronous::new(Quiet(blk));
+        for session in 1..=3 {
+            // Nobody asks again before the first request is done.
+            let mut read = Task::new(disk.perform(Request::read(0, buffer(512))));
+            assert!(read.run().is_pending());
+            disk.kick();
+            assert_eq!(device.interrupts(0), session);
+            disk.process().expect("an honest ring");
+            assert!(matches!(read.run(), Poll::Ready(Ok(_))));
+            drop(read);
+            disk.stop(disk.with(|driver| driver.error(Cause::NeedsReset)));
+            disk.restart().expect("an honest device");
+        }
+        drop(disk);
+        memory.assert_clean();
+    }
 }
 
 #[test]

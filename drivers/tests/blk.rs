@@ -461,7 +461,7 @@ fn the_cache_mode_is_the_device_s() {
 fn an_impossible_configuration_is_refused() {
     let memory = Memory::fresh();
     type Spoil = fn(&mut FakeBlk);
-    let cases: [(&str, u64, Spoil); 9] = [
+    let cases: [(&str, u64, Spoil); 10] = [
         ("blk_size", 0, |disk| disk.block_size = 0),
         ("blk_size", 256, |disk| disk.block_size = 256),
         ("blk_size", 513, |disk| disk.block_size = 513),
@@ -475,6 +475,10 @@ fn an_impossible_configuration_is_refused() {
         ("max_write_zeroes_sectors", 0, |disk| {
             disk.features &= !Features::DISCARD.bits();
             disk.max_range_sectors = 0;
+        }),
+        ("max_write_zeroes_seg", 0, |disk| {
+            disk.features &= !Features::DISCARD.bits();
+            disk.max_ranges = 0;
         }),
         ("physical_block_exp", 3, |disk| disk.block_size = 1 << 29),
     ];
@@ -584,6 +588,7 @@ fn a_resize_is_seen_and_counts_at_once() {
     let change = blk.config_changed().expect("an honest device");
     let change = change.expect("a change");
     assert_eq!((change.old.capacity, change.new.capacity), (8, 16));
+    assert_eq!(change.new.bytes(), 16 * 512);
     perform(&mut blk, Request::read(8, buffer(512)))
         .1
         .expect("done");
@@ -601,6 +606,35 @@ fn a_resize_is_seen_and_counts_at_once() {
         }
     );
     assert_eq!(blk.config().capacity, 16);
+    drop(blk);
+    memory.assert_clean();
+}
+
+#[test]
+fn a_change_of_the_limits_counts_at_once() {
+    let memory = Memory::fresh();
+    let (device, mut blk) = open(FakeBlk::new(64));
+    let room = blk.segments_max();
+    let read = |segments: usize| {
+        let buffers: Vec<_> = (0..segments).map(|_| buffer(512)).collect();
+        Request::read(0, buffers)
+    };
+    for max in [3, 1, 7, 1000] {
+        device.change_config(|disk| disk.seg_max = max);
+        blk.config_changed().expect("an honest device");
+        let max = room.min(max as usize);
+        assert_eq!(blk.segments_max(), max);
+        if max < room {
+            let segments = max + 1;
+            assert_eq!(
+                rejection(&mut blk, read(segments)),
+                Cause::TooManySegments { segments, max }
+            );
+        }
+        perform(&mut blk, read(max.min(64)))
+            .1
+            .expect("as many as allowed");
+    }
     drop(blk);
     memory.assert_clean();
 }
@@ -687,6 +721,55 @@ fn a_queue_full_of_late_requests_is_waited_for() {
     .expect("the device is back");
     drop(blk);
     memory.assert_clean();
+}
+
+#[test]
+fn a_device_that_breaks_the_ring_while_room_is_waited_for_is_reset() {
+    for comes_back in [true, false] {
+        let memory = Memory::fresh();
+        let options = Options {
+            queue_size: 4,
+            declined: RingFeatures::INDIRECT_DESC.bits(),
+        };
+        let (device, blk) = open_with(FakeBlk::new(8), options);
+        let mut blk = Blocking::new(blk);
+        device.set_pace(Pace::Manual);
+        blk.read(0, buffer(512), turns(2)).expect_err("no answer");
+        let mut breaks = || {
+            if !comes_back {
+                device.inject(Fault::ResetNeverEnds);
+            }
+            device.claim_used(0, 99, 0);
+            true
+        };
+        let failed = blk.read(0, buffer(512), &mut breaks);
+        let failed = failed.expect_err("it lies");
+        assert_eq!(failed.error.cause, Cause::BadUsedId { id: 99 });
+        let request = failed.request.expect("the device never had it");
+        assert_eq!(request.len(), 512);
+        // The first one came back from the reset, if there was one, and nobody waits for it.
+        assert_eq!(memory.live().1, usize::from(!comes_back));
+        device.heal();
+        blk.driver().restart().expect("honest again");
+        device.set_pace(Pace::OnNotify);
+        blk.read(0, request, turns(2)).expect("an honest device");
+        drop(blk);
+        memory.assert_clean();
+    }
+}
+
+#[test]
+fn a_request_gives_its_buffers_back_whatever_it_is() {
+    let flush = Request::flush();
+    assert!(flush.data().buffers().is_empty());
+    assert!(flush.id().is_empty());
+    assert!(flush.into_buffer().is_none());
+    let read = Request::read(0, vec![buffer(512), buffer(512)]);
+    assert_eq!(read.data().buffers().len(), 2);
+    assert!(read.into_buffer().is_none(), "there are two");
+    let read = Request::read(0, Buffer::from(b"not a name".to_vec()));
+    assert!(read.id().is_empty());
+    assert_eq!(read.into_buffer().as_deref(), Some(&b"not a name"[..]));
 }
 
 #[test]

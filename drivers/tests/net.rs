@@ -1268,6 +1268,31 @@ fn a_merged_frame_is_given_up_where_it_gets_too_long() {
 }
 
 #[test]
+fn a_merged_frame_with_a_gap_is_no_frame() {
+    // All buffers but the last are full (spec 5.1.6.4.1): one that is not has bytes of another frame behind them.
+    for (filled, good) in [(128, true), (127, false), (0, false)] {
+        let script = [
+            buffer(4, 116),
+            vec![0; 128],
+            vec![0; filled],
+            vec![0; 5],
+            buffer(1, 60),
+        ];
+        let (memory, card, mut net) = scripted(Features::MRG_RXBUF, 128, script);
+        card.pump();
+        let mut lengths = Vec::new();
+        while let Some(frame) = net.receive().expect("a sound queue") {
+            lengths.push(frame.len());
+        }
+        let whole = 116 + 128 + 128 + 5;
+        assert_eq!(lengths, if good { vec![whole, 60] } else { vec![60] });
+        assert_eq!(net.receive_stats().bad_merge, u64::from(!good));
+        drop(net);
+        memory.assert_clean();
+    }
+}
+
+#[test]
 fn a_transmit_queue_found_broken_on_the_way_to_sleep_keeps_awake() {
     let options = Options {
         transmit_queue_size: 2,
@@ -1338,6 +1363,8 @@ fn of_several_addresses_the_one_answered_last_is_the_cards() {
     for address in addresses {
         drop(net.command(Command::MacAddress(address)).expect("room"));
     }
+    // One that has to do with no address comes back behind them.
+    drop(net.command(Command::VlanAdd(1)).expect("room"));
     card.pump();
     net.process(InterruptCauses::QUEUE).expect("no trouble");
     assert_eq!(net.mac(), addresses[2]);

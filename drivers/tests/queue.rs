@@ -540,6 +540,89 @@ fn requests_that_break_the_rules_come_back_unharmed() {
     finish(&memory, &mut transport, queue);
 }
 
+/// Names its segments in the order of the list, whatever the specification says.
+struct AnyOrder(Vec<(Buffer, bool)>);
+
+impl Payload for AnyOrder {
+    fn segments<'a>(&'a mut self, chain: &mut Chain<'a>) {
+        for (buffer, writable) in &mut self.0 {
+            match writable {
+                true => chain.writable(buffer),
+                false => chain.readable(buffer),
+            }
+        }
+    }
+}
+
+/// Spec 2.7.4.2: a device need not look for something to read behind what it may write.
+#[test]
+fn readable_segments_come_before_writable_ones() {
+    for indirect in BOTH {
+        let memory = Memory::fresh();
+        let device = FakeDevice::new(Echo::new(8));
+        let mut transport = device.transport();
+        let mut queue: EchoQueue<AnyOrder> =
+            start(&mut transport, options(8), declined(indirect, true));
+        for (order, taken) in [
+            (&[false, false, true][..], true),
+            (&[true, true], true),
+            (&[true, false], false),
+            (&[false, true, false], false),
+            (&[false, true, true, false, true], false),
+        ] {
+            let segments = order
+                .iter()
+                .map(|writable| (Buffer::from(vec![1; 4]), *writable));
+            match queue.submit(&[], AnyOrder(segments.collect())) {
+                Ok(_) => assert!(taken, "{order:?}"),
+                Err(rejected) => {
+                    let cause = Cause::InvalidParameter("readable segment behind a writable");
+                    assert_eq!(rejected.error.cause, cause);
+                    assert!(!taken, "{order:?}");
+                    assert_eq!(rejected.payload.0.len(), order.len());
+                }
+            }
+            queue.kick();
+            while queue.poll(&mut []).expect("honest").is_some() {}
+            assert_eq!(queue.in_flight(), 0);
+        }
+        queue.release(&transport.reset().expect("honest"));
+        drop(queue);
+        memory.assert_clean();
+    }
+}
+
+/// The device says in 32 bits how much it wrote.
+#[test]
+fn a_request_of_4_gib_is_not_taken() {
+    const GIB: usize = 1 << 30;
+    let memory = Memory::fresh();
+    // A gibibyte would be copied otherwise.
+    memory.set_bounce(false);
+    let device = FakeDevice::new(Echo::new(8));
+    let mut transport = device.transport();
+    let mut queue: EchoQueue<AnyOrder> = start(&mut transport, options(8), 0);
+    // Nobody touches the bytes, so the system need not have that much.
+    let parts = |lens: &[usize]| {
+        let zeroed = |len: &usize| (Buffer::zeroed(*len).expect("addresses"), true);
+        AnyOrder(lens.iter().map(zeroed).collect())
+    };
+    // What is left of 4 GiB is for header and footer.
+    let largest = GIB - 4096 - 2;
+    for (last, taken) in [(largest, true), (largest + 1, false), (GIB, false)] {
+        match queue.submit(&[], parts(&[GIB, GIB, GIB, last])) {
+            Ok(_) => assert!(taken, "{last}"),
+            Err(rejected) => {
+                assert_eq!(rejected.error.cause, Cause::RequestTooLong);
+                assert!(!taken, "{last}");
+            }
+        }
+    }
+    queue.release(&transport.reset().expect("honest"));
+    drop(queue);
+    memory.assert_clean();
+}
+
 /// Bug 11 of others: what the device did not write is not taken for "OK".
 #[test]
 fn a_footer_that_the_device_does_not_write_reads_all_ones() {

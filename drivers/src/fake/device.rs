@@ -273,6 +273,17 @@ impl<M: DeviceModel> FakeDevice<M> {
         })
     }
 
+    /// Has the device say at once that it used request `id` of `queue` and wrote `len` bytes, whether it has it or not.
+    pub fn claim_used(&self, queue: u16, id: u32, len: u32) {
+        self.with_core(|core| {
+            let state = core.common.queues.get_mut(usize::from(queue));
+            if let Some(ring) = state.and_then(|state| state.ring.as_mut()) {
+                ring.lie();
+                ring.push_raw(id, len);
+            }
+        });
+    }
+
     /// Requests of `queue` that the device has seen and not returned.
     pub fn requests(&self, queue: u16) -> usize {
         self.with_queue(queue, |state| {

@@ -447,9 +447,15 @@ impl DeviceQueue {
         self.set_used_index(self.used.wrapping_add(1));
     }
 
+    /// To be called before something is said that is not so: what the driver does to requests that the device holds is no
+    /// fault of the driver's then.
+    pub fn lie(&mut self) {
+        self.lied.store(true, Ordering::Relaxed);
+    }
+
     /// Fills the used ring with noise, its index and the device's wishes included; half of it noise that is almost right.
     pub fn make_noise(&mut self, random: &mut Random) {
-        self.lied.store(true, Ordering::Relaxed);
+        self.lie();
         let mut bytes = std::vec![0; 6 + 8 * usize::from(self.size())];
         random.fill(&mut bytes);
         for entry in bytes[4..].chunks_exact_mut(8) {

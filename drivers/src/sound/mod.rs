@@ -885,3 +885,41 @@ impl<T: Transport> Drop for Sound<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::barrier::watch::{self, Barrier};
+    use crate::fake::{FakeDevice, FakeSound, Memory};
+
+    /// A device need not wait for a buffer to be given to it before it says that it used it again.
+    #[test]
+    fn events_that_were_never_asked_for_keep_nobody_in_poll() {
+        const EVENT_QUEUE: u16 = 1;
+        let memory = Memory::fresh();
+        let device = FakeDevice::new(FakeSound::new());
+        let mut card = Sound::new(device.transport(), Options::default()).expect("a device");
+        let taken = |card: &Sound<_>| card.report().queues[1].stats.completed;
+        let most = u64::from(card.report().queues[1].size);
+        let before = taken(&card);
+        device.claim_used(EVENT_QUEUE, 0, 8);
+        // With each that the driver looks at there is another one.
+        let mut left = 10_000;
+        let liar = device.clone();
+        let watcher = move |barrier| {
+            if barrier == Barrier::Acquire && left > 0 {
+                left -= 1;
+                liar.claim_used(EVENT_QUEUE, 0, 8);
+            }
+        };
+        let polled = watch::during(watcher, || card.poll());
+        assert!(
+            polled
+                .expect("no rule that can be checked is broken")
+                .is_none()
+        );
+        assert_eq!(taken(&card) - before, most);
+        drop(card);
+        memory.assert_clean();
+    }
+}

@@ -452,7 +452,15 @@ fn need_event(event: u16, new: u16, old: u16) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::need_event;
+    use alloc::rc::Rc;
+    use core::cell::Cell;
+    use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::barrier::watch::{self, Barrier};
+    use crate::fake::{FakeDma, Memory};
+    use crate::queue::ring::Own;
 
     /// The same rule, told slowly: one of the steps from `old` to `new` leaves index `event` behind.
     fn passes(event: u16, new: u16, old: u16) -> bool {
@@ -489,5 +497,366 @@ mod tests {
         assert!(need_event(65534, 2, 65533));
         assert!(need_event(65535, 0, 65535));
         assert!(!need_event(65534, 65534, 65530));
+    }
+
+    const SIZE: u16 = 4;
+    /// All indices, and around the wrap again.
+    const STEPS: u32 = 65536 + 8;
+
+    /// The device's side of a ring, on a machine that does no more for the order of accesses than the barriers demand.
+    #[derive(Clone)]
+    struct Device {
+        memory: Memory,
+        at: QueueAddresses,
+        event_idx: bool,
+    }
+
+    impl Device {
+        fn available(&self) -> u16 {
+            self.memory.read_u16(self.at.driver + 2)
+        }
+
+        /// The entry of the available ring at `index`.
+        fn entry(&self, index: u16) -> u16 {
+            let entry = u64::from(index % SIZE);
+            self.memory.read_u16(self.at.driver + 4 + 2 * entry)
+        }
+
+        /// Where descriptor `index` points.
+        fn descriptor(&self, index: u16) -> u64 {
+            let mut address = [0; 8];
+            let at = self.at.descriptors + 16 * u64::from(index);
+            assert!(self.memory.read(at, &mut address));
+            u64::from_le_bytes(address)
+        }
+
+        /// Asks for a notification of what comes at `index`, or for none.
+        fn ask(&self, index: u16, wanted: bool) {
+            if self.event_idx {
+                let event = index.wrapping_sub(u16::from(!wanted));
+                let at = self.at.device + 4 + 8 * u64::from(SIZE);
+                self.memory.write_u16(at, event);
+            } else {
+                self.memory.write_u16(self.at.device, (!wanted).into());
+            }
+        }
+
+        fn write_used(&self, index: u16, id: u32, len: u32) {
+            let at = self.at.device + 4 + 8 * u64::from(index % SIZE);
+            let bytes = [id.to_le_bytes(), len.to_le_bytes()].concat();
+            assert!(self.memory.write(at, &bytes));
+        }
+
+        fn set_used_index(&self, index: u16) {
+            self.memory.write_u16(self.at.device + 2, index);
+        }
+
+        /// Whether the driver wants an interrupt for what is used at `index`.
+        fn interrupt_wanted(&self, index: u16) -> bool {
+            if self.event_idx {
+                let ring = 2 * u64::from(SIZE);
+                self.memory.read_u16(self.at.driver + 4 + ring) == index
+            } else {
+                self.memory.read_u16(self.at.driver) == 0
+            }
+        }
+    }
+
+    /// Gives a ring one request after the other, and has `step` do with each what it tests, at index `index`.
+    fn at_every_index(step: impl Fn(&mut SplitRing<FakeDma>, &Device, u16)) {
+        for event_idx in [false, true] {
+            let memory = Memory::fresh();
+            let dma = FakeDma::new(memory.clone());
+            let mut ring = SplitRing::new(&dma, SIZE, false, event_idx).expect("memory");
+            let device = Device {
+                memory: memory.clone(),
+                at: ring.addresses(),
+                event_idx,
+            };
+            for number in 0..STEPS {
+                let header = Some(Own {
+                    address: number.into(),
+                    len: 1,
+                });
+                let request = Request {
+                    header,
+                    loans: &[],
+                    footer: None,
+                };
+                let id = (number % u32::from(SIZE)) as u16;
+                ring.add(&dma, id, request).expect("room");
+                step(&mut ring, &device, number as u16);
+                ring.free(id);
+            }
+            drop(ring);
+            memory.assert_clean();
+        }
+    }
+
+    /// The device sees the index as soon as it is stored, but all else as it was at the barrier.
+    #[test]
+    fn what_the_available_index_covers_is_visible_before_it() {
+        at_every_index(|ring, device, index| {
+            let seen = Rc::new(Cell::new(None));
+            let (view, sees) = (seen.clone(), device.clone());
+            let watcher = move |barrier| {
+                if barrier == Barrier::Release {
+                    assert_eq!(sees.available(), index, "the index is not there yet");
+                    view.set(Some(sees.descriptor(sees.entry(index))));
+                }
+            };
+            watch::during(watcher, || ring.publish());
+            assert_eq!(device.available(), index.wrapping_add(1));
+            let published = device.descriptor(device.entry(index));
+            assert_eq!(seen.get(), Some(published), "at {index}");
+            give_back(ring, device, index);
+        });
+    }
+
+    /// The driver's store of the index reaches the device at the barrier, and the device falls asleep just before.
+    #[test]
+    fn a_device_that_falls_asleep_while_the_index_is_on_its_way_is_notified() {
+        at_every_index(|ring, device, index| {
+            device.ask(index, false);
+            let sleeper = device.clone();
+            let watcher = move |barrier| {
+                if barrier == Barrier::Full {
+                    let stored = sleeper.available();
+                    assert_eq!(stored, index.wrapping_add(1), "on its way");
+                    sleeper.ask(index, true);
+                }
+            };
+            let notify = watch::during(watcher, || ring.publish());
+            assert_eq!(notify, Some(true), "at {index}");
+            give_back(ring, device, index);
+        });
+    }
+
+    /// The driver may read an entry of the used ring as early as the barrier allows.
+    #[test]
+    fn what_the_used_index_covers_is_read_after_it() {
+        at_every_index(|ring, device, index| {
+            ring.publish();
+            let head = device.entry(index).into();
+            // What is there before the device writes its entry.
+            device.write_used(index, u32::from(SIZE) - 1 - head, 77);
+            device.set_used_index(index.wrapping_add(1));
+            let writer = device.clone();
+            let watcher = move |barrier| {
+                if barrier == Barrier::Acquire {
+                    writer.write_used(index, head, 5);
+                }
+            };
+            let used = watch::during(watcher, || ring.next_used(1));
+            let used = used.expect("an honest device").expect("one");
+            let id = u32::from(index % SIZE);
+            assert_eq!((used.id, used.len), (id, 5), "at {index}");
+        });
+    }
+
+    /// The driver's wish reaches the device at the barrier. A device that used something just before did not see it, so the
+    /// driver must see what was used; one that does it later must interrupt.
+    #[test]
+    fn who_asks_for_an_interrupt_misses_nothing() {
+        at_every_index(|ring, device, index| {
+            ring.publish();
+            ring.disable_interrupts();
+            let wanted = Rc::new(Cell::new(None));
+            let (wish, late) = (wanted.clone(), device.clone());
+            let watcher = move |barrier| {
+                if barrier == Barrier::Full {
+                    wish.set(Some(late.interrupt_wanted(index)));
+                    late.write_used(index, late.entry(index).into(), 0);
+                    late.set_used_index(index.wrapping_add(1));
+                }
+            };
+            let has_used = watch::during(watcher, || {
+                ring.enable_interrupts(0);
+                ring.has_used()
+            });
+            assert!(has_used, "used just before the wish was seen, at {index}");
+            assert_eq!(wanted.get(), Some(true), "at {index}");
+            ring.next_used(1).expect("an honest device").expect("one");
+        });
+    }
+
+    // What these tests let happen at the barriers, between two processors that happen to do it.
+
+    /// The device's side again, as quick as can be: what it does takes no longer than what it is to get in between of. There
+    /// is one request at a time, of descriptor 0, and an entry of the used ring that is all zeros says that it was used.
+    struct QuickDevice {
+        memory: Dma<FakeDma>,
+        avail: usize,
+        used: usize,
+        event_idx: bool,
+        over: AtomicBool,
+        bell: AtomicBool,
+        interrupts: AtomicU32,
+    }
+
+    impl QuickDevice {
+        fn is_over(&self) -> bool {
+            self.over.load(Ordering::Relaxed)
+        }
+
+        fn has_available(&self, index: u16) -> bool {
+            self.memory.load_u16(self.avail + 2) != index
+        }
+
+        fn push_used(&self, index: u16) {
+            fence(Ordering::Release);
+            self.memory.store_u16(self.used + 2, index.wrapping_add(1));
+            fence(Ordering::SeqCst);
+            let ring = 2 * usize::from(SIZE);
+            let wanted = match self.event_idx {
+                true => self.memory.load_u16(self.avail + 4 + ring) == index,
+                false => self.memory.load_u16(self.avail) == 0,
+            };
+            if wanted {
+                self.interrupts.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+
+        fn ask_for_notifications(&self, index: u16, wanted: bool) {
+            let event = index.wrapping_sub(u16::from(!wanted));
+            match self.event_idx {
+                true => self
+                    .memory
+                    .store_u16(self.used + 4 + 8 * usize::from(SIZE), event),
+                false => self.memory.store_u16(self.used, (!wanted).into()),
+            }
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    /// Runs `device` on a thread of its own while `driver` gives it requests; it says how many of them when it found
+    /// something amiss.
+    fn two_processors(
+        device: impl Fn(&QuickDevice) + Sync,
+        driver: impl Fn(&mut SplitRing<FakeDma>, &FakeDma, &QuickDevice) -> Result<(), u32>,
+    ) {
+        for event_idx in [false, true] {
+            let memory = Memory::fresh();
+            let dma = FakeDma::new(memory.clone());
+            let mut ring = SplitRing::new(&dma, SIZE, false, event_idx).expect("memory");
+            let quick = QuickDevice {
+                memory: ring.memory.other_side(),
+                avail: ring.avail,
+                used: ring.used,
+                event_idx,
+                over: AtomicBool::new(false),
+                bell: AtomicBool::new(false),
+                interrupts: AtomicU32::new(0),
+            };
+            let result = std::thread::scope(|scope| {
+                scope.spawn(|| device(&quick));
+                let result = driver(&mut ring, &dma, &quick);
+                quick.over.store(true, Ordering::Relaxed);
+                result
+            });
+            assert_eq!(result, Ok(()), "event_idx={event_idx}");
+            drop((quick, ring));
+            memory.assert_clean();
+        }
+    }
+
+    const ROUNDS: u32 = 100_000;
+    const EMPTY: Request<'_> = Request {
+        header: Some(Own { address: 0, len: 1 }),
+        loans: &[],
+        footer: None,
+    };
+
+    /// Waits long enough for a machine that is busy with other things.
+    fn comes(what: impl Fn() -> bool) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !what() {
+            if Instant::now() > deadline {
+                return false;
+            }
+            core::hint::spin_loop();
+        }
+        true
+    }
+
+    #[test]
+    fn no_interrupt_is_lost_between_two_processors() {
+        let device = |device: &QuickDevice| {
+            let mut index = 0;
+            while !device.is_over() {
+                if device.has_available(index) {
+                    device.push_used(index);
+                    index = index.wrapping_add(1);
+                }
+            }
+        };
+        two_processors(device, |ring, dma, device| {
+            for round in 0..ROUNDS {
+                ring.add(dma, 0, EMPTY).expect("room");
+                ring.publish();
+                // It asks and withdraws so quickly that the device is done while it asks, more often than not.
+                loop {
+                    let before = device.interrupts.load(Ordering::SeqCst);
+                    ring.enable_interrupts(0);
+                    if ring.has_used() {
+                        break;
+                    }
+                    // A moment's sleep.
+                    if (0..4).any(|_| ring.has_used()) {
+                        let came = || device.interrupts.load(Ordering::SeqCst) != before;
+                        if !comes(came) {
+                            return Err(round);
+                        }
+                        break;
+                    }
+                    ring.disable_interrupts();
+                }
+                ring.disable_interrupts();
+                ring.next_used(1).expect("an honest device").expect("one");
+                ring.free(0);
+            }
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn no_kick_is_lost_between_two_processors() {
+        let device = |device: &QuickDevice| {
+            let mut index = 0;
+            while !device.is_over() {
+                if device.has_available(index) {
+                    device.push_used(index);
+                    index = index.wrapping_add(1);
+                }
+                device.ask_for_notifications(index, true);
+                // If nothing came meanwhile it sleeps.
+                if !device.has_available(index) {
+                    while !device.bell.swap(false, Ordering::SeqCst) && !device.is_over() {
+                        core::hint::spin_loop();
+                    }
+                }
+                device.ask_for_notifications(index, false);
+            }
+        };
+        two_processors(device, |ring, dma, device| {
+            for round in 0..ROUNDS {
+                ring.add(dma, 0, EMPTY).expect("room");
+                if ring.publish() == Some(true) {
+                    device.bell.store(true, Ordering::SeqCst);
+                }
+                if !comes(|| ring.has_used()) {
+                    return Err(round);
+                }
+                ring.next_used(1).expect("an honest device").expect("one");
+                ring.free(0);
+            }
+            Ok(())
+        });
+    }
+
+    fn give_back(ring: &mut SplitRing<FakeDma>, device: &Device, index: u16) {
+        device.write_used(index, device.entry(index).into(), 0);
+        device.set_used_index(index.wrapping_add(1));
+        ring.next_used(1).expect("an honest device").expect("one");
     }
 }
