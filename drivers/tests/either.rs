@@ -6,11 +6,10 @@ use vringlet::fake::{
     DeviceModel, FakeBlk, FakeDevice, FakeDma, FakeMmio, FakeMmioRegisters, FakePci, FakePmem,
     FakeRegisters, Memory, PciLayout,
 };
+use vringlet::features::RingFeatures;
 use vringlet::transport::either::Either;
 use vringlet::transport::{InterruptCauses, SharedMemory};
-use vringlet::{
-    Buffer, Device, DmaContext, Driver, Location, MmioTransport, PciTransport, Transport,
-};
+use vringlet::{Buffer, Device, Driver, Location, MmioTransport, PciTransport, Transport};
 
 type Pci<M> = PciTransport<FakeDma, FakeRegisters<M>>;
 type Mmio<M> = MmioTransport<FakeDma, FakeMmioRegisters<M>>;
@@ -109,9 +108,8 @@ fn what_a_transport_knows_is_known_of_either() {
         assert_eq!(transport.shared_memory(4), None);
         // The context of the one that it is.
         assert_eq!(transport.dma().access_platform(), None);
-        let name = transport.name();
-        let told = transport.dma_mut().negotiated(name, true);
-        assert_eq!(told, Ok(()));
+        let features = RingFeatures::VERSION_1 | RingFeatures::ACCESS_PLATFORM;
+        assert_eq!(transport.set_driver_features(features.bits()), Ok(()));
         assert_eq!(transport.dma().access_platform(), Some(true));
     }
     memory.assert_clean();
