@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 
 use embedded_graphics_core::Pixel;
 use embedded_graphics_core::draw_target::DrawTarget;
-use embedded_graphics_core::geometry::{Point, Size as EgSize};
+use embedded_graphics_core::geometry::{OriginDimensions, Point, Size as EgSize};
 use embedded_graphics_core::pixelcolor::Rgb888;
 use embedded_graphics_core::primitives::Rectangle;
 use vringlet::asynchronous::Asynchronous;
@@ -19,7 +19,7 @@ use vringlet::gpu::{
     Buffering, Change, Cursor, Edid, FALLBACK, Framebuffer, Gpu, Head, MAX_DIMENSION, Options,
     Rect, Request, Screen, Size,
 };
-use vringlet::transport::Status;
+use vringlet::transport::{InterruptCauses, Status};
 use vringlet::{Cause, Device, Driver};
 
 type Adapter = Gpu<FakeTransport<FakeGpu>>;
@@ -330,6 +330,17 @@ fn drawing_by_embedded_graphics_is_clipped_and_noted() {
     assert_eq!(canvas.damage().rects(), [Rect::new(2, 3, 3, 7)]);
     assert_eq!(canvas.pixel(2, 3), Some(0x0001_0203));
     assert_eq!(canvas.pixel(200, 3), None);
+    assert_eq!(OriginDimensions::size(canvas), EgSize::new(200, 100));
+    // What is set is noted, and what lies beside the picture is neither.
+    let noted = canvas.damage().rects().to_vec();
+    canvas.set(200, 8, 1);
+    canvas.set(7, 100, 1);
+    assert_eq!(canvas.damage().rects(), noted);
+    let one = Rect::new(150, 90, 1, 1);
+    canvas.set(150, 90, 0x0012_3456);
+    assert_eq!(canvas.pixel(150, 90), Some(0x0012_3456));
+    let rects = canvas.damage().rects();
+    assert!(rects.iter().any(|rect| rect.union(one) == *rect));
     let around = Rectangle::new(Point::new(-10, -20), EgSize::new(30, 25));
     frame
         .fill_solid(&around, Rgb888::new(0xff, 0, 0))
@@ -535,6 +546,44 @@ fn a_pointer_is_not_shown_before_its_picture_is_there() {
     assert_eq!(device.interrupts(1), 0, "nobody waits for the pointer");
     drop((gpu, cursor));
     memory.assert_clean();
+}
+
+#[test]
+fn what_is_shown_where_can_be_asked() {
+    let memory = Memory::fresh();
+    let (device, mut gpu) = open(FakeGpu::new());
+    let mut screen = screen(Buffering::Single);
+    assert_eq!((screen.scanout(), screen.size()), (0, SMALL));
+    assert!(!gpu.driver().has_cursor(0));
+    assert!(!gpu.driver().has_cursor(99), "there is no such display");
+    let cursor = Cursor::new(&dma(), Size::new(2, 2), &[0; 4], (1, 1)).expect("memory");
+    gpu.load(&cursor, now).expect("done");
+    gpu.driver().set_cursor(0, &cursor, 0, 0).expect("room");
+    assert!(gpu.driver().has_cursor(0));
+    // The context is that of the transport.
+    assert_eq!(gpu.driver().dma().access_platform(), Some(false));
+    device.set_pace(Pace::Manual);
+    gpu.present(&mut screen, now).expect_err("no answer so far");
+    assert!(gpu.driver().in_flight() > 0);
+    device.pump();
+    device.set_pace(Pace::OnNotify);
+    while gpu.driver().poll().expect("honest").is_some() {}
+    assert_eq!(gpu.driver().in_flight(), 0);
+    device.change_config(|_| ());
+    let causes = gpu.driver().take_interrupt_causes();
+    assert!(causes.contains(InterruptCauses::CONFIG));
+    assert!(gpu.driver().take_interrupt_causes().is_empty());
+    drop((gpu, screen, cursor));
+    drop(device);
+    memory.assert_clean();
+}
+
+#[test]
+fn rectangles_are_said_as_people_write_them() {
+    let rect = Rect::new(3, 4, 640, 480);
+    assert_eq!(rect.to_string(), "640x480+3+4");
+    assert_eq!(rect.union(Rect::new(9, 9, 0, 5)), rect, "nothing was added");
+    assert_eq!(Rect::new(9, 9, 0, 5).union(rect), rect);
 }
 
 #[test]

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use vringlet::fake::{
-    DeviceModel, FakeDevice, FakeNic, FakeTransport, Fault, Memory, Pace, Queues, Random,
+    DeviceModel, FakeDevice, FakeDma, FakeMmio, FakeNic, FakePci, FakeTransport, Fault, Memory,
+    Pace, PciLayout, Queues, Random,
 };
 use vringlet::features::RingFeatures;
 use vringlet::net::{Command, Event, Features, Link, MacAddress, Net, Options, ReceiveMode};
 use vringlet::transport::InterruptCauses;
-use vringlet::{Cause, Device, DeviceId};
+use vringlet::{Cause, Device, DeviceId, MmioTransport, PciTransport};
 
 type Card = FakeDevice<FakeNic>;
 type Driver = Net<FakeTransport<FakeNic>>;
@@ -750,9 +751,20 @@ fn link_changes_are_events_and_a_link_that_is_down_takes_no_frames() {
     assert_eq!(send(&mut net, &frame(60, 1)), Err(Cause::LinkDown));
     assert_eq!(net.transmit_stats().link_down, 1);
 
-    card.change_config(|nic| nic.link = true);
+    card.change_config(|nic| {
+        nic.link = true;
+        nic.speed_duplex = (100, 0);
+    });
     net.process(InterruptCauses::CONFIG).expect("no trouble");
     assert_eq!(net.take_event(), Some(Event::LinkChanged));
+    let half = net.link();
+    let said = [up, down, half].map(|link| link.to_string());
+    let expected = [
+        "link up 1000 Mbit/s full duplex",
+        "link down",
+        "link up 100 Mbit/s half duplex",
+    ];
+    assert_eq!(said, expected);
     send(&mut net, &frame(60, 1)).expect("room");
     net.flush();
     assert_eq!(card.with(FakeNic::take_sent).len(), 1);
@@ -853,6 +865,75 @@ fn a_device_without_an_address_gets_one() {
     };
     let (memory, _, net) = start(nic(), options);
     assert_eq!(net.mac(), own);
+    finish(&memory, net);
+}
+
+#[test]
+fn made_up_addresses_differ_from_place_to_place() {
+    let memory = Memory::fresh();
+    let nic = || {
+        card(|nic| {
+            nic.features = 0;
+            nic.mac = [0; 6];
+        })
+    };
+    let mut addresses = Vec::new();
+    for segment in [0, 1, 0x102] {
+        let device = FakeDevice::new(nic());
+        let function = FakePci::new(&device, PciLayout::default());
+        let transport = PciTransport::with_registers(
+            &mut function.clone(),
+            function.function(),
+            FakeDma::default(),
+            |address, len| function.map(address, len),
+        );
+        let transport = transport.expect("a whole function").in_segment(segment);
+        let net = Net::new(transport, Options::default()).expect("a device");
+        addresses.push(net.mac());
+    }
+    for place in [0xfeb0_0000, 0xfeb0_0200] {
+        let device = FakeDevice::new(nic());
+        let registers = FakeMmio::new(&device).registers();
+        let transport = MmioTransport::new(registers, place, FakeDma::default());
+        let transport = transport.expect("honest registers").expect("a device");
+        let net = Net::new(transport, Options::default()).expect("a device");
+        addresses.push(net.mac());
+    }
+    assert!(addresses.iter().all(|address| address.is_unicast()));
+    addresses.sort_by_key(|address| address.0);
+    addresses.dedup();
+    assert_eq!(addresses.len(), 5, "{addresses:?}");
+    memory.assert_clean();
+}
+
+#[test]
+fn what_is_in_hand_can_be_looked_at() {
+    let (memory, card, mut net) = start(FakeNic::new(), Options::default());
+    assert_eq!(net.mac().to_string(), "52:54:00:12:34:56");
+    let mut frame = net.transmit(60).expect("room");
+    frame.fill(3);
+    assert_eq!(*frame, [3; 60]);
+    assert_eq!(format!("{frame:?}"), "TxFrame(60 bytes)");
+    frame.send().expect("room");
+    inject(&card, &self::frame(61, 1));
+    let frame = net.receive().expect("a sound queue").expect("a frame");
+    assert_eq!(format!("{frame:?}"), "RxFrame(61 bytes)");
+    drop(frame);
+    let reply = net.command(Command::VlanAdd(1)).expect("room");
+    assert_eq!(format!("{reply:?}"), "Reply(None)");
+    net.process(InterruptCauses::QUEUE).expect("no trouble");
+    assert_eq!(format!("{reply:?}"), "Reply(Some(Ok(())))");
+    let names = vringlet::net::feature_names(1 << 5 | 1 << 15 | 1 << 32).to_string();
+    assert_eq!(names, "MAC MRG_RXBUF VERSION_1");
+    finish(&memory, net);
+}
+
+#[test]
+fn why_it_interrupts_is_told_once() {
+    let (memory, card, mut net) = start(FakeNic::new(), Options::default());
+    card.change_config(|nic| nic.link = false);
+    assert_eq!(net.take_interrupt_causes(), InterruptCauses::CONFIG);
+    assert_eq!(net.take_interrupt_causes(), InterruptCauses::empty());
     finish(&memory, net);
 }
 

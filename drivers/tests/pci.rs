@@ -11,8 +11,8 @@ use vringlet::fake::{
     Memory, PciLayout, Random,
 };
 use vringlet::start::{driver_ok, negotiate};
-use vringlet::transport::SharedMemory;
 use vringlet::transport::pci::Message;
+use vringlet::transport::{InterruptCauses, SharedMemory};
 use vringlet::{Cause, DeviceId, Location, PciTransport, Queue, QueueOptions, Transport};
 
 /// `cfg_type` of the capabilities (spec 4.1.4), and what the fake calls MSI-X.
@@ -670,4 +670,42 @@ fn noise_for_a_configuration_space_is_survived() {
         memory.take_violations();
     }
     assert!(opened > 100 && refused > 100, "{opened} and {refused}");
+}
+
+#[test]
+fn registers_that_the_context_does_not_map_are_an_error() {
+    let memory = Memory::fresh();
+    let (_device, pci) = function(PciLayout::default());
+    let result = PciTransport::new(&mut pci.clone(), pci.function(), FakeDma::default());
+    let error = result
+        .map(drop)
+        .expect_err("there is nothing behind an address");
+    assert!(matches!(error.cause, Cause::BadRegisters { .. }));
+    assert_eq!(error.device.location, Location::Pci(pci.function()));
+    memory.assert_clean();
+}
+
+#[test]
+fn causes_are_taken_by_a_handler_without_the_transport() {
+    let memory = Memory::fresh();
+    let (device, pci) = function(PciLayout::default());
+    let mut transport = open(&pci).expect("a whole function");
+    assert_eq!(transport.function(), pci.function());
+    let handle = transport.interrupt_status().expect("the registers");
+    exchange(&mut transport);
+    let negotiated = negotiate(&mut transport, 0, 0, 0).expect("an honest device");
+    let queue = Queue::<_, Data>::new(&mut transport, 0, QueueOptions::default(), negotiated);
+    let mut queue = queue.expect("a queue");
+    driver_ok(&mut transport).expect("an honest device");
+    queue.submit(&[], Data::new(b"x", 1)).expect("room");
+    queue.kick();
+    device.change_config(|_| ());
+    assert_eq!(handle.take(), InterruptCauses::all());
+    assert_eq!(handle.take(), InterruptCauses::empty());
+    assert_eq!(transport.take_interrupt_causes(), InterruptCauses::empty());
+    queue.release(&transport.reset().expect("an honest device"));
+    drop(queue);
+    let message = message(0xfee0_1000, 0x41);
+    assert_eq!((message.address(), message.data()), (0xfee0_1000, 0x41));
+    memory.assert_clean();
 }

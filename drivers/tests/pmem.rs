@@ -11,6 +11,7 @@ use vringlet::fake::{
 };
 use vringlet::features::RingFeatures;
 use vringlet::pmem::{Config, Features, Flush, Options, Pmem};
+use vringlet::transport::InterruptCauses;
 use vringlet::{Cause, Device, Driver, PciTransport, Token};
 
 type Fake = Pmem<FakeTransport<FakePmem>>;
@@ -597,6 +598,24 @@ fn a_device_that_did_not_come_back_is_not_notified() {
     ask(&mut pmem);
     pmem.kick();
     assert_eq!(answers(&mut pmem).len(), 1);
+    drop(pmem);
+    memory.assert_clean();
+}
+
+#[test]
+fn why_it_interrupts_is_told_once() {
+    let memory = Memory::fresh();
+    let (device, mut pmem) = open_slow();
+    assert_eq!(pmem.in_flight(), 0);
+    pmem.submit(Flush).expect("room");
+    pmem.kick();
+    assert_eq!(pmem.in_flight(), 1);
+    device.change_config(|_| ());
+    assert!(
+        pmem.take_interrupt_causes()
+            .contains(InterruptCauses::CONFIG)
+    );
+    assert!(pmem.take_interrupt_causes().is_empty());
     drop(pmem);
     memory.assert_clean();
 }

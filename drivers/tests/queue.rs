@@ -623,6 +623,80 @@ fn a_request_of_4_gib_is_not_taken() {
     memory.assert_clean();
 }
 
+#[test]
+fn a_queue_is_enabled_once_and_on_its_own_device() {
+    let memory = Memory::fresh();
+    let devices = [(); 2].map(|()| FakeDevice::new(Echo::new(8)));
+    let [mut transport, mut other] = [0, 1].map(|index| devices[index].transport());
+    let negotiated = negotiate(&mut transport, 0, 0, 0).expect("honest");
+    negotiate(&mut other, 0, 0, 0).expect("honest");
+    let cause = |result: vringlet::Result<()>| result.map_err(|error| error.cause);
+    let mut long = options(8);
+    (long.header_len, long.footer_len) = (4000, 97);
+    let refused = EchoQueue::<Data>::new(&mut transport, 0, long, negotiated).map(drop);
+    let too_long = Cause::InvalidParameter("header and footer too long");
+    assert_eq!(cause(refused), Err(too_long));
+    let queue = EchoQueue::allocate(&mut transport, 0, options(8), negotiated);
+    let mut queue: EchoQueue<Data> = queue.expect("memory");
+    let not_its_own = Cause::InvalidParameter("queue of another device");
+    assert_eq!(cause(queue.enable(&mut other)), Err(not_its_own));
+    assert_eq!(queue.enable(&mut transport), Ok(()));
+    assert_eq!(cause(queue.enable(&mut transport)), Err(Cause::QueueInUse));
+    driver_ok(&mut transport).expect("honest");
+    let nothing = queue.accept(&[], &mut None).map(drop);
+    assert_eq!(cause(nothing), Err(Cause::EmptyRequest));
+    let mut data = Some(Data::new(b"x", 1));
+    let token = queue.accept(&[], &mut data).expect("room");
+    assert!(data.is_none());
+    assert!(queue.take(token).is_none(), "it is not done");
+    assert!(queue.done(token).is_none());
+    queue.kick();
+    assert_eq!(queue.complete(), Ok(Some(token)));
+    assert!(queue.done(token).is_some());
+    assert!(queue.take(token).is_some());
+    assert!(queue.take(token).is_none(), "it was taken");
+    finish(&memory, &mut transport, queue);
+}
+
+#[test]
+fn a_header_longer_than_the_queues_is_refused() {
+    let memory = Memory::fresh();
+    let device = FakeDevice::new(Echo::new(8));
+    let mut transport = device.transport();
+    let options = QueueOptions {
+        size: 8,
+        header_len: 4,
+        footer_len: 0,
+    };
+    let mut queue: EchoQueue<Data> = start(&mut transport, options, 0);
+    let refused = queue.submit(&[0; 5], Data::new(b"x", 1)).map(drop);
+    let cause = Cause::InvalidParameter("header longer than the queue's");
+    assert_eq!(refused.map_err(|rejected| rejected.error.cause), Err(cause));
+    queue
+        .submit(&[0; 4], Data::new(b"x", 1))
+        .expect("as long as that");
+    finish(&memory, &mut transport, queue);
+}
+
+#[test]
+fn a_used_id_that_begins_no_chain_breaks_the_queue() {
+    for id in [1, 7, 8, 0x1_0000] {
+        let memory = Memory::fresh();
+        let device = FakeDevice::new(Echo::new(8));
+        device.set_pace(Pace::Manual);
+        let mut transport = device.transport();
+        let mut queue = start(&mut transport, options(8), declined(false, true));
+        // Descriptors 0 and 1.
+        queue.submit(&[], Data::new(b"x", 1)).expect("room");
+        queue.kick();
+        device.claim_used(0, id, 0);
+        let error = queue.poll(&mut []).expect_err("a lie");
+        assert_eq!(error.cause, Cause::BadUsedId { id });
+        assert_eq!(queue.failure(), Some(error));
+        finish(&memory, &mut transport, queue);
+    }
+}
+
 /// Bug 11 of others: what the device did not write is not taken for "OK".
 #[test]
 fn a_footer_that_the_device_does_not_write_reads_all_ones() {

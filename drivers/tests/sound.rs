@@ -15,7 +15,7 @@ use vringlet::sound::{
     Capture, Direction, Event, Format, FrameSink, FrameSource, Inventory, Kind, Layout, Options,
     Params, Playback, Rate, Request, Role, Sound, State, ValueType, copy,
 };
-use vringlet::transport::Status;
+use vringlet::transport::{InterruptCauses, Status};
 use vringlet::{Buffer, Cause, Device, DeviceId, Driver};
 
 type Card = Sound<FakeTransport<FakeSound>>;
@@ -966,6 +966,118 @@ fn controls_are_read_and_written_as_far_as_they_may_be() {
     };
     assert_eq!(face.with(Card::take_event), Some(changed));
     drop(face);
+    memory.assert_clean();
+}
+
+#[test]
+fn controls_of_every_type_and_role_are_told() {
+    let memory = Memory::fresh();
+    let mut model = with_controls();
+    let template = model.controls[0].info.clone();
+    let control = |role: u32, kind: u32, count: u32, value: [u64; 3]| {
+        let mut info = template.clone();
+        info[4..8].copy_from_slice(&role.to_le_bytes());
+        info[8..12].copy_from_slice(&kind.to_le_bytes());
+        info[16..20].copy_from_slice(&count.to_le_bytes());
+        for (to, from) in info[68..92].chunks_exact_mut(8).zip(value) {
+            to.copy_from_slice(&from.to_le_bytes());
+        }
+        FakeControl {
+            info,
+            value: vec![0; 512],
+            items: Vec::new(),
+            tlv: Vec::new(),
+        }
+    };
+    model.controls = vec![
+        control(4, 0, 128, [0; 3]),
+        control(5, 2, 64, [-5i64 as u64, 1 << 40, 3]),
+        control(6, 4, 512, [0; 3]),
+        control(7, 5, 1, [0; 3]),
+        control(3, 0, 1, [0; 3]),
+    ];
+    let (_device, face) = share(model);
+    let controls = face.with(|card| card.items().controls.items().to_vec());
+    let told: Vec<_> = controls
+        .iter()
+        .map(|control| (control.role, control.value_type, control.value_len()))
+        .collect();
+    let long = ValueType::Integer64 {
+        min: -5,
+        max: 1 << 40,
+        step: 3,
+    };
+    let (output, input) = (Direction::Output, Direction::Input);
+    assert_eq!(
+        told,
+        [
+            (Role::Mute(output), ValueType::Boolean, 512),
+            (Role::Mute(input), long, 512),
+            (Role::Gain(output), ValueType::Bytes, 512),
+            (Role::Gain(input), ValueType::Iec958, 176),
+            (Role::Volume(input), ValueType::Boolean, 4),
+        ]
+    );
+    drop(face);
+    memory.assert_clean();
+}
+
+#[test]
+fn a_stream_in_hand_says_what_it_is() {
+    let memory = Memory::fresh();
+    let mut model = FakeSound::new();
+    model.jacks = vec![{
+        let mut jack = vec![0; 24];
+        jack[4] = 1;
+        jack
+    }];
+    let (device, face) = share(model);
+    assert_eq!(face.with(|card| card.params(OUT)), None);
+    let playback = play(&face);
+    assert_eq!((playback.stream(), playback.params()), (OUT, params()));
+    assert_eq!(playback.layout(), params().layout());
+    assert_eq!(face.with(|card| card.params(OUT)), Some(params()));
+    let capture = record(&face);
+    assert_eq!((capture.stream(), capture.params()), (IN, params()));
+    assert_eq!(capture.layout(), params().layout());
+    run(&face, playback.close()).expect("an end");
+    run(&face, capture.close()).expect("an end");
+
+    // A stream flows one way, if there is one.
+    let cause = |result: Result<(), vringlet::Error>| result.expect_err("no stream").cause;
+    let other_way = Cause::InvalidParameter("the stream flows the other way");
+    let none = Cause::InvalidParameter("no such stream is known");
+    for (stream, expected) in [(IN, other_way), (9, none)] {
+        let played = run(&face, face.play(stream, params())).map(drop);
+        assert_eq!(cause(played), expected);
+    }
+    for (stream, expected) in [(OUT, other_way), (9, none)] {
+        let recorded = run(&face, face.record(stream, params())).map(drop);
+        assert_eq!(cause(recorded), expected);
+    }
+    run(&face, face.remap_jack(0, 5, 6)).expect("a jack that can");
+    assert_eq!(device.with(|model| model.remapped), Some((0, 5, 6)));
+    assert!(run(&face, face.remap_jack(9, 5, 6)).is_err());
+    drop(face);
+    memory.assert_clean();
+}
+
+#[test]
+fn what_frames_are_is_said_as_people_write_it() {
+    assert_eq!(CD.to_string(), "s16 44100 Hz 2 channels");
+    let padded = format!("{:>7}|{:<7}|", Direction::Output, Direction::Input);
+    assert_eq!(padded, " output|input  |");
+    assert_eq!(format!("{:>10}", State::Prepared), "  prepared");
+}
+
+#[test]
+fn why_it_interrupts_is_told_once() {
+    let memory = Memory::fresh();
+    let (device, mut card) = open(FakeSound::new());
+    device.change_config(|_| ());
+    assert_eq!(card.take_interrupt_causes(), InterruptCauses::CONFIG);
+    assert_eq!(card.take_interrupt_causes(), InterruptCauses::empty());
+    drop(card);
     memory.assert_clean();
 }
 

@@ -2,14 +2,23 @@
 
 mod common;
 
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
+
 use common::{Data, Echo};
 use virtio_drivers::device::blk::VirtIOBlk;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus};
-use vringlet::blk::{Blk, Options};
+use virtio_drivers::{BufferDirection, Hal, PhysAddr};
+use vringlet::blk::{Blk, CacheMode, Options, Request};
 use vringlet::fake::{FakeBlk, FakeDevice, FakeDma, FakeHal, Fault, Memory, Pace};
+use vringlet::registers::{Mmio, Registers};
 use vringlet::start::{driver_ok, negotiate};
-use vringlet::stock::{FromStock, IntoStock, Leaky};
-use vringlet::{Cause, DeviceId, Location, Queue, QueueOptions, Transport};
+use vringlet::stock::{FromStock, IntoStock, Leaky, StockDma};
+use vringlet::transport::InterruptCauses;
+use vringlet::{
+    Cause, Device, DeviceId, Direction, DmaContext, Driver, Location, Queue, QueueOptions,
+    Transport,
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 fn into_stock<T: Transport>(transport: T) -> IntoStock<T> {
@@ -205,5 +214,132 @@ fn a_device_with_the_legacy_interface_only_is_said_to_be_one() {
     let error = Blk::new(transport, Options::default()).err();
     let error = error.expect("this crate speaks no legacy virtio");
     assert_eq!((error.device, error.cause), (name, Cause::LegacyOnly));
+    memory.assert_clean();
+}
+
+#[test]
+fn our_driver_runs_on_its_transport() {
+    let memory = Memory::fresh();
+    let device = FakeDevice::new(FakeBlk::new(64));
+    let transport = from_stock(into_stock(device.transport()), Location::Other(7));
+    let mut blk = Blk::new(transport, Options::default()).expect("an honest device");
+    assert!(!blk.enable_interrupts());
+    assert_eq!(blk.take_interrupt_causes(), InterruptCauses::empty());
+    blk.submit(Request::flush()).expect("room");
+    blk.kick();
+    assert_eq!(blk.take_interrupt_causes(), InterruptCauses::QUEUE);
+    blk.poll().expect("an honest ring").expect("done");
+    for mode in [CacheMode::WriteThrough, CacheMode::WriteBack] {
+        assert_eq!(blk.set_cache_mode(mode), Ok(mode));
+    }
+    device.change_config(|disk| disk.disk.resize(512 * 100, 0));
+    assert_eq!(blk.take_interrupt_causes(), InterruptCauses::CONFIG);
+    blk.config_changed().expect("an honest device");
+    assert_eq!(blk.config().capacity, 100);
+    // A device that does not end its reset keeps its memory.
+    device.inject(Fault::ResetNeverEnds);
+    let error = blk.reset().expect_err("no end");
+    assert!(matches!(error.cause, Cause::ResetTimeout { .. }));
+    device.heal();
+    drop(blk);
+    memory.assert_clean();
+}
+
+#[test]
+fn a_queue_that_cannot_be_set_up_fails_its_driver_and_says_why() {
+    use virtio_drivers::transport::Transport as _;
+    let memory = Memory::fresh();
+    for (queue, size, cause) in [
+        (
+            0,
+            70_000,
+            Cause::QueueSize {
+                size: 70_000,
+                max: 256,
+            },
+        ),
+        (9, 8, Cause::NoSuchQueue),
+    ] {
+        let device = FakeDevice::new(FakeBlk::new(8));
+        let mut transport = into_stock(device.transport());
+        transport.queue_set(queue, size, 0x1000, 0x2000, 0x3000);
+        let failure = transport.failure().expect("no queue can be so");
+        assert_eq!((failure.queue, failure.cause), (Some(queue), cause));
+        assert!(!transport.queue_used(queue));
+        // And it gives up.
+        assert!(transport.get_status().contains(DeviceStatus::FAILED));
+    }
+    memory.take_violations();
+    memory.assert_clean();
+}
+
+/// A platform with nothing to give, which takes nothing back either.
+struct Barren;
+
+// SAFETY: it gives out no memory, and one place for registers that is there for ever.
+unsafe impl Hal for Barren {
+    fn dma_alloc(_: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
+        (0, NonNull::dangling())
+    }
+    unsafe fn dma_dealloc(_: PhysAddr, _: NonNull<u8>, _: usize) -> i32 {
+        -1
+    }
+    unsafe fn mmio_phys_to_virt(paddr: PhysAddr, _: usize) -> NonNull<u8> {
+        assert_eq!(paddr, REGISTERS);
+        NonNull::from(&PLACE).cast()
+    }
+    unsafe fn share(_: NonNull<[u8]>, _: BufferDirection) -> PhysAddr {
+        0
+    }
+    unsafe fn unshare(_: PhysAddr, _: NonNull<[u8]>, _: BufferDirection) {}
+}
+
+const REGISTERS: PhysAddr = 0xfeb0_0000;
+static PLACE: AtomicU32 = AtomicU32::new(0x1234_5678);
+
+#[test]
+fn what_its_platform_cannot_give_is_an_error() {
+    // SAFETY: it maps one place, which is none that Rust knows as its own memory but by an atomic.
+    let context = unsafe { StockDma::<Barren>::new() };
+    assert_eq!(format!("{context:?}"), "StockDma");
+    let allocated = context.allocate(1, Direction::Both);
+    assert_eq!(allocated, Err(Cause::NoDmaMemory));
+    let mut bytes = [0; 8];
+    let bytes = NonNull::from(&mut bytes[..]);
+    // SAFETY: nothing is lent by it.
+    let lent = unsafe { context.map(bytes, Direction::ToDevice) };
+    assert_eq!(lent, Err(Cause::NoDmaMemory));
+    // SAFETY: it does nothing, which is only logged.
+    unsafe { context.release(0x1000, NonNull::dangling(), 1) };
+    let registers = Mmio::map(&context, REGISTERS, 4).expect("always the same place");
+    assert_eq!(registers.read_u32(0), 0x1234_5678);
+    // SAFETY: the place is there for ever, and nothing is done with it.
+    let place = unsafe { Leaky::<Barren>::mmio_phys_to_virt(REGISTERS, 4) };
+    assert_eq!(place.as_ptr().addr(), (&raw const PLACE).addr());
+}
+
+#[test]
+fn its_platform_carries_our_queue() {
+    let memory = Memory::fresh();
+    let device = FakeDevice::new(Echo::new(16));
+    // SAFETY: this platform maps no registers at all.
+    let context = unsafe { StockDma::<FakeHal>::new() };
+    let stock = into_stock(device.transport());
+    // SAFETY: what is underneath is a transport of ours, and the only one of its device.
+    let mut transport = unsafe { FromStock::new(stock, Location::Other(2), context) };
+    let negotiated = negotiate(&mut transport, 0, 0, 0).expect("an honest device");
+    let mut queue: Queue<_, Data> =
+        Queue::new(&mut transport, 0, QueueOptions::default(), negotiated).expect("a queue");
+    driver_ok(&mut transport).expect("an honest device");
+    queue.submit(&[], Data::new(b"abc", 8)).expect("room");
+    queue.kick();
+    let done = queue.poll(&mut []).expect("honest").expect("one");
+    assert_eq!(done.payload.writable()[..3], *b"abc");
+    memory.fail_loans_after(0);
+    let refused = queue.submit(&[], Data::new(b"abc", 8));
+    let cause = refused.map(drop).map_err(|rejected| rejected.error.cause);
+    assert_eq!(cause, Err(Cause::NoDmaMemory));
+    queue.release(&transport.reset().expect("honest"));
+    drop(queue);
     memory.assert_clean();
 }
