@@ -119,6 +119,11 @@ impl<T: Transport, S: Session<T>> Started<T, S> {
         self.transport.reset()
     }
 
+    /// After [`Self::reset`]: releases all queues, for a driver to whom what was in flight means nothing.
+    pub fn discard(&mut self, proof: &Quiesced) {
+        discard(&mut self.session, proof);
+    }
+
     /// Starts the device again after a reset and gives the session that is over.
     ///
     /// # Errors
@@ -159,7 +164,7 @@ impl<T: Transport, S: Session<T>> Drop for Started<T, S> {
         // Else the queues' memory, which the device may still write to, would be leaked. That is what happens if the device
         // does not come back from the reset.
         match self.transport.reset() {
-            Ok(proof) => self.session.each_queue(&mut |queue| queue.discard(&proof)),
+            Ok(proof) => self.discard(&proof),
             Err(error) => log::error!("{error}"),
         }
     }
@@ -169,6 +174,10 @@ impl<T: Transport, S: Session<T>> fmt::Debug for Started<T, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Started({})", self.name())
     }
+}
+
+fn discard<T: Transport, S: Session<T>>(session: &mut S, proof: &Quiesced) {
+    session.each_queue(&mut |queue| queue.discard(proof));
 }
 
 /// All steps of the specification's initialisation sequence.
@@ -190,7 +199,7 @@ fn start<T: Transport, S: Session<T>>(
     if let Err(error) = enabled.and_then(|()| driver_ok(transport)) {
         // So that the memory of the queues that are enabled can be freed.
         let proof = transport.reset()?;
-        session.each_queue(&mut |queue| queue.discard(&proof));
+        discard(&mut session, &proof);
         give_up(transport);
         return Err(error);
     }

@@ -907,6 +907,20 @@ fn made_up_addresses_differ_from_place_to_place() {
 }
 
 #[test]
+fn nobody_waits_for_a_driver_that_is_gone() {
+    let (memory, card, mut net) = start(FakeNic::new(), Options::default());
+    card.set_pace(Pace::Manual);
+    let reply = net.command(Command::VlanAdd(1)).expect("room");
+    assert_eq!(reply.get(), None);
+    drop(net);
+    let cause = reply
+        .get()
+        .map(|result| result.map_err(|error| error.cause));
+    assert_eq!(cause, Some(Err(Cause::NeedsReset)));
+    memory.assert_clean();
+}
+
+#[test]
 fn what_is_in_hand_can_be_looked_at() {
     let (memory, card, mut net) = start(FakeNic::new(), Options::default());
     assert_eq!(net.mac().to_string(), "52:54:00:12:34:56");

@@ -108,7 +108,6 @@ pub struct Blk<T: Transport> {
 
 /// The device at work.
 struct Active<T: Transport> {
-    features: Features,
     config: Config,
     queue: Queue<T, Request>,
     /// The most segments of data in a request.
@@ -144,7 +143,6 @@ impl<T: Transport> Session<T> for Active<T> {
             return Err(queue.error(Cause::QueueSize { size, max: size }));
         }
         Ok(Self {
-            features,
             config,
             queue,
             segments_max,
@@ -209,14 +207,19 @@ impl<T: Transport> Blk<T> {
     ///
     /// [`Cause::Unsupported`] without CONFIG_WCE.
     pub fn set_cache_mode(&mut self, mode: CacheMode) -> Result<CacheMode> {
-        let (transport, active) = self.device.parts();
-        if !active.features.contains(Features::CONFIG_WCE) {
-            return Err(Error::new(transport.name(), Cause::Unsupported));
+        let features = self.features();
+        if !features.contains(Features::CONFIG_WCE) {
+            return Err(Error::new(self.name(), Cause::Unsupported));
         }
+        let (transport, active) = self.device.parts();
         Config::write_cache_mode(transport, mode)?;
-        let mode = Config::read_cache_mode(transport, active.features)?;
+        let mode = Config::read_cache_mode(transport, features)?;
         active.config.cache_mode = mode;
         Ok(mode)
+    }
+
+    fn features(&self) -> Features {
+        Features::from_bits_truncate(self.negotiated().accepted)
     }
 }
 
@@ -259,8 +262,9 @@ impl<T: Transport> Device for Blk<T> {
     /// Requests are checked against the new configuration from now on; those in flight are not touched.
     fn config_changed(&mut self) -> Result<Option<ConfigChange>> {
         self.device.check_status()?;
+        let features = self.features();
         let (transport, active) = self.device.parts();
-        let new = Config::read(transport, active.features)?;
+        let new = Config::read(transport, features)?;
         let old = core::mem::replace(&mut active.config, new);
         if old == new {
             return Ok(None);

@@ -15,7 +15,7 @@ use crate::buffer::Buffer;
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
 use crate::queue::{Chain, Completion, Payload, Queue, QueueOptions};
-use crate::transport::{Quiesced, Transport};
+use crate::transport::Transport;
 
 /// A way of receiving that can be turned on and off (spec 5.1.6.5.1). The discriminant is the number of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,17 +162,26 @@ pub(super) struct InFlight {
     data: Option<Buffer>,
     address: Option<MacAddress>,
     answer: Arc<Mutex<Answer>>,
+    /// The answer of a command that comes back without one.
+    unanswered: Error,
 }
 
 impl InFlight {
-    fn answer(self, result: Result<()>) {
+    fn answer(&self, result: Result<()>) {
         let mut answer = self.answer.lock();
-        answer.result = Some(result);
+        answer.result.get_or_insert(result);
         let waker = answer.waker.take();
         drop(answer);
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+}
+
+/// However a command ends, nobody need wait any longer: the device was reset, or the driver is gone.
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.answer(Err(self.unanswered));
     }
 }
 
@@ -247,6 +256,7 @@ impl<T: Transport> Control<T> {
                 _ => None,
             },
             answer: answer.clone(),
+            unanswered: self.queue.error(Cause::NeedsReset),
         };
         match self.queue.submit(&command.header(), in_flight) {
             Ok(_) => {
@@ -286,14 +296,6 @@ impl<T: Transport> Control<T> {
             }
         }
         address
-    }
-
-    /// After a reset of the device: nobody need wait any longer.
-    pub(super) fn release(&mut self, proof: &Quiesced) {
-        let error: Error = self.queue.error(Cause::NeedsReset);
-        for (_, command) in self.queue.release(proof) {
-            command.answer(Err(error));
-        }
     }
 }
 

@@ -68,7 +68,7 @@ use crate::features::Negotiated;
 use crate::queue::{AnyQueue, Payload, Queue};
 use crate::report::{QueueReport, Report};
 use crate::start::{Session, Started};
-use crate::transport::{InterruptCauses, Quiesced, Transport};
+use crate::transport::{InterruptCauses, Transport};
 
 pub use self::config::{FEATURE_NAMES, Features, Link, MacAddress, feature_names};
 pub use self::control::{Command, ControlStats, ReceiveMode, Reply};
@@ -278,14 +278,6 @@ impl<T: Transport> Queues<T> {
             )?,
             control,
         })
-    }
-
-    fn release(&mut self, proof: &Quiesced) {
-        self.receiver.queue_mut().release(proof);
-        self.transmitter.queue_mut().release(proof);
-        if let Some(control) = &mut self.control {
-            control.release(proof);
-        }
     }
 }
 
@@ -582,7 +574,7 @@ impl<T: Transport> Net<T> {
     /// As for [`Self::new`]. The device is not in use then, and this can be tried again.
     pub fn restart(&mut self) -> Result<()> {
         let proof = self.device.reset()?;
-        self.device.queues.release(&proof);
+        self.device.discard(&proof);
         let old = self.device.restart(&self.options)?;
         self.device.queues.take_stats_of(&old.queues);
         self.link_changed |= self.device.live.link != old.live.link;
@@ -665,11 +657,10 @@ impl<T: Transport> Device for Net<T> {
     fn config_changed(&mut self) -> Result<Option<()>> {
         self.config_changes += 1;
         let (before, announcements) = (self.link(), self.announcements);
-        let read = self.read_live_config();
-        if let Err(error) = read {
+        if let Err(error) = self.read_live_config() {
             self.failure.get_or_insert(error);
+            return Err(error);
         }
-        read?;
         let changed = self.link() != before || self.announcements != announcements;
         Ok(changed.then_some(()))
     }
