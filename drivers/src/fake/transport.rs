@@ -4,11 +4,9 @@ use super::device::{DeviceModel, FakeDevice};
 use super::fault::Fault;
 use super::memory::FakeDma;
 use crate::device::DeviceName;
-use crate::dma::DmaContext;
 use crate::error::{Cause, Error, Result};
-use crate::features::RingFeatures;
 use crate::transport::{
-    Instance, InterruptCauses, Notifier, QueueMemory, Quiesced, Status, Transport,
+    Instance, InterruptCauses, Notifier, QueueMemory, Quiesced, Status, Transport, tell_context,
 };
 
 /// Reaches a [`FakeDevice`] directly.
@@ -92,9 +90,7 @@ unsafe impl<M: DeviceModel> Transport for FakeTransport<M> {
     }
 
     fn set_driver_features(&mut self, features: u64) -> Result<()> {
-        let access_platform = features & RingFeatures::ACCESS_PLATFORM.bits() != 0;
-        let agreed = self.dma.negotiated(self.name, access_platform);
-        agreed.map_err(|cause| self.error(cause))?;
+        tell_context(&mut self.dma, self.name, features)?;
         self.device
             .with_core(|core| core.set_driver_features(features));
         Ok(())

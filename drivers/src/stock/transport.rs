@@ -22,6 +22,7 @@ use crate::error::{Cause, Error, Result};
 use crate::features::RingFeatures;
 use crate::transport::{
     Instance, InterruptCauses, Notifier, QueueAddresses, QueueMemory, Quiesced, Status, Transport,
+    tell_context, wait_for_reset,
 };
 
 /// A `virtio-drivers` transport as one of ours.
@@ -59,9 +60,6 @@ impl<T: StockTransport, D: DmaContext> FromStock<T, D> {
     }
 }
 
-/// How often the status is read while a reset is under way; see the same bound in [`crate::transport::pci`].
-const RESET_READS: usize = 100_000;
-
 #[expect(unsafe_code, reason = "keeps the promises of `Transport`")]
 // SAFETY: the instance is its own; the device is done when its status reads 0, as far as `inner` tells the truth, which the
 // caller of `new` vouched for; so it did for `inner` knowing no other queues.
@@ -87,14 +85,9 @@ unsafe impl<T: StockTransport + Send + 'static, D: DmaContext> Transport for Fro
             return Err(self.error(Cause::LegacyOnly));
         }
         self.inner.lock().set_status(DeviceStatus::empty());
-        for _ in 0..RESET_READS {
-            if self.status().is_empty() {
-                return Ok(self.instance.quiesced());
-            }
-            core::hint::spin_loop();
-        }
-        let status = self.status().bits();
-        Err(self.error(Cause::ResetTimeout { status }))
+        let finished = wait_for_reset(|| self.status().bits().into());
+        finished.map_err(|cause| self.error(cause))?;
+        Ok(self.instance.quiesced())
     }
 
     fn status(&self) -> Status {
@@ -111,9 +104,7 @@ unsafe impl<T: StockTransport + Send + 'static, D: DmaContext> Transport for Fro
     }
 
     fn set_driver_features(&mut self, features: u64) -> Result<()> {
-        let access_platform = features & RingFeatures::ACCESS_PLATFORM.bits() != 0;
-        let agreed = self.dma.negotiated(self.name, access_platform);
-        agreed.map_err(|cause| self.error(cause))?;
+        tell_context(&mut self.dma, self.name, features)?;
         let mut inner = self.inner.lock();
         inner.write_driver_features(features);
         inner.set_guest_page_size(PAGE_SIZE as u32);

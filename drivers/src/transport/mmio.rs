@@ -5,13 +5,12 @@
 
 use super::{
     Instance, InterruptCauses, Notifier, QueueMemory, Quiesced, SharedMemory, Status, Transport,
-    config,
+    config, tell_context, wait_for_reset,
 };
 use crate::barrier;
 use crate::device::{DeviceId, DeviceName, Location};
 use crate::dma::DmaContext;
 use crate::error::{Cause, Error, Result};
-use crate::features::RingFeatures;
 use crate::registers::{Mmio, Registers};
 
 /// What [`MAGIC_VALUE`](register::MAGIC_VALUE) reads: "virt".
@@ -154,9 +153,6 @@ impl<D: DmaContext, R: Registers> MmioTransport<D, R> {
     }
 }
 
-/// How often the status is read while a reset is under way; see the same bound in [`super::pci`].
-const RESET_READS: usize = 100_000;
-
 #[expect(unsafe_code, reason = "keeps the promises of `Transport`")]
 // SAFETY: the instance is its own; the device is done when its status reads 0, which all ones are not; the slot has no
 // other queues.
@@ -178,17 +174,9 @@ unsafe impl<D: DmaContext, R: Registers> Transport for MmioTransport<D, R> {
 
     fn reset(&mut self) -> Result<Quiesced> {
         self.registers.write_u32(register::STATUS, 0);
-        let mut status = 0;
-        for _ in 0..RESET_READS {
-            status = self.registers.read_u32(register::STATUS);
-            if status == 0 {
-                barrier::after_register_read();
-                return Ok(self.instance.quiesced());
-            }
-            core::hint::spin_loop();
-        }
-        let status = status as u8;
-        Err(self.error(Cause::ResetTimeout { status }))
+        let finished = wait_for_reset(|| self.registers.read_u32(register::STATUS));
+        finished.map_err(|cause| self.error(cause))?;
+        Ok(self.instance.quiesced())
     }
 
     fn status(&self) -> Status {
@@ -212,9 +200,7 @@ unsafe impl<D: DmaContext, R: Registers> Transport for MmioTransport<D, R> {
     }
 
     fn set_driver_features(&mut self, features: u64) -> Result<()> {
-        let access_platform = features & RingFeatures::ACCESS_PLATFORM.bits() != 0;
-        let agreed = self.dma.negotiated(self.name, access_platform);
-        agreed.map_err(|cause| self.error(cause))?;
+        tell_context(&mut self.dma, self.name, features)?;
         for (select, half) in [(0, features as u32), (1, (features >> 32) as u32)] {
             self.registers
                 .write_u32(register::DRIVER_FEATURES_SEL, select);

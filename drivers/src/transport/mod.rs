@@ -14,9 +14,11 @@ use core::marker::PhantomData;
 use bitflags::bitflags;
 use spin::Mutex;
 
+use crate::barrier;
 use crate::device::DeviceName;
 use crate::dma::DmaContext;
 use crate::error::{Cause, Error, Result};
+use crate::features::RingFeatures;
 
 pub use mmio::MmioTransport;
 pub use pci::PciTransport;
@@ -326,6 +328,41 @@ pub unsafe trait Transport: Send {
         }
         Err(Error::new(self.name(), Cause::ConfigUnstable))
     }
+}
+
+/// How often the status is read while a reset is under way. Each read is an exit to the device, of the order of a
+/// microsecond at least, so this is a tenth of a second or more; QEMU's devices finish before the first read.
+const RESET_READS: usize = 100_000;
+
+/// After 0 was written to the device status: reads it until it says that the reset is over (spec 2.4).
+///
+/// # Errors
+///
+/// [`Cause::ResetTimeout`].
+pub(crate) fn wait_for_reset(read_status: impl Fn() -> u32) -> Result<(), Cause> {
+    let mut status = 0;
+    for _ in 0..RESET_READS {
+        status = read_status();
+        if status == 0 {
+            barrier::after_register_read();
+            return Ok(());
+        }
+        core::hint::spin_loop();
+    }
+    let status = status as u8;
+    Err(Cause::ResetTimeout { status })
+}
+
+/// Tells a device's DMA context what of `features` is about memory: what [`Transport::set_driver_features`] does before it
+/// writes them.
+///
+/// # Errors
+///
+/// As for [`DmaContext::negotiated`].
+pub fn tell_context<D: DmaContext>(dma: &mut D, device: DeviceName, features: u64) -> Result<()> {
+    let access_platform = features & RingFeatures::ACCESS_PLATFORM.bits() != 0;
+    let agreed = dma.negotiated(device, access_platform);
+    agreed.map_err(|cause| Error::new(device, cause))
 }
 
 /// A region of memory that the device offers to the guest (spec 2.10).

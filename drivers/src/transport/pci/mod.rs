@@ -16,13 +16,12 @@ use self::capability::{MsixCapability, Region};
 use self::msix::{Msix, NO_VECTOR};
 use super::{
     Instance, InterruptCauses, Notifier, QueueMemory, Quiesced, SharedMemory, Status, Transport,
-    config,
+    config, tell_context, wait_for_reset,
 };
 use crate::barrier;
 use crate::device::{DeviceId, DeviceName, Location};
 use crate::dma::DmaContext;
 use crate::error::{Cause, Error, Result};
-use crate::features::RingFeatures;
 use crate::registers::{Mmio, Registers};
 
 pub use bar::Bar;
@@ -300,10 +299,6 @@ impl<D: DmaContext, R: Registers> PciTransport<D, R> {
     }
 }
 
-/// How often the status is read while a reset is under way. Each read is an exit to the device, of the order of a
-/// microsecond at least, so this is a tenth of a second or more; QEMU's devices finish before the first read.
-const RESET_READS: usize = 100_000;
-
 #[expect(unsafe_code, reason = "keeps the promises of `Transport`")]
 // SAFETY: the instance is its own; the device is done when its status reads 0, which all ones are not; the function has no
 // other queues.
@@ -325,16 +320,9 @@ unsafe impl<D: DmaContext, R: Registers> Transport for PciTransport<D, R> {
 
     fn reset(&mut self) -> Result<Quiesced> {
         self.common.write_u8(common::DEVICE_STATUS, 0);
-        let mut status = 0;
-        for _ in 0..RESET_READS {
-            status = self.common.read_u8(common::DEVICE_STATUS);
-            if status == 0 {
-                barrier::after_register_read();
-                return Ok(self.instance.quiesced());
-            }
-            core::hint::spin_loop();
-        }
-        Err(self.error(Cause::ResetTimeout { status }))
+        let finished = wait_for_reset(|| self.common.read_u8(common::DEVICE_STATUS).into());
+        finished.map_err(|cause| self.error(cause))?;
+        Ok(self.instance.quiesced())
     }
 
     fn status(&self) -> Status {
@@ -356,9 +344,7 @@ unsafe impl<D: DmaContext, R: Registers> Transport for PciTransport<D, R> {
     }
 
     fn set_driver_features(&mut self, features: u64) -> Result<()> {
-        let access_platform = features & RingFeatures::ACCESS_PLATFORM.bits() != 0;
-        let agreed = self.dma.negotiated(self.name, access_platform);
-        agreed.map_err(|cause| self.error(cause))?;
+        tell_context(&mut self.dma, self.name, features)?;
         self.common.write_u32(common::DRIVER_FEATURE_SELECT, 0);
         self.common
             .write_u32(common::DRIVER_FEATURE, features as u32);
