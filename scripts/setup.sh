@@ -45,13 +45,14 @@ missing() {
     case $1 in ci) { cargo fmt --version && cargo clippy --version; } >/dev/null 2>&1 || echo "rust-tools" ;; esac
 }
 
+is_built() { [ "$("target/tools/bin/$1" --version 2>/dev/null)" = "$1 $2" ]; }
+
 # What the tests can do without: the cells that need it are passed over then.
 wished() {
     case $1 in tests | ci) ;; *) return 0 ;; esac
     grep -qs vhost-user-gpu /usr/share/qemu/vhost-user/*.json || echo "gpu-daemon"
-    [ "$(target/tools/bin/vhost-device-sound --version 2>/dev/null)" = "vhost-device-sound $sound_daemon" ] \
-        || echo "sound-daemon"
-    [ "$(target/tools/bin/vhost-device-rng --version 2>/dev/null)" = "vhost-device-rng $rng_daemon" ] || echo "rng-daemon"
+    is_built vhost-device-sound $sound_daemon || echo "sound-daemon"
+    is_built vhost-device-rng $rng_daemon || echo "rng-daemon"
 }
 
 explain() {
@@ -153,15 +154,16 @@ install_sound_daemon() {
         refresh
         install libasound2-dev pkg-config
     fi
-    say "building vhost-device-sound $sound_daemon in target/tools"
-    cargo install --quiet --locked --root target/tools vhost-device-sound --version $sound_daemon \
-        --no-default-features --features alsa-backend || give_up "vhost-device-sound could not be built"
+    build_daemon vhost-device-sound $sound_daemon --no-default-features --features alsa-backend
 }
 
-install_rng_daemon() {
-    say "building vhost-device-rng $rng_daemon in target/tools"
-    cargo install --quiet --locked --root target/tools vhost-device-rng --version $rng_daemon \
-        || give_up "vhost-device-rng could not be built"
+# $1: the crate; $2: its version; then what cargo is told besides.
+build_daemon() {
+    name=$1 version=$2
+    shift 2
+    say "building $name $version in target/tools"
+    cargo install --quiet --locked --root target/tools "$name" --version "$version" "$@" \
+        || give_up "$name could not be built"
 }
 
 # Installs what the tests can do without, if that is possible here.
@@ -172,7 +174,7 @@ grant() {
         refresh
         install_qemu qemu-system-gui ;;
     sound-daemon) install_sound_daemon ;;
-    rng-daemon) install_rng_daemon ;;
+    rng-daemon) build_daemon vhost-device-rng $rng_daemon ;;
     esac
 }
 

@@ -208,17 +208,20 @@ pub fn no_gpu() -> Option<String> {
 
 /// Why there is no sound by vhost-user, if there is none.
 pub fn no_sound() -> Option<String> {
-    match project_root().join(SOUND).is_file() {
-        true => None,
-        false => Some("no vhost-device-sound, which `scripts/setup.sh tests` builds".into()),
-    }
+    not_built(SOUND)
 }
 
 /// Why there are no random bytes by vhost-user, if there are none.
 pub fn no_rng() -> Option<String> {
-    match project_root().join(RNG).is_file() {
+    not_built(RNG)
+}
+
+fn not_built(daemon: &str) -> Option<String> {
+    match project_root().join(daemon).is_file() {
         true => None,
-        false => Some("no vhost-device-rng, which `scripts/setup.sh tests` builds".into()),
+        false => Some(format!(
+            "no {daemon}, which `scripts/setup.sh tests` builds"
+        )),
     }
 }
 
