@@ -123,9 +123,10 @@ impl Command<'_> {
 #[must_use = "says whether the device obeyed"]
 pub struct Reply(Arc<Mutex<Answer>>);
 
-#[derive(Default)]
 struct Answer {
     result: Option<Result<()>>,
+    /// The result of a command that comes back without one.
+    unanswered: Error,
     waker: Option<Waker>,
 }
 
@@ -162,13 +163,12 @@ pub(super) struct InFlight {
     data: Option<Buffer>,
     address: Option<MacAddress>,
     answer: Arc<Mutex<Answer>>,
-    /// The answer of a command that comes back without one.
-    unanswered: Error,
 }
 
 impl InFlight {
-    fn answer(&self, result: Result<()>) {
+    fn answer(&self, result: Option<Result<()>>) {
         let mut answer = self.answer.lock();
+        let result = result.unwrap_or(Err(answer.unanswered));
         answer.result.get_or_insert(result);
         let waker = answer.waker.take();
         drop(answer);
@@ -181,7 +181,7 @@ impl InFlight {
 /// However a command ends, nobody need wait any longer: the device was reset, or the driver is gone.
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.answer(Err(self.unanswered));
+        self.answer(None);
     }
 }
 
@@ -248,7 +248,11 @@ impl<T: Transport> Control<T> {
             return Err(self.queue.error(Cause::Unsupported));
         }
         let data = command.data().map_err(|cause| self.queue.error(cause))?;
-        let answer = Arc::new(Mutex::new(Answer::default()));
+        let answer = Arc::new(Mutex::new(Answer {
+            result: None,
+            unanswered: self.queue.error(Cause::NeedsReset),
+            waker: None,
+        }));
         let in_flight = InFlight {
             data: (!data.is_empty()).then(|| Buffer::from(data)),
             address: match command {
@@ -256,7 +260,6 @@ impl<T: Transport> Control<T> {
                 _ => None,
             },
             answer: answer.clone(),
-            unanswered: self.queue.error(Cause::NeedsReset),
         };
         match self.queue.submit(&command.header(), in_flight) {
             Ok(_) => {
@@ -289,7 +292,7 @@ impl<T: Transport> Control<T> {
                         Err(_) => self.stats.refused += 1,
                     }
                     let result = result.map_err(|cause| self.queue.error(cause));
-                    completion.payload.answer(result);
+                    completion.payload.answer(Some(result));
                 }
                 // What a broken queue has in flight is answered when the device is reset.
                 Ok(None) | Err(_) => break,
