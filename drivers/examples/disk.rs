@@ -3,7 +3,7 @@
 //! The device is a RAM disk in this program's memory. A kernel has a transport of its own in its place; the rest is the same.
 
 use vringlet::Buffer;
-use vringlet::Device;
+
 use vringlet::blk::{Blk, Options};
 use vringlet::blocking::Blocking;
 use vringlet::fake::{FakeBlk, FakeDevice};
@@ -11,7 +11,7 @@ use vringlet::fake::{FakeBlk, FakeDevice};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = FakeDevice::new(FakeBlk::new(2048));
     let disk = Blk::<_>::new(device.transport(), Options::default())?;
-    let config = *disk.config();
+    let config = disk.config();
     println!("{}: {} bytes", disk.name(), config.bytes());
 
     let mut disk = Blocking::new(disk);

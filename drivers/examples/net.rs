@@ -2,7 +2,6 @@
 //!
 //! The device is a card in this program's memory whose wire comes back to it.
 
-use vringlet::Device;
 use vringlet::fake::{FakeDevice, FakeNic};
 use vringlet::net::{Net, Options};
 

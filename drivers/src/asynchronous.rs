@@ -81,6 +81,7 @@ use self::backlog::{Backlog, Entry};
 ///
 /// No method may be called from an interrupt handler that can interrupt a task: they share a lock.
 pub struct Asynchronous<D: Driver> {
+    control: D::Control,
     state: Mutex<State<D>>,
     /// How many requests are unfinished, for who looks without the lock. Changed under it.
     unfinished: AtomicUsize,
@@ -145,6 +146,7 @@ impl<D: Driver> Asynchronous<D> {
     /// Shares `driver`, of which nothing may be in flight.
     pub fn new(mut driver: D) -> Self {
         driver.enable_interrupts();
+        let control = driver.control().clone();
         let mut state = State {
             driver,
             seats: Vec::new(),
@@ -159,6 +161,7 @@ impl<D: Driver> Asynchronous<D> {
         };
         state.set_seats();
         Self {
+            control,
             state: Mutex::new(state),
             unfinished: AtomicUsize::new(0),
         }
@@ -207,6 +210,11 @@ impl<D: Driver> Asynchronous<D> {
             request: Some(request),
             stage: Stage::New,
         }
+    }
+
+    /// The device apart from its queues: no task waits for another that uses it.
+    pub fn control(&self) -> &D::Control {
+        &self.control
     }
 
     /// Looks at the driver, or does something with it that concerns no request. Short: tasks wait meanwhile. `f` may not

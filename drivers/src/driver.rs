@@ -10,8 +10,9 @@ use crate::queue::{Rejected, Token};
 use crate::report::Report;
 use crate::transport::InterruptCauses;
 
-/// What every driver can be asked about its device, besides the requests of its type.
-pub trait Device: Send {
+/// A device apart from its queues: what is done now and then, by whoever has a clone of it, while others submit requests and
+/// take completions. [`Control`](crate::start::Control) is the one of all drivers of this crate.
+pub trait Device: Clone + Send + Sync {
     /// What may have become different when the device announced a change of its configuration.
     type Change;
 
@@ -21,12 +22,9 @@ pub trait Device: Send {
     /// The features offered and accepted.
     fn negotiated(&self) -> Negotiated;
 
-    /// The driver's account of the device. What its counters mean is in the documentation of the driver's type.
-    fn report(&self) -> Report;
-
     /// Reads and clears why the device interrupted: with INTx, and when polling. See
     /// [`Transport::take_interrupt_causes`](crate::Transport::take_interrupt_causes).
-    fn take_interrupt_causes(&mut self) -> InterruptCauses;
+    fn take_interrupt_causes(&self) -> InterruptCauses;
 
     /// To be called when the device announced a change of its configuration: it is read anew. Gives what is different, if
     /// anything is that matters; a device with one interrupt for everything announces with each.
@@ -35,13 +33,24 @@ pub trait Device: Send {
     ///
     /// The device gave up and must be restarted ([`Cause::NeedsReset`]), or the new configuration is impossible, in which
     /// case the old one stays in use.
-    fn config_changed(&mut self) -> Result<Option<Self::Change>>;
+    fn config_changed(&self) -> Result<Option<Self::Change>>;
 }
 
 /// The non-blocking core of a driver: requests go in, the same requests come out when the device is done with them.
+///
+/// It is one owner's. What does not concern requests goes through [`Self::control`], of which others can have clones.
 pub trait Driver: Send {
     /// A request with its buffers.
     type Request: Send;
+
+    /// The device apart from its queues.
+    type Control: Device;
+
+    /// The device apart from its queues.
+    fn control(&self) -> &Self::Control;
+
+    /// The driver's account of the device. What its counters mean is in the documentation of the driver's type.
+    fn report(&self) -> Report;
 
     /// Hands a request to the queue; the device learns of it with the next [`Self::kick`].
     ///

@@ -1,12 +1,22 @@
 //! The one way in which every driver starts its device (spec 3.1.1), starts it again, and lets go of it.
 //!
-//! A driver says in its [`Session`] what is peculiar to its type: features, what its configuration must be, its queues.
-//! [`Started`] is the device with its session, in the driver's hands.
+//! A driver says in its [`Session`] what is peculiar to its type: features, configuration, queues. What comes of it is two
+//! parts, which can have different owners:
+//!
+//! - [`Control`] is for what is done now and then: the configuration and its changes, and why the device interrupted. It can
+//!   be cloned and used by any number of tasks.
+//! - [`Started`] is the session with its queues, for the driver's data path, which takes no lock. It resets the device when it
+//!   is dropped. A changed configuration reaches it by a number that it compares before each request.
 
+use alloc::sync::Arc;
 use core::fmt;
 use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use spin::Mutex;
 
 use crate::device::{DeviceId, DeviceName};
+use crate::driver::Device;
 use crate::error::{Cause, Error, Result};
 use crate::features::{Negotiated, RingFeatures, SUPPORTED};
 use crate::queue::AnyQueue;
@@ -16,6 +26,12 @@ use crate::transport::{InterruptCauses, Quiesced, Status, Transport};
 pub trait Session<T: Transport>: Sized {
     /// How the device is to be driven.
     type Options;
+
+    /// What the device's configuration says.
+    type Config: Clone + Send;
+
+    /// What may have become different when the device announced a change of its configuration.
+    type Change;
 
     /// The device type.
     const ID: DeviceId;
@@ -29,25 +45,176 @@ pub trait Session<T: Transport>: Sized {
     /// Features to do without this time, of those that the driver would understand.
     fn declined(transport: &mut T, options: &Self::Options) -> u64;
 
-    /// Checks the configuration and makes the queues ([`Queue::allocate`](crate::Queue::allocate)). The device knows none of
-    /// them yet, so this may fail anywhere.
+    /// Reads the configuration and checks it.
+    ///
+    /// # Errors
+    ///
+    /// The device can't be driven as it is.
+    fn configure(
+        transport: &mut T,
+        options: &Self::Options,
+        negotiated: Negotiated,
+    ) -> Result<Self::Config>;
+
+    /// Makes the queues ([`Queue::allocate`](crate::Queue::allocate)). The device knows none of them yet, so this may fail
+    /// anywhere.
     ///
     /// # Errors
     ///
     /// The device can't be driven as it is, or memory is short.
-    fn make(transport: &mut T, options: &Self::Options, negotiated: Negotiated) -> Result<Self>;
+    fn make(
+        transport: &mut T,
+        options: &Self::Options,
+        config: &Self::Config,
+        negotiated: Negotiated,
+    ) -> Result<Self>;
 
     /// Calls `visit` with each queue.
     fn each_queue(&mut self, visit: &mut dyn FnMut(&mut dyn AnyQueue<T>));
 
     /// DRIVER_OK is set: what was submitted to the queues before can be published.
     fn begin(&mut self) {}
+
+    /// The device announced a change of its configuration: reads it anew. Says what is different, if that matters.
+    ///
+    /// # Errors
+    ///
+    /// The new configuration is impossible; the old one stays.
+    fn reconfigure(device: &mut Configured<T, Self::Config>) -> Result<Option<Self::Change>>;
+
+    /// The configuration is another now.
+    fn follow(&mut self, config: &Self::Config) {
+        let _ = config;
+    }
+}
+
+/// A device, what was agreed on with it, and what its configuration says.
+pub struct Configured<T, C> {
+    /// The way to the device.
+    pub transport: T,
+    /// The features offered and accepted.
+    pub negotiated: Negotiated,
+    /// The configuration as last read.
+    pub config: C,
+    /// How many changes of it the device announced.
+    pub announced: u64,
+    /// How many of them changed anything that matters.
+    pub changed: u64,
+}
+
+/// A device apart from its queues: see [`Device`].
+pub struct Control<T: Transport, S: Session<T>>(Arc<Shared<T, S::Config>>);
+
+struct Shared<T, C> {
+    name: DeviceName,
+    /// How often the configuration became another.
+    generation: AtomicU32,
+    device: Mutex<Configured<T, C>>,
+}
+
+impl<T: Transport, S: Session<T>> Clone for Control<T, S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: Transport, S: Session<T>> Control<T, S> {
+    /// Which device.
+    pub fn name(&self) -> DeviceName {
+        self.0.name
+    }
+
+    /// The features offered and accepted.
+    pub fn negotiated(&self) -> Negotiated {
+        self.0.device.lock().negotiated
+    }
+
+    /// The configuration as last read: when the device was started, and by [`Self::config_changed`].
+    pub fn config(&self) -> S::Config {
+        self.0.device.lock().config.clone()
+    }
+
+    /// How many changes of the configuration the device announced.
+    pub fn changes_announced(&self) -> u64 {
+        self.0.device.lock().announced
+    }
+
+    /// How many of them changed anything that matters.
+    pub fn changes(&self) -> u64 {
+        self.0.device.lock().changed
+    }
+
+    /// See [`Device::take_interrupt_causes`].
+    pub fn take_interrupt_causes(&self) -> InterruptCauses {
+        self.0.device.lock().transport.take_interrupt_causes()
+    }
+
+    /// See [`Device::config_changed`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn config_changed(&self) -> Result<Option<S::Change>> {
+        self.change(|device| {
+            device.announced += 1;
+            let status = device.transport.status();
+            if status.contains(Status::DEVICE_NEEDS_RESET) {
+                return Err(Error::new(self.name(), Cause::NeedsReset));
+            }
+            let change = S::reconfigure(device)?;
+            device.changed += u64::from(change.is_some());
+            Ok(change)
+        })
+    }
+
+    /// Looks at the device. Short: others wait meanwhile. `f` may not use this or a clone of it.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Configured<T, S::Config>) -> R) -> R {
+        f(&mut self.0.device.lock())
+    }
+
+    /// The same, and the configuration may be another afterwards.
+    pub(crate) fn change<R>(&self, f: impl FnOnce(&mut Configured<T, S::Config>) -> R) -> R {
+        let mut device = self.0.device.lock();
+        let result = f(&mut device);
+        // Under the lock, so that none is lost.
+        self.0.generation.fetch_add(1, Ordering::Relaxed);
+        result
+    }
+}
+
+impl<T: Transport, S: Session<T>> Device for Control<T, S> {
+    type Change = S::Change;
+
+    fn name(&self) -> DeviceName {
+        self.name()
+    }
+
+    fn negotiated(&self) -> Negotiated {
+        self.negotiated()
+    }
+
+    fn take_interrupt_causes(&self) -> InterruptCauses {
+        self.take_interrupt_causes()
+    }
+
+    fn config_changed(&self) -> Result<Option<S::Change>> {
+        self.config_changed()
+    }
+}
+
+impl<T: Transport, S: Session<T>> fmt::Debug for Control<T, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Control({})", self.name())
+    }
 }
 
 /// A device that was started, with its session. It is reset when it is dropped.
 pub struct Started<T: Transport, S: Session<T>> {
-    transport: T,
+    control: Control<T, S>,
+    options: S::Options,
     negotiated: Negotiated,
+    /// Of the configuration that the session follows.
+    generation: u32,
     session: S,
 }
 
@@ -57,35 +224,44 @@ impl<T: Transport, S: Session<T>> Started<T, S> {
     /// # Errors
     ///
     /// The device is of another type ([`Cause::WrongDeviceType`]) and was not touched, or breaks the rules of
-    /// initialisation, or what [`Session::make`] says. It is left with FAILED set, or reset; nothing is leaked unless it
-    /// does not come back from the reset.
-    pub fn new(mut transport: T, options: &S::Options) -> Result<Self> {
+    /// initialisation, or what [`Session::configure`] and [`Session::make`] say. It is left with FAILED set, or reset; nothing
+    /// is leaked unless it does not come back from the reset.
+    pub fn new(mut transport: T, options: S::Options) -> Result<Self> {
         let name = transport.name();
         if name.id != S::ID {
             let expected = S::ID.0;
             return Err(Error::new(name, Cause::WrongDeviceType { expected }));
         }
-        let (negotiated, session) = start(&mut transport, options)?;
+        let (negotiated, config, session) = start::<T, S>(&mut transport, &options)?;
+        let generation = 0;
+        let control = Control(Arc::new(Shared {
+            name,
+            generation: AtomicU32::new(generation),
+            device: Mutex::new(Configured {
+                transport,
+                negotiated,
+                config,
+                announced: 0,
+                changed: 0,
+            }),
+        }));
         Ok(Self {
-            transport,
+            control,
+            options,
             negotiated,
+            generation,
             session,
         })
     }
 
-    /// The way to the device.
-    pub fn transport(&self) -> &T {
-        &self.transport
+    /// The device apart from its queues.
+    pub fn control(&self) -> &Control<T, S> {
+        &self.control
     }
 
-    /// The way to the device and the session, which are two things.
-    pub fn parts(&mut self) -> (&mut T, &mut S) {
-        (&mut self.transport, &mut self.session)
-    }
-
-    /// Which device.
-    pub fn name(&self) -> DeviceName {
-        self.transport.name()
+    /// How the device is driven.
+    pub fn options(&self) -> &S::Options {
+        &self.options
     }
 
     /// The features offered and accepted.
@@ -93,21 +269,19 @@ impl<T: Transport, S: Session<T>> Started<T, S> {
         self.negotiated
     }
 
-    /// Reads and clears why the device interrupted.
-    pub fn take_interrupt_causes(&mut self) -> InterruptCauses {
-        self.transport.take_interrupt_causes()
+    /// Has the session follow the configuration, if that has become another: before each request.
+    #[inline(always)]
+    pub fn refresh(&mut self) {
+        if self.control.0.generation.load(Ordering::Relaxed) != self.generation {
+            self.follow();
+        }
     }
 
-    /// Whether the device works.
-    ///
-    /// # Errors
-    ///
-    /// [`Cause::NeedsReset`] if it gave up.
-    pub fn check_status(&self) -> Result<()> {
-        match self.transport.status().contains(Status::DEVICE_NEEDS_RESET) {
-            true => Err(Error::new(self.name(), Cause::NeedsReset)),
-            false => Ok(()),
-        }
+    #[cold]
+    fn follow(&mut self) {
+        let device = self.control.0.device.lock();
+        self.generation = self.control.0.generation.load(Ordering::Relaxed);
+        self.session.follow(&device.config);
     }
 
     /// Resets the device. The queues are the caller's to release.
@@ -116,7 +290,7 @@ impl<T: Transport, S: Session<T>> Started<T, S> {
     ///
     /// The device does not come back from the reset.
     pub fn reset(&mut self) -> Result<Quiesced> {
-        self.transport.reset()
+        self.control.with(|device| device.transport.reset())
     }
 
     /// After [`Self::reset`]: releases all queues, for a driver to whom what was in flight means nothing.
@@ -129,8 +303,14 @@ impl<T: Transport, S: Session<T>> Started<T, S> {
     /// # Errors
     ///
     /// As for [`Self::new`]; the session that is over stays.
-    pub fn restart(&mut self, options: &S::Options) -> Result<S> {
-        let (negotiated, session) = start(&mut self.transport, options)?;
+    pub fn restart(&mut self) -> Result<S> {
+        let (negotiated, session) = self.control.change(|device| {
+            let (negotiated, config, session) =
+                start::<T, S>(&mut device.transport, &self.options)?;
+            device.negotiated = negotiated;
+            device.config = config;
+            Ok::<_, Error>((negotiated, session))
+        })?;
         self.negotiated = negotiated;
         Ok(core::mem::replace(&mut self.session, session))
     }
@@ -163,7 +343,7 @@ impl<T: Transport, S: Session<T>> Drop for Started<T, S> {
         }
         // Else the queues' memory, which the device may still write to, would be leaked. That is what happens if the device
         // does not come back from the reset.
-        match self.transport.reset() {
+        match self.reset() {
             Ok(proof) => self.discard(&proof),
             Err(error) => log::error!("{error}"),
         }
@@ -172,7 +352,7 @@ impl<T: Transport, S: Session<T>> Drop for Started<T, S> {
 
 impl<T: Transport, S: Session<T>> fmt::Debug for Started<T, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Started({})", self.name())
+        write!(f, "Started({})", self.control.name())
     }
 }
 
@@ -184,12 +364,15 @@ fn discard<T: Transport, S: Session<T>>(session: &mut S, proof: &Quiesced) {
 fn start<T: Transport, S: Session<T>>(
     transport: &mut T,
     options: &S::Options,
-) -> Result<(Negotiated, S)> {
+) -> Result<(Negotiated, S::Config, S)> {
     let declined = S::declined(transport, options);
     let negotiated = negotiate(transport, S::UNDERSTOOD, S::REQUIRED, declined)?;
     // Step 7: what the device type wants to be set up, its queues above all.
-    let made = S::make(transport, options, negotiated);
-    let mut session = made.inspect_err(|_| give_up(transport))?;
+    let made = S::configure(transport, options, negotiated).and_then(|config| {
+        let session = S::make(transport, options, &config, negotiated)?;
+        Ok((config, session))
+    });
+    let (config, mut session) = made.inspect_err(|_| give_up(transport))?;
     let mut enabled = Ok(());
     session.each_queue(&mut |queue| {
         if enabled.is_ok() {
@@ -204,7 +387,7 @@ fn start<T: Transport, S: Session<T>>(
         return Err(error);
     }
     session.begin();
-    Ok((negotiated, session))
+    Ok((negotiated, config, session))
 }
 
 /// Steps 1 to 6 of the specification's initialisation sequence: reset the device and agree on features.

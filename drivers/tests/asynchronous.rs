@@ -10,13 +10,13 @@ use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 
 use vringlet::asynchronous::Asynchronous;
-use vringlet::blk::{Blk, Options, Request};
+use vringlet::blk::{Blk, Control, Options, Request};
 use vringlet::fake::{
     FakeBlk, FakeDevice, FakeTransport, Fault, Interrupt, Memory, Order, Pace, Random,
 };
 use vringlet::features::RingFeatures;
 use vringlet::queue::Rejected;
-use vringlet::{Buffer, Cause, Device, Driver, Error, Finished, Token};
+use vringlet::{Buffer, Cause, Driver, Error, Finished, Report, Token};
 
 type Disk = Asynchronous<Blk<FakeTransport<FakeBlk>>>;
 
@@ -594,7 +594,14 @@ impl Odd {
 
 impl Driver for Odd {
     type Request = Request;
+    type Control = Control<FakeTransport<FakeBlk>>;
 
+    fn control(&self) -> &Self::Control {
+        self.blk.control()
+    }
+    fn report(&self) -> Report {
+        self.blk.report()
+    }
     fn submit(&mut self, request: Request) -> Result<Token, Rejected<Request>> {
         self.blk.submit(request)
     }

@@ -12,7 +12,7 @@ use vringlet::fake::{
 };
 use vringlet::features::RingFeatures;
 use vringlet::transport::Status;
-use vringlet::{Buffer, Cause, Device, Driver, Error, Transport};
+use vringlet::{Buffer, Cause, Driver, Error, Transport};
 
 type Disk = Blk<FakeTransport<FakeBlk>>;
 
@@ -423,7 +423,7 @@ fn without_a_feature_its_requests_are_not_sent() {
         flush: false,
         cache_mode: CacheMode::WriteThrough,
     };
-    assert_eq!(*blk.config(), bare);
+    assert_eq!(blk.config(), bare);
     let requests = [
         Request::flush(),
         Request::discard(&[0..1]).expect("memory"),
@@ -443,7 +443,7 @@ fn without_a_feature_its_requests_are_not_sent() {
 #[test]
 fn the_cache_mode_is_the_device_s() {
     let memory = Memory::fresh();
-    let (device, mut blk) = open(FakeBlk::new(8));
+    let (device, blk) = open(FakeBlk::new(8));
     assert_eq!(blk.config().cache_mode, CacheMode::WriteBack);
     for (mode, writeback) in [
         (CacheMode::WriteThrough, false),

@@ -9,7 +9,7 @@ use vringlet::fake::{
 use vringlet::features::RingFeatures;
 use vringlet::transport::either::Either;
 use vringlet::transport::{InterruptCauses, SharedMemory};
-use vringlet::{Buffer, Device, Driver, Location, MmioTransport, PciTransport, Transport};
+use vringlet::{Buffer, Driver, Location, MmioTransport, PciTransport, Transport};
 
 type Pci<M> = PciTransport<FakeDma, FakeRegisters<M>>;
 type Mmio<M> = MmioTransport<FakeDma, FakeMmioRegisters<M>>;

@@ -20,7 +20,7 @@ use vringlet::gpu::{
     Rect, Request, Screen, Size,
 };
 use vringlet::transport::{InterruptCauses, Status};
-use vringlet::{Cause, Device, Driver};
+use vringlet::{Cause, Driver};
 
 type Adapter = Gpu<FakeTransport<FakeGpu>>;
 

@@ -13,7 +13,7 @@ use vringlet::fake::{
 use vringlet::features::RingFeatures;
 use vringlet::net::{Command, Event, Features, Link, MacAddress, Net, Options, ReceiveMode};
 use vringlet::transport::InterruptCauses;
-use vringlet::{Cause, Device, DeviceId, MmioTransport, PciTransport};
+use vringlet::{Cause, DeviceId, MmioTransport, PciTransport};
 
 type Card = FakeDevice<FakeNic>;
 type Driver = Net<FakeTransport<FakeNic>>;
@@ -944,7 +944,7 @@ fn what_is_in_hand_can_be_looked_at() {
 
 #[test]
 fn why_it_interrupts_is_told_once() {
-    let (memory, card, mut net) = start(FakeNic::new(), Options::default());
+    let (memory, card, net) = start(FakeNic::new(), Options::default());
     card.change_config(|nic| nic.link = false);
     assert_eq!(net.take_interrupt_causes(), InterruptCauses::CONFIG);
     assert_eq!(net.take_interrupt_causes(), InterruptCauses::empty());

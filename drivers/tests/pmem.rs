@@ -12,7 +12,7 @@ use vringlet::fake::{
 use vringlet::features::RingFeatures;
 use vringlet::pmem::{Config, Features, Flush, Options, Pmem};
 use vringlet::transport::InterruptCauses;
-use vringlet::{Cause, Device, Driver, PciTransport, Token};
+use vringlet::{Cause, Driver, PciTransport, Token};
 
 type Fake = Pmem<FakeTransport<FakePmem>>;
 
@@ -466,7 +466,7 @@ fn a_region_that_moved_during_a_restart_is_an_error() {
 #[test]
 fn a_device_that_needs_a_reset_is_an_error() {
     let memory = Memory::fresh();
-    let (device, mut pmem) = open();
+    let (device, pmem) = open();
     pmem.config_changed().expect("it works");
     device.inject(Fault::NeedsReset);
     let error = pmem.config_changed().expect_err("it gave up");

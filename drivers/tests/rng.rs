@@ -9,7 +9,7 @@ use vringlet::fake::{FakeBlk, FakeDevice, FakeRng, FakeTransport};
 use vringlet::fake::{Fault, Memory, Pace, Random};
 use vringlet::features::RingFeatures;
 use vringlet::rng::{Options, Request, Rng};
-use vringlet::{Buffer, Cause, Device, Driver, Token};
+use vringlet::{Buffer, Cause, Driver, Token};
 
 type Fake = Rng<FakeTransport<FakeRng>>;
 

@@ -16,7 +16,7 @@ use vringlet::sound::{
     Params, Playback, Rate, Request, Role, Sound, State, ValueType, copy,
 };
 use vringlet::transport::{InterruptCauses, Status};
-use vringlet::{Buffer, Cause, Device, DeviceId, Driver};
+use vringlet::{Buffer, Cause, DeviceId, Driver};
 
 type Card = Sound<FakeTransport<FakeSound>>;
 type Face = Asynchronous<Card>;
@@ -1073,7 +1073,7 @@ fn what_frames_are_is_said_as_people_write_it() {
 #[test]
 fn why_it_interrupts_is_told_once() {
     let memory = Memory::fresh();
-    let (device, mut card) = open(FakeSound::new());
+    let (device, card) = open(FakeSound::new());
     device.change_config(|_| ());
     assert_eq!(card.take_interrupt_causes(), InterruptCauses::CONFIG);
     assert_eq!(card.take_interrupt_causes(), InterruptCauses::empty());

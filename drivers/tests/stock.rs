@@ -16,8 +16,7 @@ use vringlet::start::{driver_ok, negotiate};
 use vringlet::stock::{FromStock, IntoStock, Leaky, StockDma};
 use vringlet::transport::InterruptCauses;
 use vringlet::{
-    Cause, Device, DeviceId, Direction, DmaContext, Driver, Location, Queue, QueueOptions,
-    Transport,
+    Cause, DeviceId, Direction, DmaContext, Driver, Location, Queue, QueueOptions, Transport,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 

@@ -42,15 +42,16 @@ mod wire;
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Deref;
 
-use crate::device::{DeviceId, DeviceName};
-use crate::driver::{Device, Driver, Finished};
+use crate::device::DeviceId;
+use crate::driver::{Driver, Finished};
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
 use crate::queue::{AnyQueue, Completion, Queue, QueueOptions, Rejected, Token};
 use crate::report::Report;
-use crate::start::{Session, Started};
-use crate::transport::{InterruptCauses, Transport};
+use crate::start::{Configured, Session, Started};
+use crate::transport::Transport;
 
 pub use self::asynchronous::Transfer;
 pub use self::config::{CacheMode, Config, DiscardLimits, Geometry, Topology, WriteZeroesLimits};
@@ -94,20 +95,21 @@ struct Counters {
     bytes_read: u64,
     bytes_written: u64,
     errors: u64,
-    config_changes: u64,
 }
 
-/// A block device with one request queue.
+/// A block device with one request queue. Dereferences to [`Control`].
 ///
 /// Counters: `bytes_read`, `bytes_written` by requests that were done, `errors` for requests that failed.
 pub struct Blk<T: Transport> {
-    options: Options,
     device: Started<T, Active<T>>,
     counters: Counters,
 }
 
-/// The device at work.
-struct Active<T: Transport> {
+/// A block device apart from its queue, and its [`Config`].
+pub type Control<T> = crate::start::Control<T, Active<T>>;
+
+/// A block device at work.
+pub struct Active<T: Transport> {
     config: Config,
     queue: Queue<T, Request>,
     /// The most segments of data in a request.
@@ -120,6 +122,8 @@ const QUEUE_NAME: &str = "requestq1";
 
 impl<T: Transport> Session<T> for Active<T> {
     type Options = Options;
+    type Config = Config;
+    type Change = ConfigChange;
 
     const ID: DeviceId = DeviceId::BLK;
     const UNDERSTOOD: u64 = Features::all().bits();
@@ -128,22 +132,29 @@ impl<T: Transport> Session<T> for Active<T> {
         options.declined
     }
 
-    fn make(transport: &mut T, options: &Options, negotiated: Negotiated) -> Result<Self> {
-        let features = Features::from_bits_truncate(negotiated.accepted);
-        let config = Config::read(transport, features)?;
+    fn configure(transport: &mut T, _: &Options, negotiated: Negotiated) -> Result<Config> {
+        Config::read(transport, features(negotiated))
+    }
+
+    fn make(
+        transport: &mut T,
+        options: &Options,
+        config: &Config,
+        negotiated: Negotiated,
+    ) -> Result<Self> {
         let options = QueueOptions {
             size: options.queue_size,
             header_len: wire::HEADER_LEN,
             footer_len: wire::STATUS_LEN,
         };
         let queue = Queue::allocate(transport, REQUEST_QUEUE, options, negotiated)?;
-        let segments_max = segments_max(&config, queue.max_segments());
+        let segments_max = segments_max(config, queue.max_segments());
         if segments_max == 0 {
             let size = queue.size().into();
             return Err(queue.error(Cause::QueueSize { size, max: size }));
         }
         Ok(Self {
-            config,
+            config: *config,
             queue,
             segments_max,
         })
@@ -152,6 +163,25 @@ impl<T: Transport> Session<T> for Active<T> {
     fn each_queue(&mut self, visit: &mut dyn FnMut(&mut dyn AnyQueue<T>)) {
         visit(&mut self.queue);
     }
+
+    fn reconfigure(device: &mut Configured<T, Config>) -> Result<Option<ConfigChange>> {
+        let new = Config::read(&device.transport, features(device.negotiated))?;
+        let old = core::mem::replace(&mut device.config, new);
+        if old == new {
+            return Ok(None);
+        }
+        Ok(Some(ConfigChange { old, new }))
+    }
+
+    /// Requests are checked against the new configuration from now on; those in flight are not touched.
+    fn follow(&mut self, config: &Config) {
+        self.config = *config;
+        self.segments_max = segments_max(config, self.queue.max_segments());
+    }
+}
+
+fn features(negotiated: Negotiated) -> Features {
+    Features::from_bits_truncate(negotiated.accepted)
 }
 
 impl<T: Transport> Active<T> {
@@ -176,102 +206,50 @@ impl<T: Transport> Blk<T> {
     ///
     /// As for [`Started::new`], and a configuration that is impossible, or a queue too small for any data.
     pub fn new(transport: T, options: Options) -> Result<Self> {
-        let device = Started::new(transport, &options)?;
         Ok(Self {
-            options,
-            device,
+            device: Started::new(transport, options)?,
             counters: Counters::default(),
         })
-    }
-
-    /// The configuration as last read: at first, and by [`Device::config_changed`].
-    pub fn config(&self) -> &Config {
-        &self.device.config
     }
 
     /// The most segments of data that a request may have: what the device allows and the queue can take. A buffer is one,
     /// or one for each [`Config::size_max`] bytes of it.
     pub fn segments_max(&self) -> usize {
-        self.device.segments_max
+        segments_max(&self.config(), self.device.queue.max_segments())
     }
 
     /// Requests that are with the device.
     pub fn in_flight(&self) -> u16 {
         self.device.queue.in_flight()
     }
+}
 
+impl<T: Transport> Deref for Blk<T> {
+    type Target = Control<T>;
+
+    fn deref(&self) -> &Control<T> {
+        self.device.control()
+    }
+}
+
+impl<T: Transport> Control<T> {
     /// Switches between write-back and write-through, and says which mode the device is in then. Writes in flight may be
     /// treated either way; after a switch to write-through, completed ones still need a flush.
     ///
     /// # Errors
     ///
     /// [`Cause::Unsupported`] without CONFIG_WCE.
-    pub fn set_cache_mode(&mut self, mode: CacheMode) -> Result<CacheMode> {
-        let features = self.features();
-        if !features.contains(Features::CONFIG_WCE) {
-            return Err(Error::new(self.name(), Cause::Unsupported));
-        }
-        let (transport, active) = self.device.parts();
-        Config::write_cache_mode(transport, mode)?;
-        let mode = Config::read_cache_mode(transport, features)?;
-        active.config.cache_mode = mode;
-        Ok(mode)
-    }
-
-    fn features(&self) -> Features {
-        Features::from_bits_truncate(self.negotiated().accepted)
-    }
-}
-
-impl<T: Transport> Device for Blk<T> {
-    type Change = ConfigChange;
-
-    fn name(&self) -> DeviceName {
-        self.device.name()
-    }
-
-    fn negotiated(&self) -> Negotiated {
-        self.device.negotiated()
-    }
-
-    fn report(&self) -> Report {
-        let Counters {
-            bytes_read,
-            bytes_written,
-            errors,
-            config_changes,
-        } = self.counters;
-        Report {
-            device: self.name(),
-            negotiated: self.negotiated(),
-            feature_names: FEATURE_NAMES,
-            queues: vec![self.device.queue.report(QUEUE_NAME)],
-            config_changes,
-            counters: vec![
-                ("bytes_read", bytes_read),
-                ("bytes_written", bytes_written),
-                ("errors", errors),
-            ],
-        }
-    }
-
-    fn take_interrupt_causes(&mut self) -> InterruptCauses {
-        self.device.take_interrupt_causes()
-    }
-
-    /// Requests are checked against the new configuration from now on; those in flight are not touched.
-    fn config_changed(&mut self) -> Result<Option<ConfigChange>> {
-        self.device.check_status()?;
-        let features = self.features();
-        let (transport, active) = self.device.parts();
-        let new = Config::read(transport, features)?;
-        let old = core::mem::replace(&mut active.config, new);
-        if old == new {
-            return Ok(None);
-        }
-        active.segments_max = segments_max(&new, active.queue.max_segments());
-        self.counters.config_changes += 1;
-        Ok(Some(ConfigChange { old, new }))
+    pub fn set_cache_mode(&self, mode: CacheMode) -> Result<CacheMode> {
+        self.change(|device| {
+            let features = features(device.negotiated);
+            if !features.contains(Features::CONFIG_WCE) {
+                return Err(Error::new(self.name(), Cause::Unsupported));
+            }
+            Config::write_cache_mode(&mut device.transport, mode)?;
+            let mode = Config::read_cache_mode(&device.transport, features)?;
+            device.config.cache_mode = mode;
+            Ok(mode)
+        })
     }
 }
 
@@ -296,8 +274,34 @@ fn judge(completion: &Completion<Request>, bytes: u64) -> Result<(), Cause> {
 
 impl<T: Transport> Driver for Blk<T> {
     type Request = Request;
+    type Control = Control<T>;
+
+    fn control(&self) -> &Control<T> {
+        self.device.control()
+    }
+
+    fn report(&self) -> Report {
+        let Counters {
+            bytes_read,
+            bytes_written,
+            errors,
+        } = self.counters;
+        Report {
+            device: self.name(),
+            negotiated: self.device.negotiated(),
+            feature_names: FEATURE_NAMES,
+            queues: vec![self.device.queue.report(QUEUE_NAME)],
+            config_changes: self.changes(),
+            counters: vec![
+                ("bytes_read", bytes_read),
+                ("bytes_written", bytes_written),
+                ("errors", errors),
+            ],
+        }
+    }
 
     fn submit(&mut self, mut request: Request) -> Result<Token, Rejected<Request>> {
+        self.device.refresh();
         let active = &mut *self.device;
         match active.admit(&mut request) {
             Ok(header) => active.queue.submit(&header, request),
@@ -310,6 +314,7 @@ impl<T: Transport> Driver for Blk<T> {
 
     #[inline(always)]
     fn accept(&mut self, request: &mut Option<Request>) -> Result<Token> {
+        self.device.refresh();
         let active = &mut *self.device;
         let admitted = match request {
             Some(request) => active.admit(request),
@@ -374,7 +379,7 @@ impl<T: Transport> Driver for Blk<T> {
 
     fn restart(&mut self) -> Result<()> {
         drop(self.reset()?);
-        self.device.restart(&self.options)?;
+        self.device.restart()?;
         Ok(())
     }
 }

@@ -69,6 +69,7 @@ use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::mem;
+use core::ops::Deref;
 
 use zerocopy::FromBytes;
 
@@ -76,14 +77,14 @@ use self::request::Command;
 use self::resource::{Ending, Resources, Step, Subject};
 use self::task::{Sent, Task};
 use self::wire::{CommandType, CtrlHdr};
-use crate::device::{DeviceId, DeviceName};
-use crate::driver::{Device, Driver, Finished};
+use crate::device::DeviceId;
+use crate::driver::{Driver, Finished};
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
 use crate::queue::{AnyQueue, Completion, Queue, QueueOptions, Rejected, Token};
 use crate::report::Report;
-use crate::start::{Session, Started};
-use crate::transport::{InterruptCauses, Transport};
+use crate::start::{Configured, Session, Started};
+use crate::transport::Transport;
 
 pub use self::config::{FEATURE_NAMES, Features};
 pub use self::cursor::Cursor;
@@ -128,14 +129,13 @@ const MAX_SEGMENTS: usize = 3;
 /// Requests that the driver has at the same time; more are refused as [`Cause::QueueFull`].
 const MAX_REQUESTS: u16 = 64;
 
-/// A virtio GPU in 2D mode.
+/// A virtio GPU in 2D mode. Dereferences to [`Control`].
 ///
 /// Counters: `commands` sent and `errors` for those that failed; `transfers` to the device's pictures and their
 /// `bytes_transferred`, `flushes`; `cursor_updates`, `cursor_moves`, `cursor_errors`; `display_changes` that were announced,
 /// `impossible_modes` and `bad_edids` among the answers; `resources` that the device has now, `backed_resources` with memory
 /// of ours.
 pub struct Gpu<T: Transport> {
-    options: Options,
     device: Started<T, Active<T>>,
     /// Requests that were submitted and not given back, by token.
     tasks: Vec<Option<Task<T::Dma>>>,
@@ -150,8 +150,18 @@ pub struct Gpu<T: Transport> {
     counters: Counters,
 }
 
-/// The device at work.
-struct Active<T: Transport> {
+/// A GPU apart from its queues.
+pub type Control<T> = crate::start::Control<T, Active<T>>;
+
+/// What the configuration of a GPU says.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// How many scanouts the device has, 1 to 16.
+    pub scanouts: u32,
+}
+
+/// A GPU at work.
+pub struct Active<T: Transport> {
     scanouts: u32,
     control: Queue<T, Sent<T::Dma>>,
     cursor: Queue<T, CommandType>,
@@ -160,8 +170,6 @@ struct Active<T: Transport> {
 /// What a GPU did since it was found.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counters {
-    config_changes: u64,
-    display_changes: u64,
     impossible_modes: u64,
     bad_edids: u64,
     commands: u64,
@@ -176,6 +184,8 @@ struct Counters {
 
 impl<T: Transport> Session<T> for Active<T> {
     type Options = Options;
+    type Config = Config;
+    type Change = DisplaysChanged;
 
     const ID: DeviceId = DeviceId::GPU;
     const UNDERSTOOD: u64 = Features::all().bits();
@@ -184,8 +194,18 @@ impl<T: Transport> Session<T> for Active<T> {
         options.declined
     }
 
-    fn make(transport: &mut T, options: &Options, negotiated: Negotiated) -> Result<Self> {
-        let scanouts = config::read_num_scanouts(transport)?;
+    fn configure(transport: &mut T, _: &Options, _: Negotiated) -> Result<Config> {
+        Ok(Config {
+            scanouts: config::read_num_scanouts(transport)?,
+        })
+    }
+
+    fn make(
+        transport: &mut T,
+        options: &Options,
+        config: &Config,
+        negotiated: Negotiated,
+    ) -> Result<Self> {
         let with_size = |size| QueueOptions {
             size,
             header_len: wire::MAX_COMMAND_LEN,
@@ -202,7 +222,7 @@ impl<T: Transport> Session<T> for Active<T> {
             return Err(control.error(Cause::QueueSize { size, max: size }));
         }
         Ok(Self {
-            scanouts,
+            scanouts: config.scanouts,
             control,
             cursor,
         })
@@ -211,6 +231,11 @@ impl<T: Transport> Session<T> for Active<T> {
     fn each_queue(&mut self, visit: &mut dyn FnMut(&mut dyn AnyQueue<T>)) {
         visit(&mut self.control);
         visit(&mut self.cursor);
+    }
+
+    fn reconfigure(device: &mut Configured<T, Config>) -> Result<Option<DisplaysChanged>> {
+        let displays = config::take_display_event(&mut device.transport)?;
+        Ok(displays.then_some(DisplaysChanged))
     }
 }
 
@@ -221,13 +246,12 @@ impl<T: Transport> Gpu<T> {
     ///
     /// As for [`Started::new`], and a configuration that is impossible, or too small a queue.
     pub fn new(transport: T, options: Options) -> Result<Self> {
-        let device: Started<T, Active<T>> = Started::new(transport, &options)?;
+        let device: Started<T, Active<T>> = Started::new(transport, options)?;
         let mut tasks = Vec::new();
         tasks.resize_with(MAX_REQUESTS.into(), || None);
         Ok(Self {
-            resources: Resources::new(device.name(), device.scanouts),
+            resources: Resources::new(device.control().name(), device.scanouts),
             edids: vec![None; device.scanouts as usize],
-            options,
             device,
             tasks,
             waiting: VecDeque::new(),
@@ -240,8 +264,8 @@ impl<T: Transport> Gpu<T> {
     }
 
     /// How the device reaches memory: what its pictures are made with.
-    pub fn dma(&self) -> &T::Dma {
-        self.device.transport().dma()
+    pub fn dma(&self) -> T::Dma {
+        self.with(|device| device.transport.dma().clone())
     }
 
     /// How many scanouts the device has, 1 to 16.
@@ -251,7 +275,7 @@ impl<T: Transport> Gpu<T> {
 
     /// Whether [`Request::edid`] is possible.
     pub fn has_edid(&self) -> bool {
-        self.negotiated().has(Features::EDID.bits())
+        self.device.negotiated().has(Features::EDID.bits())
     }
 
     /// How the displays are arranged, as far as the device was asked.
@@ -453,15 +477,20 @@ impl<T: Transport> Gpu<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DisplaysChanged;
 
-impl<T: Transport> Device for Gpu<T> {
-    type Change = DisplaysChanged;
+impl<T: Transport> Deref for Gpu<T> {
+    type Target = Control<T>;
 
-    fn name(&self) -> DeviceName {
-        self.device.name()
+    fn deref(&self) -> &Control<T> {
+        self.device.control()
     }
+}
 
-    fn negotiated(&self) -> Negotiated {
-        self.device.negotiated()
+impl<T: Transport> Driver for Gpu<T> {
+    type Request = Request<T::Dma>;
+    type Control = Control<T>;
+
+    fn control(&self) -> &Control<T> {
+        self.device.control()
     }
 
     fn report(&self) -> Report {
@@ -471,10 +500,10 @@ impl<T: Transport> Device for Gpu<T> {
         let counters = &self.counters;
         Report {
             device: self.name(),
-            negotiated: self.negotiated(),
+            negotiated: self.device.negotiated(),
             feature_names: FEATURE_NAMES,
             queues: vec![control.report("controlq"), cursor.report("cursorq")],
-            config_changes: counters.config_changes,
+            config_changes: self.changes_announced(),
             counters: vec![
                 ("commands", counters.commands),
                 ("errors", counters.errors),
@@ -484,7 +513,7 @@ impl<T: Transport> Device for Gpu<T> {
                 ("cursor_updates", counters.cursor_updates),
                 ("cursor_moves", counters.cursor_moves),
                 ("cursor_errors", counters.cursor_errors),
-                ("display_changes", counters.display_changes),
+                ("display_changes", self.changes()),
                 ("impossible_modes", counters.impossible_modes),
                 ("bad_edids", counters.bad_edids),
                 ("resources", self.resources.count() as u64),
@@ -492,23 +521,6 @@ impl<T: Transport> Device for Gpu<T> {
             ],
         }
     }
-
-    fn take_interrupt_causes(&mut self) -> InterruptCauses {
-        self.device.take_interrupt_causes()
-    }
-
-    fn config_changed(&mut self) -> Result<Option<DisplaysChanged>> {
-        self.counters.config_changes += 1;
-        self.device.check_status()?;
-        let (transport, _) = self.device.parts();
-        let displays = config::take_display_event(transport)?;
-        self.counters.display_changes += u64::from(displays);
-        Ok(displays.then_some(DisplaysChanged))
-    }
-}
-
-impl<T: Transport> Driver for Gpu<T> {
-    type Request = Request<T::Dma>;
 
     fn submit(&mut self, request: Request<T::Dma>) -> Result<Token, Rejected<Request<T::Dma>>> {
         let reject = |error, payload| Err(Rejected { error, payload });
@@ -602,7 +614,7 @@ impl<T: Transport> Driver for Gpu<T> {
 
     fn restart(&mut self) -> Result<()> {
         drop(self.reset()?);
-        self.device.restart(&self.options)?;
+        self.device.restart()?;
         self.resources.clear(self.device.scanouts as usize);
         self.edids.clear();
         self.edids.resize(self.device.scanouts as usize, None);

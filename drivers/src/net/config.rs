@@ -191,16 +191,78 @@ impl fmt::Display for Link {
     }
 }
 
-/// What the configuration says that may change at any time.
+/// What the configuration says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LiveConfig {
-    pub(super) link: Link,
-    /// The device wants its driver to announce itself (spec 5.1.6.5.4).
-    pub(super) announce: bool,
+pub struct Config {
+    /// The device's own address; also after it was set ([`Command::MacAddress`](super::Command::MacAddress)).
+    pub mac: MacAddress,
+    /// The largest IP packet that the device takes.
+    pub mtu: u16,
+    /// The state of the link, as the device last said.
+    pub link: Link,
+    /// How often it was found that the device wants its driver to announce itself (spec 5.1.6.5.4).
+    pub(super) announcements: u64,
 }
 
-impl LiveConfig {
-    pub(super) fn read<T: Transport>(transport: &T, negotiated: Negotiated) -> Result<Self> {
+impl Config {
+    /// Reads and validates. `fallback` is the address of a device that has none.
+    pub(super) fn read<T: Transport>(
+        transport: &T,
+        negotiated: Negotiated,
+        fallback: Option<MacAddress>,
+    ) -> Result<Self> {
+        let bad = |field, value| Error::new(transport.name(), Cause::BadConfig { field, value });
+        let mut mac = fallback.unwrap_or(MacAddress::made_up(transport.name().location));
+        if negotiated.has(Features::MAC.bits()) {
+            mac = transport.config_snapshot(|transport| {
+                let mut mac = [0; 6];
+                transport.read_config(offset::MAC, &mut mac)?;
+                Ok(MacAddress(mac))
+            })?;
+        }
+        if !mac.is_unicast() {
+            let [a, b, c, d, e, f] = mac.0;
+            return Err(bad("mac", u64::from_be_bytes([0, 0, a, b, c, d, e, f])));
+        }
+        let mut mtu = DEFAULT_MTU;
+        if negotiated.has(Features::MTU.bits()) {
+            mtu = transport.config_u16(offset::MTU)?;
+            if mtu < MIN_MTU {
+                return Err(bad("mtu", mtu.into()));
+            }
+        }
+        let live = Live::read(transport, negotiated)?;
+        Ok(Self {
+            mac,
+            mtu,
+            link: live.link,
+            announcements: live.announce.into(),
+        })
+    }
+
+    /// Reads anew what may change. Says whether anything is different or there is something to be done.
+    pub(super) fn update<T: Transport>(
+        &mut self,
+        transport: &T,
+        negotiated: Negotiated,
+    ) -> Result<bool> {
+        let live = Live::read(transport, negotiated)?;
+        let changed = live.link != self.link || live.announce;
+        self.link = live.link;
+        self.announcements += u64::from(live.announce);
+        Ok(changed)
+    }
+}
+
+/// What may change at any time.
+struct Live {
+    link: Link,
+    /// The device wants its driver to announce itself.
+    announce: bool,
+}
+
+impl Live {
+    fn read<T: Transport>(transport: &T, negotiated: Negotiated) -> Result<Self> {
         let has = |feature: Features| negotiated.has(feature.bits());
         transport.config_snapshot(|transport| {
             let mut live = Self {
@@ -228,44 +290,5 @@ impl LiveConfig {
             }
             Ok(live)
         })
-    }
-}
-
-/// What the configuration says once and for all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
-    pub(super) mac: MacAddress,
-    /// The largest IP packet.
-    pub(super) mtu: u16,
-}
-
-impl Identity {
-    /// Reads and validates. `fallback` is the address of a device that has none.
-    pub(super) fn read<T: Transport>(
-        transport: &T,
-        negotiated: Negotiated,
-        fallback: Option<MacAddress>,
-    ) -> Result<Self> {
-        let bad = |field, value| Error::new(transport.name(), Cause::BadConfig { field, value });
-        let mut mac = fallback.unwrap_or(MacAddress::made_up(transport.name().location));
-        if negotiated.has(Features::MAC.bits()) {
-            mac = transport.config_snapshot(|transport| {
-                let mut mac = [0; 6];
-                transport.read_config(offset::MAC, &mut mac)?;
-                Ok(MacAddress(mac))
-            })?;
-        }
-        if !mac.is_unicast() {
-            let [a, b, c, d, e, f] = mac.0;
-            return Err(bad("mac", u64::from_be_bytes([0, 0, a, b, c, d, e, f])));
-        }
-        let mut mtu = DEFAULT_MTU;
-        if negotiated.has(Features::MTU.bits()) {
-            mtu = transport.config_u16(offset::MTU)?;
-            if mtu < MIN_MTU {
-                return Err(bad("mtu", mtu.into()));
-            }
-        }
-        Ok(Self { mac, mtu })
     }
 }

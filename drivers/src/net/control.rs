@@ -203,12 +203,12 @@ pub struct ControlStats {
 }
 
 /// The control queue.
-pub(super) struct Control<T: Transport> {
+pub(super) struct ControlQueue<T: Transport> {
     queue: Queue<T, InFlight>,
     stats: ControlStats,
 }
 
-impl<T: Transport> Control<T> {
+impl<T: Transport> ControlQueue<T> {
     pub(super) fn new(
         transport: &mut T,
         index: u16,

@@ -54,23 +54,22 @@ mod wire;
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Deref;
 use core::task::{Context, Poll, Waker};
 
-use self::config::{Identity, LiveConfig};
-use self::control::Control;
+use self::control::ControlQueue;
 use self::receive::{ReceiveOptions, Receiver};
 use self::transmit::Transmitter;
 use self::wire::{ETHERNET_HEADER_LEN, HEADER_LEN, VLAN_TAG_LEN};
-use crate::device::{DeviceId, DeviceName};
-use crate::driver::Device;
+use crate::device::DeviceId;
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
 use crate::queue::{AnyQueue, Payload, Queue};
 use crate::report::{QueueReport, Report};
-use crate::start::{Session, Started};
+use crate::start::{Configured, Session, Started};
 use crate::transport::{InterruptCauses, Transport};
 
-pub use self::config::{FEATURE_NAMES, Features, Link, MacAddress, feature_names};
+pub use self::config::{Config, FEATURE_NAMES, Features, Link, MacAddress, feature_names};
 pub use self::control::{Command, ControlStats, ReceiveMode, Reply};
 pub use self::receive::{ReceiveStats, RxFrame};
 pub use self::transmit::{TransmitStats, TxFrame};
@@ -159,29 +158,32 @@ pub enum Event {
     Failed(Error),
 }
 
-/// A network device with one pair of queues.
+/// A network device with one pair of queues. Dereferences to [`Control`].
 ///
 /// When it is dropped it resets the device, and frames that have not left by then may be lost: [`Self::flush_and_wait`].
 pub struct Net<T: Transport> {
-    options: Options,
     device: Started<T, Active<T>>,
-    link_changed: bool,
     announce: bool,
     /// The first thing that made the device unusable, and whether an event told of it.
     failure: Option<Error>,
     failure_told: bool,
     /// Who sleeps until there is something to do.
     waker: Option<Waker>,
-    config_changes: u64,
     announcements: u64,
 }
 
-/// The device at work.
-struct Active<T: Transport> {
-    mac: MacAddress,
+/// A network device apart from its queues, and its [`Config`].
+pub type Control<T> = crate::start::Control<T, Active<T>>;
+
+/// A network device at work.
+pub struct Active<T: Transport> {
     /// The largest IP packet to send.
     mtu: u16,
-    live: LiveConfig,
+    link: Link,
+    link_changed: bool,
+    /// How often the configuration had the wish to be announced, and for how many of them that was seen to.
+    announcements: u64,
+    announcements_seen: u64,
     queues: Queues<T>,
 }
 
@@ -189,7 +191,7 @@ struct Active<T: Transport> {
 struct Queues<T: Transport> {
     receiver: Receiver<T>,
     transmitter: Transmitter<T>,
-    control: Option<Control<T>>,
+    control: Option<ControlQueue<T>>,
 }
 
 const RECEIVE_QUEUE: u16 = 0;
@@ -206,6 +208,9 @@ fn queue_size<T: Transport>(transport: &mut T, index: u16, wanted: u16) -> u16 {
 
 impl<T: Transport> Session<T> for Active<T> {
     type Options = Options;
+    type Config = Config;
+    /// What changed is told by [`Net::take_event`].
+    type Change = ();
 
     const ID: DeviceId = DeviceId::NET;
     const UNDERSTOOD: u64 = Features::all().bits();
@@ -217,15 +222,24 @@ impl<T: Transport> Session<T> for Active<T> {
         options.declined | unusable.bits()
     }
 
-    fn make(transport: &mut T, options: &Options, negotiated: Negotiated) -> Result<Self> {
-        let identity = Identity::read(transport, negotiated, options.fallback_mac)?;
-        let live = LiveConfig::read(transport, negotiated)?;
-        let mut queues = Queues::new(transport, options, identity.mtu, negotiated)?;
-        queues.transmitter.set_link(live.link.up);
+    fn configure(transport: &mut T, options: &Options, negotiated: Negotiated) -> Result<Config> {
+        Config::read(transport, negotiated, options.fallback_mac)
+    }
+
+    fn make(
+        transport: &mut T,
+        options: &Options,
+        config: &Config,
+        negotiated: Negotiated,
+    ) -> Result<Self> {
+        let mut queues = Queues::new(transport, options, config.mtu, negotiated)?;
+        queues.transmitter.set_link(config.link.up);
         Ok(Self {
-            mac: identity.mac,
-            mtu: identity.mtu.min(options.mtu_max),
-            live,
+            mtu: config.mtu.min(options.mtu_max),
+            link: config.link,
+            link_changed: false,
+            announcements: config.announcements,
+            announcements_seen: 0,
             queues,
         })
     }
@@ -241,6 +255,27 @@ impl<T: Transport> Session<T> for Active<T> {
     fn begin(&mut self) {
         // Not before: no queue may be notified until DRIVER_OK is set (spec 3.1.1).
         self.queues.receiver.publish();
+    }
+
+    fn reconfigure(device: &mut Configured<T, Config>) -> Result<Option<()>> {
+        let config = &mut device.config;
+        let changed = config.update(&device.transport, device.negotiated)?;
+        Ok(changed.then_some(()))
+    }
+
+    fn follow(&mut self, config: &Config) {
+        self.link_changed |= config.link != self.link;
+        self.link = config.link;
+        self.queues.transmitter.set_link(config.link.up);
+        self.announcements = config.announcements;
+    }
+}
+
+impl<T: Transport> Deref for Net<T> {
+    type Target = Control<T>;
+
+    fn deref(&self) -> &Control<T> {
+        self.device.control()
     }
 }
 
@@ -259,7 +294,7 @@ impl<T: Transport> Queues<T> {
             mergeable,
         };
         let control = match negotiated.has(Features::CTRL_VQ.bits()) {
-            true => Some(Control::new(
+            true => Some(ControlQueue::new(
                 transport,
                 CONTROL_QUEUE,
                 CONTROL_QUEUE_SIZE,
@@ -288,16 +323,12 @@ impl<T: Transport> Net<T> {
     ///
     /// As for [`Started::new`], and a configuration that is impossible.
     pub fn new(transport: T, options: Options) -> Result<Self> {
-        let device = Started::new(transport, &options)?;
         let mut net = Self {
-            options,
-            device,
-            link_changed: false,
+            device: Started::new(transport, options)?,
             announce: false,
             failure: None,
             failure_told: false,
             waker: None,
-            config_changes: 0,
             announcements: 0,
         };
         net.hear_announce();
@@ -306,7 +337,7 @@ impl<T: Transport> Net<T> {
 
     /// The device's own address.
     pub fn mac(&self) -> MacAddress {
-        self.device.mac
+        self.config().mac
     }
 
     /// The largest IP packet that can be sent. A frame has 14 bytes more.
@@ -316,7 +347,7 @@ impl<T: Transport> Net<T> {
 
     /// The state of the link, as the device last said.
     pub fn link(&self) -> Link {
-        self.device.live.link
+        self.config().link
     }
 
     /// Number of receive buffers and their length in bytes, the header of 12 included.
@@ -411,7 +442,7 @@ impl<T: Transport> Net<T> {
     /// The feature that it needs was not agreed on ([`Cause::Unsupported`]), a parameter is impossible, or the control
     /// queue is full.
     pub fn command(&mut self, command: Command<'_>) -> Result<Reply> {
-        let negotiated = self.negotiated();
+        let negotiated = self.device.negotiated();
         match &mut self.device.queues.control {
             Some(control) => control.submit(command, negotiated),
             None => Err(Error::new(self.name(), Cause::Unsupported)),
@@ -449,7 +480,9 @@ impl<T: Transport> Net<T> {
         if let Some(control) = &mut self.device.queues.control
             && let Some(address) = control.collect()
         {
-            self.device.mac = address;
+            self.device
+                .control()
+                .change(|device| device.config.mac = address);
         }
     }
 
@@ -476,24 +509,35 @@ impl<T: Transport> Net<T> {
         result
     }
 
-    fn read_live_config(&mut self) -> Result<()> {
-        self.device.check_status()?;
-        let old = self.device.live;
-        self.device.live = LiveConfig::read(self.device.transport(), self.negotiated())?;
-        if self.device.live.link != old.link {
-            self.link_changed = true;
-            let up = self.device.live.link.up;
-            self.device.queues.transmitter.set_link(up);
-        }
+    /// To be called when the device announced a change of its configuration, by whoever does not call [`Self::process`].
+    /// Says whether it is different, or there is something to be done; [`Self::take_event`] says what.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::process`].
+    pub fn config_changed(&mut self) -> Result<Option<()>> {
+        let failure = &mut self.failure;
+        let changed = self.device.control().config_changed();
+        let changed = changed.inspect_err(|error| {
+            failure.get_or_insert(*error);
+        })?;
+        self.follow_config();
+        Ok(changed)
+    }
+
+    /// Sees to what the configuration says, whoever read it anew.
+    fn follow_config(&mut self) {
+        self.device.refresh();
         self.hear_announce();
-        Ok(())
     }
 
     /// Notes the wish to be announced, and tells the device that it was heard (spec 5.1.6.5.4).
     fn hear_announce(&mut self) {
-        if !self.device.live.announce {
+        let active = &mut *self.device;
+        if active.announcements_seen == active.announcements {
             return;
         }
+        active.announcements_seen = active.announcements;
         // A full control queue leaves the wish standing in the configuration, to be read again with the next change.
         if self.command(Command::AnnounceAck).is_ok() {
             self.announce = true;
@@ -503,12 +547,13 @@ impl<T: Transport> Net<T> {
 
     /// The next thing that a network stack should know of.
     pub fn take_event(&mut self) -> Option<Event> {
+        self.follow_config();
         self.note_failures();
         if let Some(failure) = self.failure
             && !core::mem::replace(&mut self.failure_told, true)
         {
             Some(Event::Failed(failure))
-        } else if core::mem::take(&mut self.link_changed) {
+        } else if core::mem::take(&mut self.device.link_changed) {
             Some(Event::LinkChanged)
         } else if core::mem::take(&mut self.announce) {
             Some(Event::Announce)
@@ -530,6 +575,7 @@ impl<T: Transport> Net<T> {
     pub fn prepare_to_sleep(&mut self) -> bool {
         self.flush();
         self.collect_answers();
+        self.follow_config();
         let Queues {
             receiver,
             transmitter,
@@ -543,7 +589,7 @@ impl<T: Transport> Net<T> {
         // Last, since looking for room may have found the transmit queue broken, for which no interrupt comes.
         self.note_failures();
         let failed = self.failure.is_some() && !self.failure_told;
-        !(work || failed || self.link_changed || self.announce)
+        !(work || failed || self.device.link_changed || self.announce)
     }
 
     /// After [`Self::prepare_to_sleep`]: whether a frame came since, for which the device must have interrupted.
@@ -575,9 +621,10 @@ impl<T: Transport> Net<T> {
     pub fn restart(&mut self) -> Result<()> {
         let proof = self.device.reset()?;
         self.device.discard(&proof);
-        let old = self.device.restart(&self.options)?;
-        self.device.queues.take_stats_of(&old.queues);
-        self.link_changed |= self.device.live.link != old.live.link;
+        let old = self.device.restart()?;
+        let active = &mut *self.device;
+        active.queues.take_stats_of(&old.queues);
+        active.link_changed = old.link_changed || active.link != old.link;
         self.failure = None;
         self.failure_told = false;
         self.hear_announce();
@@ -600,32 +647,20 @@ impl<T: Transport> Net<T> {
     /// What commands did.
     pub fn control_stats(&self) -> ControlStats {
         let control = self.device.queues.control.as_ref();
-        control.map_or(ControlStats::default(), Control::stats)
-    }
-}
-
-impl<T: Transport> Device for Net<T> {
-    /// What changed is told by [`Net::take_event`].
-    type Change = ();
-
-    fn name(&self) -> DeviceName {
-        self.device.name()
+        control.map_or(ControlStats::default(), ControlQueue::stats)
     }
 
-    fn negotiated(&self) -> Negotiated {
-        self.device.negotiated()
-    }
-
-    fn report(&self) -> Report {
+    /// The driver's account of the device.
+    pub fn report(&self) -> Report {
         let receive = self.receive_stats();
         let transmit = self.transmit_stats();
         let control = self.control_stats();
         Report {
             device: self.name(),
-            negotiated: self.negotiated(),
+            negotiated: self.device.negotiated(),
             feature_names: FEATURE_NAMES,
             queues: self.device.queues.reports(),
-            config_changes: self.config_changes,
+            config_changes: self.changes_announced(),
             counters: vec![
                 ("rx_packets", receive.packets),
                 ("rx_bytes", receive.bytes),
@@ -648,21 +683,6 @@ impl<T: Transport> Device for Net<T> {
                 ("announcements", self.announcements),
             ],
         }
-    }
-
-    fn take_interrupt_causes(&mut self) -> InterruptCauses {
-        self.device.take_interrupt_causes()
-    }
-
-    fn config_changed(&mut self) -> Result<Option<()>> {
-        self.config_changes += 1;
-        let (before, announcements) = (self.link(), self.announcements);
-        if let Err(error) = self.read_live_config() {
-            self.failure.get_or_insert(error);
-            return Err(error);
-        }
-        let changed = self.link() != before || self.announcements != announcements;
-        Ok(changed.then_some(()))
     }
 }
 

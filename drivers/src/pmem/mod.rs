@@ -47,15 +47,16 @@ use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::convert::Infallible;
+use core::ops::Deref;
 
-use crate::device::{DeviceId, DeviceName};
-use crate::driver::{Device, Driver, Finished};
+use crate::device::DeviceId;
+use crate::driver::{Driver, Finished};
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
 use crate::queue::{AnyQueue, Completion, Queue, QueueOptions, Rejected, Token};
 use crate::report::Report;
-use crate::start::{Session, Started};
-use crate::transport::{InterruptCauses, Transport};
+use crate::start::{Configured, Session, Started};
+use crate::transport::Transport;
 
 pub use self::config::Config;
 pub use self::wire::{FEATURE_NAMES, Features};
@@ -95,20 +96,22 @@ struct Counters {
     errors: u64,
 }
 
-/// A pmem device.
+/// A pmem device. Dereferences to [`Control`].
 ///
 /// Counters: `flushes` that callers asked for, `flushes_shared` of them that went with another caller's request, `errors` for
 /// callers whose flush failed.
 pub struct Pmem<T: Transport> {
-    options: Options,
     device: Started<T, Active<T>>,
     callers: Callers,
     counters: Counters,
 }
 
-/// The device at work.
-struct Active<T: Transport> {
-    config: Config,
+/// A pmem device apart from its queue. Its configuration says where the region is, which stays there for as long as there is
+/// a driver, restarts included.
+pub type Control<T> = crate::start::Control<T, Active<T>>;
+
+/// A pmem device at work.
+pub struct Active<T: Transport> {
     queue: Queue<T, ()>,
 }
 
@@ -154,6 +157,9 @@ const QUEUE_SIZE: u16 = 2;
 
 impl<T: Transport> Session<T> for Active<T> {
     type Options = Options;
+    type Config = Config;
+    /// Nothing in the configuration can.
+    type Change = Infallible;
 
     const ID: DeviceId = DeviceId::PMEM;
     const UNDERSTOOD: u64 = Features::all().bits();
@@ -166,9 +172,12 @@ impl<T: Transport> Session<T> for Active<T> {
         }
     }
 
-    fn make(transport: &mut T, _: &Options, negotiated: Negotiated) -> Result<Self> {
+    fn configure(transport: &mut T, _: &Options, negotiated: Negotiated) -> Result<Config> {
         let features = Features::from_bits_truncate(negotiated.accepted);
-        let config = Config::read(transport, features)?;
+        Config::read(transport, features)
+    }
+
+    fn make(transport: &mut T, _: &Options, _: &Config, negotiated: Negotiated) -> Result<Self> {
         let options = QueueOptions {
             size: QUEUE_SIZE,
             header_len: wire::REQUEST_LEN,
@@ -176,7 +185,7 @@ impl<T: Transport> Session<T> for Active<T> {
         };
         let queue = Queue::allocate(transport, REQUEST_QUEUE, options, negotiated)?;
         match queue.size() {
-            QUEUE_SIZE => Ok(Self { config, queue }),
+            QUEUE_SIZE => Ok(Self { queue }),
             size => Err(queue.error(Cause::QueueSize {
                 size: QUEUE_SIZE.into(),
                 max: size.into(),
@@ -186,6 +195,10 @@ impl<T: Transport> Session<T> for Active<T> {
 
     fn each_queue(&mut self, visit: &mut dyn FnMut(&mut dyn AnyQueue<T>)) {
         visit(&mut self.queue);
+    }
+
+    fn reconfigure(_: &mut Configured<T, Config>) -> Result<Option<Infallible>> {
+        Ok(None)
     }
 }
 
@@ -200,18 +213,11 @@ impl<T: Transport> Pmem<T> {
             let cause = Cause::InvalidParameter("no callers");
             return Err(Error::new(transport.name(), cause));
         }
-        let device = Started::new(transport, &options)?;
         Ok(Self {
-            options,
-            device,
+            device: Started::new(transport, options)?,
             callers: Callers::new(options.callers),
             counters: Counters::default(),
         })
-    }
-
-    /// Where the region is. It stays there for as long as there is a driver, restarts included.
-    pub fn config(&self) -> Config {
-        self.device.config
     }
 
     /// Requests that are with the device: none or one, whatever the number of callers.
@@ -246,16 +252,20 @@ impl<T: Transport> Pmem<T> {
     }
 }
 
-impl<T: Transport> Device for Pmem<T> {
-    /// Nothing in the configuration can.
-    type Change = Infallible;
+impl<T: Transport> Deref for Pmem<T> {
+    type Target = Control<T>;
 
-    fn name(&self) -> DeviceName {
-        self.device.name()
+    fn deref(&self) -> &Control<T> {
+        self.device.control()
     }
+}
 
-    fn negotiated(&self) -> Negotiated {
-        self.device.negotiated()
+impl<T: Transport> Driver for Pmem<T> {
+    type Request = Flush;
+    type Control = Control<T>;
+
+    fn control(&self) -> &Control<T> {
+        self.device.control()
     }
 
     fn report(&self) -> Report {
@@ -266,7 +276,7 @@ impl<T: Transport> Device for Pmem<T> {
         } = self.counters;
         Report {
             device: self.name(),
-            negotiated: self.negotiated(),
+            negotiated: self.device.negotiated(),
             feature_names: FEATURE_NAMES,
             queues: vec![self.device.queue.report(QUEUE_NAME)],
             config_changes: 0,
@@ -277,18 +287,6 @@ impl<T: Transport> Device for Pmem<T> {
             ],
         }
     }
-
-    fn take_interrupt_causes(&mut self) -> InterruptCauses {
-        self.device.take_interrupt_causes()
-    }
-
-    fn config_changed(&mut self) -> Result<Option<Infallible>> {
-        self.device.check_status().map(|()| None)
-    }
-}
-
-impl<T: Transport> Driver for Pmem<T> {
-    type Request = Flush;
 
     fn submit(&mut self, request: Flush) -> Result<Token, Rejected<Flush>> {
         let rejected = |error| Rejected {
@@ -364,7 +362,7 @@ impl<T: Transport> Driver for Pmem<T> {
     }
 
     fn queue_size(&self) -> u16 {
-        self.options.callers
+        self.device.options().callers
     }
 
     fn error(&self, cause: Cause) -> Error {
@@ -374,7 +372,10 @@ impl<T: Transport> Driver for Pmem<T> {
     fn reset(&mut self) -> Result<Vec<(Token, Flush)>> {
         let proof = self.device.reset()?;
         self.device.queue.release(&proof);
-        let callers = core::mem::replace(&mut self.callers, Callers::new(self.options.callers));
+        let callers = core::mem::replace(
+            &mut self.callers,
+            Callers::new(self.device.options().callers),
+        );
         let done = callers.done.into_iter().map(|(number, _)| number);
         let all = callers.served.into_iter().chain(callers.next).chain(done);
         Ok(all.map(|number| (Token::new(number), Flush)).collect())
@@ -382,12 +383,13 @@ impl<T: Transport> Driver for Pmem<T> {
 
     fn restart(&mut self) -> Result<()> {
         drop(self.reset()?);
-        let old = self.device.restart(&self.options)?.config;
-        let new = self.device.config;
+        let old = self.config();
+        self.device.restart()?;
+        let new = self.config();
         // Whoever mapped the region would read and write where it was.
         if new != old {
             drop(self.reset()?);
-            self.device.config = old;
+            self.change(|device| device.config = old);
             return Err(self.error(Cause::BadConfig {
                 field: "start",
                 value: new.start,

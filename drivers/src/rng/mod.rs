@@ -43,15 +43,16 @@ mod request;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::convert::Infallible;
+use core::ops::Deref;
 
-use crate::device::{DeviceId, DeviceName};
-use crate::driver::{Device, Driver, Finished};
+use crate::device::DeviceId;
+use crate::driver::{Driver, Finished};
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
 use crate::queue::{AnyQueue, Queue, QueueOptions, Rejected, Token};
 use crate::report::Report;
-use crate::start::{Session, Started};
-use crate::transport::{InterruptCauses, Transport};
+use crate::start::{Configured, Session, Started};
+use crate::transport::Transport;
 
 #[cfg(feature = "rand_core")]
 pub use self::rand_core::RandomSource;
@@ -88,17 +89,19 @@ struct Counters {
     errors: u64,
 }
 
-/// An entropy device.
+/// An entropy device. Dereferences to [`Control`].
 ///
 /// Counters: `bytes` that it gave, `partial_answers` that left part of the buffer, `errors` for answers that were none.
 pub struct Rng<T: Transport> {
-    options: Options,
     device: Started<T, Active<T>>,
     counters: Counters,
 }
 
-/// The device at work.
-struct Active<T: Transport> {
+/// An entropy device apart from its queue.
+pub type Control<T> = crate::start::Control<T, Active<T>>;
+
+/// An entropy device at work.
+pub struct Active<T: Transport> {
     queue: Queue<T, Request>,
 }
 
@@ -108,6 +111,9 @@ const QUEUE_NAME: &str = "requestq";
 
 impl<T: Transport> Session<T> for Active<T> {
     type Options = Options;
+    /// There is none.
+    type Config = ();
+    type Change = Infallible;
 
     const ID: DeviceId = DeviceId::RNG;
     /// The device type has no features of its own (spec 5.4.3).
@@ -117,7 +123,11 @@ impl<T: Transport> Session<T> for Active<T> {
         options.declined
     }
 
-    fn make(transport: &mut T, options: &Options, negotiated: Negotiated) -> Result<Self> {
+    fn configure(_: &mut T, _: &Options, _: Negotiated) -> Result<()> {
+        Ok(())
+    }
+
+    fn make(transport: &mut T, options: &Options, (): &(), negotiated: Negotiated) -> Result<Self> {
         let options = QueueOptions {
             size: options.queue_size,
             header_len: 0,
@@ -130,6 +140,10 @@ impl<T: Transport> Session<T> for Active<T> {
     fn each_queue(&mut self, visit: &mut dyn FnMut(&mut dyn AnyQueue<T>)) {
         visit(&mut self.queue);
     }
+
+    fn reconfigure(_: &mut Configured<T, ()>) -> Result<Option<Infallible>> {
+        Ok(None)
+    }
 }
 
 impl<T: Transport> Rng<T> {
@@ -139,10 +153,8 @@ impl<T: Transport> Rng<T> {
     ///
     /// As for [`Started::new`].
     pub fn new(transport: T, options: Options) -> Result<Self> {
-        let device = Started::new(transport, &options)?;
         Ok(Self {
-            options,
-            device,
+            device: Started::new(transport, options)?,
             counters: Counters::default(),
         })
     }
@@ -153,16 +165,20 @@ impl<T: Transport> Rng<T> {
     }
 }
 
-impl<T: Transport> Device for Rng<T> {
-    /// There is no configuration.
-    type Change = Infallible;
+impl<T: Transport> Deref for Rng<T> {
+    type Target = Control<T>;
 
-    fn name(&self) -> DeviceName {
-        self.device.name()
+    fn deref(&self) -> &Control<T> {
+        self.device.control()
     }
+}
 
-    fn negotiated(&self) -> Negotiated {
-        self.device.negotiated()
+impl<T: Transport> Driver for Rng<T> {
+    type Request = Request;
+    type Control = Control<T>;
+
+    fn control(&self) -> &Control<T> {
+        self.device.control()
     }
 
     fn report(&self) -> Report {
@@ -173,7 +189,7 @@ impl<T: Transport> Device for Rng<T> {
         } = self.counters;
         Report {
             device: self.name(),
-            negotiated: self.negotiated(),
+            negotiated: self.device.negotiated(),
             feature_names: &[],
             queues: vec![self.device.queue.report(QUEUE_NAME)],
             config_changes: 0,
@@ -184,18 +200,6 @@ impl<T: Transport> Device for Rng<T> {
             ],
         }
     }
-
-    fn take_interrupt_causes(&mut self) -> InterruptCauses {
-        self.device.take_interrupt_causes()
-    }
-
-    fn config_changed(&mut self) -> Result<Option<Infallible>> {
-        self.device.check_status().map(|()| None)
-    }
-}
-
-impl<T: Transport> Driver for Rng<T> {
-    type Request = Request;
 
     fn submit(&mut self, request: Request) -> Result<Token, Rejected<Request>> {
         self.device.queue.submit(&[], request)
@@ -250,7 +254,7 @@ impl<T: Transport> Driver for Rng<T> {
 
     fn restart(&mut self) -> Result<()> {
         drop(self.reset()?);
-        self.device.restart(&self.options)?;
+        self.device.restart()?;
         Ok(())
     }
 }

@@ -76,7 +76,7 @@ impl<T: Transport> Asynchronous<Sound<T>> {
     ///
     /// There is no such element, it isn't enumerated, or the device refuses.
     pub async fn control_items(&self, control: u32) -> Result<Vec<String>> {
-        let info = self.control(control)?;
+        let info = self.control_info(control)?;
         let request = self.request(Request::enum_items(control, &info)).await?;
         Ok(request.names().collect())
     }
@@ -87,7 +87,7 @@ impl<T: Transport> Asynchronous<Sound<T>> {
     ///
     /// There is no such element, it can't be read, or the device refuses.
     pub async fn read_control(&self, control: u32) -> Result<Vec<u8>> {
-        let info = self.control(control)?;
+        let info = self.control_info(control)?;
         let request = self.request(Request::read_control(control)).await?;
         let values = request.answer().get(..info.value_len());
         Ok(values.unwrap_or_default().to_vec())
@@ -99,13 +99,13 @@ impl<T: Transport> Asynchronous<Sound<T>> {
     ///
     /// There is no such element, it can't be written or not with so many bytes, or the device refuses.
     pub async fn write_control(&self, control: u32, values: &[u8]) -> Result<()> {
-        let info = self.control(control)?;
+        let info = self.control_info(control)?;
         let request = Request::write_control(control, &info, values);
         self.request(request).await?;
         Ok(())
     }
 
-    fn control(&self, control: u32) -> Result<ControlInfo> {
+    fn control_info(&self, control: u32) -> Result<ControlInfo> {
         let found = self.with(|sound| sound.items().controls.get(control).cloned());
         found.ok_or_else(|| self.fail(Cause::InvalidParameter("no such control is known")))
     }

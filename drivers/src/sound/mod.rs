@@ -38,19 +38,20 @@ use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::convert::Infallible;
+use core::ops::Deref;
 
 use self::event::Events;
-use self::request::{Body, Control, Header, Message, Transfer};
+use self::request::{Body, Command, Header, Message, Transfer};
 use self::stream::Stream;
 use self::wire::{EVENT_LEN, RequestType, STATUS_LEN};
-use crate::device::{DeviceId, DeviceName};
-use crate::driver::{Device, Driver, Finished};
+use crate::device::DeviceId;
+use crate::driver::{Driver, Finished};
 use crate::error::{Cause, Error, Result};
 use crate::features::{Negotiated, RingFeatures};
 use crate::queue::{AnyQueue, Queue, QueueOptions, Rejected, Token};
 use crate::report::Report;
-use crate::start::{Session, Started};
-use crate::transport::{InterruptCauses, Quiesced, Status, Transport};
+use crate::start::{Configured, Session, Started};
+use crate::transport::{Quiesced, Status, Transport};
 
 pub use self::capture::Capture;
 pub use self::config::{Config, FEATURE_NAMES, Features, MAX_ITEMS};
@@ -104,12 +105,11 @@ const TRANSFER_SEGMENTS: usize = 3;
 /// unless its host is busy elsewhere.
 const MAX_STATUS_READS: u32 = 100_000;
 
-/// A virtio sound device.
+/// A virtio sound device. Dereferences to [`Control`].
 ///
 /// Counters: `commands` sent, `errors` for commands and transfers that failed, and of all streams together `periods` and
 /// `bytes` transferred, `xruns` that the device told of.
 pub struct Sound<T: Transport> {
-    options: Options,
     device: Started<T, Active<T>>,
     items: Items,
     streams: Vec<Stream>,
@@ -120,14 +120,17 @@ pub struct Sound<T: Transport> {
     counters: Counters,
 }
 
-/// The device at work.
-struct Active<T: Transport> {
+/// A sound device apart from its queues. Its [`Config`] says how many items of each kind it has.
+pub type Control<T> = crate::start::Control<T, Active<T>>;
+
+/// A sound device at work.
+pub struct Active<T: Transport> {
     config: Config,
     queues: Queues<T>,
 }
 
 struct Queues<T: Transport> {
-    control: Queue<T, Control>,
+    control: Queue<T, Command>,
     event: Queue<T, ()>,
     tx: Queue<T, Transfer>,
     rx: Queue<T, Transfer>,
@@ -138,11 +141,13 @@ struct Queues<T: Transport> {
 struct Counters {
     commands: u64,
     errors: u64,
-    config_changes: u64,
 }
 
 impl<T: Transport> Session<T> for Active<T> {
     type Options = Options;
+    type Config = Config;
+    /// The configuration has no field that may.
+    type Change = Infallible;
 
     const ID: DeviceId = DeviceId::SOUND;
     const UNDERSTOOD: u64 = Features::all().bits();
@@ -151,11 +156,20 @@ impl<T: Transport> Session<T> for Active<T> {
         options.declined
     }
 
-    fn make(transport: &mut T, options: &Options, negotiated: Negotiated) -> Result<Self> {
+    fn configure(transport: &mut T, _: &Options, negotiated: Negotiated) -> Result<Config> {
         let features = Features::from_bits_truncate(negotiated.accepted);
-        let config = Config::read(transport, features)?;
+        Config::read(transport, features)
+    }
+
+    fn make(
+        transport: &mut T,
+        options: &Options,
+        config: &Config,
+        negotiated: Negotiated,
+    ) -> Result<Self> {
         let mut queues = Queues::new(transport, options, negotiated)?;
         queues.prepare()?;
+        let config = *config;
         Ok(Self { config, queues })
     }
 
@@ -170,6 +184,10 @@ impl<T: Transport> Session<T> for Active<T> {
         visit(event);
         visit(tx);
         visit(rx);
+    }
+
+    fn reconfigure(_: &mut Configured<T, Config>) -> Result<Option<Infallible>> {
+        Ok(None)
     }
 }
 
@@ -268,10 +286,8 @@ impl<T: Transport> Sound<T> {
             let cause = Cause::InvalidParameter("queues of more than 65535 requests together");
             return Err(Error::new(transport.name(), cause));
         }
-        let device = Started::new(transport, &options)?;
         let mut this = Self {
-            options,
-            device,
+            device: Started::new(transport, options)?,
             items: Items::default(),
             streams: Vec::new(),
             next_claim: 0,
@@ -291,11 +307,6 @@ impl<T: Transport> Sound<T> {
         self.streams.resize_with(streams, Stream::default);
         self.finished.clear();
         self.finished.reserve(self.queue_size().into());
-    }
-
-    /// How many items of each kind the device has.
-    pub fn config(&self) -> Config {
-        self.device.config
     }
 
     /// What the device said about its items, as far as it was asked.
@@ -371,7 +382,7 @@ impl<T: Transport> Sound<T> {
             let Some(command) = stream.next_to_end() else {
                 continue;
             };
-            let message = Control::internal(command, id);
+            let message = Command::internal(command, id);
             let header = Header::item(command, id);
             // If there is no room for it or no memory, there will be when another message is done.
             if let Ok(message) = message
@@ -391,12 +402,12 @@ impl<T: Transport> Sound<T> {
             stream.ending = true;
         }
         self.end_streams();
-        let mut wait = AnswerWait::new();
+        let mut wait = AnswerWait::new(self.device.control());
         while !self.streams.iter().all(Stream::is_idle) {
             match self.poll() {
                 // Nothing is submitted for those who waited, so there are no more of these than were in flight.
                 Ok(Some(finished)) => over.push((finished.token, finished.request)),
-                Ok(None) if wait.goes_on(self.device.transport()) => {}
+                Ok(None) if wait.goes_on() => {}
                 Ok(None) | Err(_) => break,
             }
         }
@@ -413,20 +424,19 @@ impl<T: Transport> Sound<T> {
     /// does to the queues of transfers: it must be reset afterwards. A device that does not answer is waited for as long
     /// as [`AnswerWait`] allows, in all and not for each stream.
     fn release_left_over(&mut self) -> Result<()> {
-        let (transport, active) = self.device.parts();
-        let control = &mut active.queues.control;
+        let mut wait = AnswerWait::new(self.device.control());
         let commands = [RequestType::PcmStop, RequestType::PcmRelease];
-        let streams = 0..active.config.streams;
+        let streams = 0..self.device.config.streams;
         let all = streams.flat_map(|stream| commands.map(|command| (command, stream)));
-        let mut wait = AnswerWait::new();
+        let control = &mut self.device.queues.control;
         for (command, stream) in all {
             while !control.has_room(CONTROL_SEGMENTS) {
                 control.kick();
-                if control.poll(&mut [])?.is_none() && !wait.goes_on(transport) {
+                if control.poll(&mut [])?.is_none() && !wait.goes_on() {
                     return Ok(());
                 }
             }
-            let message = Control::internal(command, stream);
+            let message = Command::internal(command, stream);
             let message = message.map_err(|cause| control.error(cause))?;
             let header = Header::item(command, stream);
             let submitted = control.submit(header.bytes(), message);
@@ -434,7 +444,7 @@ impl<T: Transport> Sound<T> {
         }
         control.kick();
         while control.in_flight() > 0 {
-            if control.poll(&mut [])?.is_none() && !wait.goes_on(transport) {
+            if control.poll(&mut [])?.is_none() && !wait.goes_on() {
                 break;
             }
         }
@@ -443,25 +453,27 @@ impl<T: Transport> Sound<T> {
 }
 
 /// How much longer a device that is about to be reset is waited for.
-struct AnswerWait {
+struct AnswerWait<T: Transport> {
+    device: Control<T>,
     reads_left: u32,
 }
 
-impl AnswerWait {
-    fn new() -> Self {
+impl<T: Transport> AnswerWait<T> {
+    fn new(device: &Control<T>) -> Self {
         Self {
+            device: device.clone(),
             reads_left: MAX_STATUS_READS,
         }
     }
 
     /// To be asked whenever there was no answer: reads the status, and says whether one may still come.
-    fn goes_on<T: Transport>(&mut self, transport: &T) -> bool {
+    fn goes_on(&mut self) -> bool {
         let Some(left) = self.reads_left.checked_sub(1) else {
             return false;
         };
         self.reads_left = left;
         core::hint::spin_loop();
-        let status = transport.status();
+        let status = self.device.with(|device| device.transport.status());
         status.contains(Status::DRIVER_OK) && !status.contains(Status::DEVICE_NEEDS_RESET)
     }
 }
@@ -580,7 +592,7 @@ impl<T: Transport> Sound<T> {
 
 /// Takes down how a control message ended.
 fn take_answer(
-    control: &mut Control,
+    control: &mut Command,
     written: Result<u32, Cause>,
     items: &mut Items,
     streams: &mut [Stream],
@@ -603,7 +615,7 @@ fn take_answer(
 /// Giving it something to do.
 impl<T: Transport> Sound<T> {
     /// Checks a control message, and makes what the device reads first.
-    fn admit_control(&self, control: &Control) -> Result<Header, Cause> {
+    fn admit_control(&self, control: &Command) -> Result<Header, Cause> {
         control.check(&self.device.config, &self.items)?;
         match control.message {
             Message::SetParams { stream, params } => {
@@ -666,7 +678,11 @@ impl<T: Transport> Sound<T> {
             Some(Direction::Input) => rx.size(),
             _ => tx.size(),
         };
-        match self.negotiated().has(RingFeatures::INDIRECT_DESC.bits()) {
+        match self
+            .device
+            .negotiated()
+            .has(RingFeatures::INDIRECT_DESC.bits())
+        {
             true => size.into(),
             false => u32::from(size) / TRANSFER_SEGMENTS as u32,
         }
@@ -698,16 +714,20 @@ fn rejected(error: Error, body: Body) -> Rejected<Request> {
     Rejected { error, payload }
 }
 
-impl<T: Transport> Device for Sound<T> {
-    /// The configuration has no field that may.
-    type Change = Infallible;
+impl<T: Transport> Deref for Sound<T> {
+    type Target = Control<T>;
 
-    fn name(&self) -> DeviceName {
-        self.device.name()
+    fn deref(&self) -> &Control<T> {
+        self.device.control()
     }
+}
 
-    fn negotiated(&self) -> Negotiated {
-        self.device.negotiated()
+impl<T: Transport> Driver for Sound<T> {
+    type Request = Request;
+    type Control = Control<T>;
+
+    fn control(&self) -> &Control<T> {
+        self.device.control()
     }
 
     fn report(&self) -> Report {
@@ -721,7 +741,7 @@ impl<T: Transport> Device for Sound<T> {
         let sum = |of: fn(StreamStats) -> u64| stats.clone().map(of).sum();
         Report {
             device: self.name(),
-            negotiated: self.negotiated(),
+            negotiated: self.device.negotiated(),
             feature_names: FEATURE_NAMES,
             queues: vec![
                 control.report("controlq"),
@@ -729,7 +749,7 @@ impl<T: Transport> Device for Sound<T> {
                 tx.report("txq"),
                 rx.report("rxq"),
             ],
-            config_changes: self.counters.config_changes,
+            config_changes: self.changes_announced(),
             counters: vec![
                 ("commands", self.counters.commands),
                 ("errors", self.counters.errors + sum(|of| of.errors)),
@@ -743,19 +763,6 @@ impl<T: Transport> Device for Sound<T> {
             ],
         }
     }
-
-    fn take_interrupt_causes(&mut self) -> InterruptCauses {
-        self.device.take_interrupt_causes()
-    }
-
-    fn config_changed(&mut self) -> Result<Option<Infallible>> {
-        self.counters.config_changes += 1;
-        self.device.check_status().map(|()| None)
-    }
-}
-
-impl<T: Transport> Driver for Sound<T> {
-    type Request = Request;
 
     fn submit(&mut self, request: Request) -> Result<Token, Rejected<Request>> {
         match request.body {
@@ -864,13 +871,13 @@ impl<T: Transport> Driver for Sound<T> {
         let queues = &self.device.queues;
         let left_over = queues.tx.failure().or(queues.rx.failure()).is_some();
         drop(self.reset()?);
-        self.device.restart(&self.options)?;
+        self.device.restart()?;
         if left_over {
             let released = self.release_left_over();
             let proof = self.device.reset()?;
             drop(self.device.queues.release(&proof));
             released?;
-            self.device.restart(&self.options)?;
+            self.device.restart()?;
         }
         self.forget();
         Ok(())

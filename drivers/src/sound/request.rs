@@ -25,13 +25,13 @@ pub struct Request {
 
 #[derive(Debug)]
 pub(super) enum Body {
-    Control(Control),
+    Control(Command),
     Transfer(Transfer),
 }
 
 /// A control message.
 #[derive(Debug)]
-pub(super) struct Control {
+pub(super) struct Command {
     pub(super) message: Message,
     /// What the device reads behind the message.
     data: Option<Buffer>,
@@ -116,7 +116,7 @@ impl Header {
     }
 }
 
-impl Control {
+impl Command {
     fn new(message: Message, data: Option<Buffer>, answer_len: usize) -> Result<Self, Cause> {
         let response = Buffer::zeroed(HDR_LEN + answer_len).ok_or(Cause::NoMemory)?;
         Ok(Self {
@@ -285,7 +285,7 @@ impl Transfer {
 
 impl Request {
     fn control(message: Message, data: Option<Buffer>, answer_len: usize) -> Result<Self, Cause> {
-        let body = Body::Control(Control::new(message, data, answer_len)?);
+        let body = Body::Control(Command::new(message, data, answer_len)?);
         Ok(Self { body })
     }
 
@@ -503,7 +503,7 @@ impl Request {
 /// Type and length of metadata (`struct virtio_snd_ctl_tlv`).
 const TLV_HDR_LEN: usize = 8;
 
-impl Payload for Control {
+impl Payload for Command {
     fn segments<'a>(&'a mut self, chain: &mut Chain<'a>) {
         if let Some(data) = &self.data {
             chain.readable(data);

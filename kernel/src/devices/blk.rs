@@ -87,7 +87,7 @@ impl Driven for &'static Disk {
     }
 
     fn summary(&self) -> String {
-        let config = self.with(|blk| *blk.config());
+        let config = self.control().config();
         let access = if config.read_only { ", read-only" } else { "" };
         let mib = config.bytes() >> 20;
         format!("{mib} MiB, {}-byte blocks{access}", config.block_size)

@@ -17,7 +17,7 @@ use vringlet::gpu::{
     Buffering, Change, Cursor, DisplaysChanged, Framebuffer, Gpu, Head, Layout, Options, Rect,
     Screen, Size,
 };
-use vringlet::{Cause, Device, Driver, Error, Report};
+use vringlet::{Cause, Driver, Error, Report};
 
 use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};

@@ -9,7 +9,7 @@ use core::time::Duration;
 use spin::Mutex;
 use vringlet::net::{Command, Event, Features, Net, Options, ReceiveMode};
 use vringlet::transport::InterruptCauses;
-use vringlet::{Device, Error, Report};
+use vringlet::{Error, Report};
 
 use super::{DeviceTransport, Driven, Found, Interrupts, owner};
 use crate::platform::time;

@@ -103,10 +103,7 @@ impl<D: Driver> Shared<D> {
     }
 
     /// The driver's account of the device, with the interrupts that only the kernel counts.
-    pub(super) fn report(&self) -> Report
-    where
-        D: Device,
-    {
+    pub(super) fn report(&self) -> Report {
         let mut report = self.face.with(|driver| driver.report());
         for queue in report.queues.iter_mut().take(self.queues) {
             queue.stats.interrupts = self.interrupts.count(queue.index);
@@ -115,13 +112,13 @@ impl<D: Driver> Shared<D> {
     }
 
     /// Follows the device's configuration, and calls `changed` with what changed in it, until the device wants to be reset.
-    pub(super) async fn watch_config(&self, changed: impl Fn(D::Change)) -> Error
-    where
-        D: Device,
-    {
+    pub(super) async fn watch_config(
+        &self,
+        changed: impl Fn(<D::Control as Device>::Change),
+    ) -> Error {
         loop {
             self.interrupts.config().await;
-            match self.face.with(D::config_changed) {
+            match self.face.control().config_changed() {
                 Ok(Some(change)) => changed(change),
                 Ok(None) => {}
                 Err(error) if error.cause == Cause::NeedsReset => return error,
@@ -315,11 +312,14 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use alloc::vec::Vec;
+    use core::convert::Infallible;
     use core::future::ready;
 
     use embassy_futures::block_on;
     use embassy_futures::select::{Either, select};
+    use vringlet::features::Negotiated;
     use vringlet::queue::{QueueStats, Rejected};
+    use vringlet::transport::InterruptCauses;
     use vringlet::{Cause, DeviceId, DeviceName, Finished, Location, Result, Token};
 
     use super::*;
@@ -338,6 +338,32 @@ mod tests {
         restarts: u32,
     }
 
+    #[derive(Clone)]
+    struct BrokenControl;
+
+    impl Device for BrokenControl {
+        type Change = Infallible;
+
+        fn name(&self) -> DeviceName {
+            NAME
+        }
+
+        fn negotiated(&self) -> Negotiated {
+            Negotiated {
+                offered: 0,
+                accepted: 0,
+            }
+        }
+
+        fn take_interrupt_causes(&self) -> InterruptCauses {
+            InterruptCauses::empty()
+        }
+
+        fn config_changed(&self) -> Result<Option<Infallible>> {
+            Err(BROKEN)
+        }
+    }
+
     impl Broken {
         fn shared(comes_back: bool) -> Shared<Self> {
             let driver = Self {
@@ -351,6 +377,22 @@ mod tests {
 
     impl Driver for Broken {
         type Request = ();
+        type Control = BrokenControl;
+
+        fn control(&self) -> &BrokenControl {
+            &BrokenControl
+        }
+
+        fn report(&self) -> Report {
+            Report {
+                device: NAME,
+                negotiated: BrokenControl.negotiated(),
+                feature_names: &[],
+                queues: Vec::new(),
+                config_changes: 0,
+                counters: Vec::new(),
+            }
+        }
 
         fn submit(&mut self, payload: ()) -> Result<Token, Rejected<()>> {
             let error = BROKEN;

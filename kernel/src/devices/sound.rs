@@ -17,7 +17,7 @@ use vringlet::sound::{
     CopyError, Direction, FrameSink, FrameSource, Layout, Options, Params, Sound, StreamInfo,
     StreamStats, copy,
 };
-use vringlet::{Cause, Device, Driver, Error, Report};
+use vringlet::{Cause, Driver, Error, Report};
 
 use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
@@ -65,7 +65,7 @@ pub fn all() -> Vec<&'static Card> {
 /// Ends all streams, for good: the machine is about to stop, and a device that is not told goes on with them.
 pub fn silence() {
     for card in all() {
-        let device = card.with(|sound| sound.name());
+        let device = card.control().name();
         card.silenced.raise();
         card.stop(Error::new(device, Cause::NeedsReset));
     }
@@ -253,7 +253,7 @@ impl Card {
         let most = Duration::from_secs(seconds) + PATIENCE;
         let done = time::timeout(most, work).await;
         done.unwrap_or_else(|_| {
-            let device = self.with(|sound| sound.name());
+            let device = self.control().name();
             Err(Failed::Device(Error::new(device, Cause::Timeout)))
         })
     }

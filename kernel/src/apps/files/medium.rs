@@ -56,7 +56,7 @@ impl Medium {
     }
 
     fn disk(disk: &'static Disk) -> Self {
-        let config = disk.with(|blk| *blk.config());
+        let config = disk.control().config();
         Self::whole(
             disk.name.clone(),
             Device::Disk(disk),
@@ -140,7 +140,7 @@ impl Medium {
     /// Whether files may be written: not on a read-only disk, nor where the kernel's own store is.
     fn is_writable(&self) -> bool {
         match self.device {
-            Device::Disk(disk) => !disk.with(|blk| blk.config().read_only),
+            Device::Disk(disk) => !disk.control().config().read_only,
             Device::Pmem(pmem) => !pmem.is_in_use(),
         }
     }
@@ -208,7 +208,7 @@ impl Medium {
         match self.device {
             Device::Pmem(pmem) => pmem.flush().await?,
             // Without a cache there is nothing to flush.
-            Device::Disk(disk) if !disk.with(|blk| blk.config().flush) => {}
+            Device::Disk(disk) if !disk.control().config().flush => {}
             Device::Disk(disk) => disk.flush().await?,
         }
         Ok(Vec::new())

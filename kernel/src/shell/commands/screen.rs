@@ -72,7 +72,7 @@ async fn wait(showing: impl Future<Output = Result<(), vringlet::Error>>) -> Res
 }
 
 fn transferred(adapter: &Adapter) -> u64 {
-    let report = adapter.with(|gpu| vringlet::Device::report(gpu));
+    let report = adapter.with(|gpu| vringlet::Driver::report(gpu));
     let mut counters = report.counters.into_iter();
     let bytes = counters.find(|(name, _)| *name == "bytes_transferred");
     bytes.map_or(0, |(_, bytes)| bytes)

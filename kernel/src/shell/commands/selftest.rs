@@ -108,7 +108,7 @@ fn devices(out: Output<'_>) -> Result<(), Error> {
 
 /// Reads the end of the disk, writes the test pattern there, reads it back, and writes back what was there.
 async fn check_disk(disk: &'static Disk, out: Output<'_>) -> Result<(), Error> {
-    let config = disk.with(|blk| *blk.config());
+    let config = disk.control().config();
     let sector_len = vringlet::blk::SECTOR_LEN as u64;
     let block = u64::from(config.block_size) / sector_len;
     let end = config.capacity / block * block;

@@ -85,7 +85,7 @@ fn info(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
 }
 
 fn show(disk: &Disk, out: Output<'_>) -> Result<(), Error> {
-    let (config, segments_max) = disk.with(|blk| (*blk.config(), blk.segments_max()));
+    let (config, segments_max) = disk.with(|blk| (blk.config(), blk.segments_max()));
     write!(
         out,
         "{}: capacity_sectors={} block_size={} read_only={} wce={} flush={} segments_max={segments_max}",
@@ -183,7 +183,7 @@ async fn read(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
 }
 
 fn capacity(disk: &Disk) -> u64 {
-    disk.with(|blk| blk.config().capacity)
+    disk.control().config().capacity
 }
 
 /// Bytes of the requests that are used where nothing is said: whole blocks.
@@ -192,7 +192,7 @@ fn min_bytes(disk: &Disk) -> u64 {
 }
 
 fn block_sectors(disk: &Disk) -> u64 {
-    disk.with(|blk| u64::from(blk.config().block_size) / SECTOR_LEN as u64)
+    u64::from(disk.control().config().block_size) / SECTOR_LEN as u64
 }
 
 async fn write(mut args: Args<'_>) -> Result<(), Error> {
@@ -315,12 +315,13 @@ fn wce(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     };
     args.end()?;
     let set = |mode| {
-        disk.with(|blk| blk.set_cache_mode(mode))
+        disk.control()
+            .set_cache_mode(mode)
             .map_err(|error| failed(disk, error))
     };
     let now = match mode {
         Some(mode) => set(mode)?,
-        None => disk.with(|blk| blk.config().cache_mode),
+        None => disk.control().config().cache_mode,
     };
     writeln!(out, "wce={}", on_off(now))?;
     match mode {

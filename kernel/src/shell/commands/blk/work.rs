@@ -41,7 +41,7 @@ impl<'a> Work<'a> {
         max: u64,
     ) -> Result<Self, Error> {
         let name = &disk.name;
-        let config = disk.with(|blk| *blk.config());
+        let config = disk.control().config();
         let block = u64::from(config.block_size) / SECTOR_LEN as u64;
         if !(1..=MAX_DEPTH).contains(&depth) {
             return Err(Error::usage(format!("depth is 1 to {MAX_DEPTH}")));
@@ -137,7 +137,7 @@ impl<'a> Work<'a> {
 
     /// Discards all of it. Gives the number of requests.
     pub(super) async fn discard(&self) -> Result<u64, Error> {
-        let limits = self.disk.with(|blk| blk.config().discard);
+        let limits = self.disk.control().config().discard;
         let limit = limits.map_or(u32::MAX, |limits| limits.max_sectors);
         let discard = async |sectors| self.disk.discard(&[sectors]).await;
         self.for_each_range("discard", limit, discard).await
@@ -145,7 +145,7 @@ impl<'a> Work<'a> {
 
     /// Makes all of it zero, without giving the space up. Gives the number of requests.
     pub(super) async fn zero(&self) -> Result<u64, Error> {
-        let limits = self.disk.with(|blk| blk.config().write_zeroes);
+        let limits = self.disk.control().config().write_zeroes;
         let limit = limits.map_or(u32::MAX, |limits| limits.max_sectors);
         let zero = async |sectors| self.disk.write_zeroes(&[sectors], false).await;
         self.for_each_range("zero", limit, zero).await
