@@ -12,7 +12,7 @@ use spin::{Mutex, MutexGuard};
 
 use crate::driver::{Driver, Failed, Finished};
 use crate::error::{Cause, Error, Result};
-use crate::queue::Token;
+use crate::queue::{Ready, Token};
 
 use self::backlog::{Backlog, Entry};
 
@@ -89,8 +89,6 @@ pub struct Asynchronous<D: Driver> {
 
 struct State<D: Driver> {
     driver: D,
-    /// Who waits for each request that the driver has, by the number of its token.
-    seats: Vec<Seat>,
     backlog: Backlog<D::Request>,
     /// Requests that the driver has and did not find done yet.
     in_flight: usize,
@@ -109,19 +107,6 @@ struct State<D: Driver> {
 
 /// What becomes of a request.
 type Outcome<R> = Result<R, Failed<R>>;
-
-/// Who waits for a request that the driver has.
-#[derive(Debug)]
-enum Seat {
-    /// There is no such request.
-    Free,
-    /// To be woken when it is done.
-    Waiting(Waker),
-    /// It is done, and the driver has it until it is fetched.
-    Done,
-    /// Nobody does any more.
-    Abandoned,
-}
 
 /// Names a request for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,9 +132,8 @@ impl<D: Driver> Asynchronous<D> {
     pub fn new(mut driver: D) -> Self {
         driver.enable_interrupts();
         let control = driver.control().clone();
-        let mut state = State {
+        let state = State {
             driver,
-            seats: Vec::new(),
             backlog: Backlog::new(),
             in_flight: 0,
             submitted: false,
@@ -159,7 +143,6 @@ impl<D: Driver> Asynchronous<D> {
             session: 0,
             settled: Vec::new(),
         };
-        state.set_seats();
         Self {
             control,
             state: Mutex::new(state),
@@ -318,8 +301,8 @@ impl<D: Driver> Asynchronous<D> {
         let mut steps = 0;
         loop {
             let mut state = self.state.lock();
-            // Each completion frees a seat for the next: with more than there are, one device could go on for ever.
-            let enough = steps > 0 && steps >= state.seats.len();
+            // Each completion makes room for the next: with more than there are places, one device could go on for ever.
+            let enough = steps > 0 && steps >= state.driver.queue_size();
             let step = match enough {
                 true => Ok(Step::NothingLeft),
                 false => state.step(),
@@ -391,7 +374,6 @@ impl<D: Driver> Asynchronous<D> {
         }
         state.driver.restart()?;
         state.driver.enable_interrupts();
-        state.set_seats();
         state.stopped = None;
         Ok(())
     }
@@ -412,10 +394,8 @@ impl<D: Driver> Asynchronous<D> {
             return outcome.map_or(Poll::Pending, Poll::Ready);
         }
         let mut old = None;
-        if let Some(Seat::Waiting(known)) = state.seats.get_mut(ticket.token.index())
-            && !known.will_wake(waker)
-        {
-            old = Some(core::mem::replace(known, waker.clone()));
+        if let Some(place) = state.driver.waker(ticket.token) {
+            old = replace_waker(place, waker);
         }
         drop(state);
         drop(old);
@@ -458,13 +438,6 @@ async fn other_tasks_first() {
 }
 
 impl<D: Driver> State<D> {
-    /// A free seat for each request that the driver can have.
-    fn set_seats(&mut self) {
-        self.seats.clear();
-        let size = self.driver.queue_size().into();
-        self.seats.resize_with(size, || Seat::Free);
-    }
-
     /// Requests that are with the device or wait for room.
     #[inline]
     fn unfinished(&self) -> usize {
@@ -487,8 +460,8 @@ impl<D: Driver> State<D> {
     fn start(&mut self, request: &mut Option<D::Request>, waker: &Waker) -> Result<Stage> {
         // Those that came first go first.
         if self.stopped.is_none() && self.backlog.is_empty() {
-            return match self.driver.accept(request) {
-                Ok(token) => Ok(Stage::InFlight(self.seat(token, waker.clone()))),
+            return match self.driver.accept(request, waker) {
+                Ok(token) => Ok(Stage::InFlight(self.ticket(token))),
                 Err(error) => self.not_accepted(error, request, waker),
             };
         }
@@ -519,12 +492,9 @@ impl<D: Driver> State<D> {
         }
     }
 
-    /// The driver has taken a request that `waker` waits for.
+    /// The driver has taken a request.
     #[inline(always)]
-    fn seat(&mut self, token: Token, waker: Waker) -> Ticket {
-        if let Some(seat) = self.seats.get_mut(token.index()) {
-            *seat = Seat::Waiting(waker);
-        }
+    fn ticket(&mut self, token: Token) -> Ticket {
         self.submitted = true;
         self.in_flight += 1;
         Ticket {
@@ -539,19 +509,13 @@ impl<D: Driver> State<D> {
         if let Some(error) = self.stopped {
             return Err(error);
         }
-        let Some(token) = self.driver.complete()? else {
+        let Some(Ready { token, waker }) = self.driver.complete()? else {
             return Ok(self.submit_waiting().map_or(Step::NothingLeft, Step::Wake));
         };
         self.in_flight = self.in_flight.saturating_sub(1);
-        let Some(seat) = self.seats.get_mut(token.index()) else {
-            return Ok(Step::Drop(token));
-        };
-        Ok(match core::mem::replace(seat, Seat::Done) {
-            Seat::Waiting(waker) => Step::Wake(waker),
-            Seat::Abandoned | Seat::Free | Seat::Done => {
-                *seat = Seat::Free;
-                Step::Drop(token)
-            }
+        Ok(match waker {
+            Some(waker) => Step::Wake(waker),
+            None => Step::Drop(token),
         })
     }
 
@@ -570,7 +534,10 @@ impl<D: Driver> State<D> {
         while let Some((place, request, waker)) = self.backlog.pop() {
             match self.driver.submit(request) {
                 Ok(token) => {
-                    let ticket = self.seat(token, waker);
+                    if let Some(place) = self.driver.waker(token) {
+                        *place = Some(waker);
+                    }
+                    let ticket = self.ticket(token);
                     self.backlog.set(place, Entry::Started(ticket));
                 }
                 Err(rejected) if rejected.error.cause == Cause::QueueFull => {
@@ -606,30 +573,26 @@ impl<D: Driver> State<D> {
         let mut wakers: Vec<Waker> = self.mender.take().into_iter().collect();
         let session = self.session;
         self.session = session.wrapping_add(1);
-        // What is done already is not touched by the reset.
-        for (number, seat) in (0..).zip(&mut self.seats) {
+        let mut waiting = Vec::new();
+        for number in 0..self.driver.queue_size() {
             let token = Token::new(number);
-            if matches!(seat, Seat::Done)
-                && let Some(finished) = self.driver.take(token)
-            {
-                *seat = Seat::Free;
-                let ticket = Ticket { session, token };
+            let ticket = Ticket { session, token };
+            // What is done already is not touched by the reset.
+            if let Some(finished) = self.driver.take(token) {
                 self.settled.push((ticket, finished.into_result()));
+            } else if let Some(waker) = self.driver.waker(token).and_then(Option::take) {
+                waiting.push((ticket, waker));
             }
         }
         let mut returned = self.driver.reset().unwrap_or_else(|error| {
             log::error!("{error}");
             Vec::new()
         });
-        for (number, seat) in (0..).zip(&mut self.seats) {
-            let Seat::Waiting(waker) = core::mem::replace(seat, Seat::Free) else {
-                continue;
-            };
-            let token = Token::new(number);
+        for (ticket, waker) in waiting {
             // `None` is what the device did not give back.
-            let at = returned.iter().position(|(returned, _)| *returned == token);
+            let is_it = |(token, _): &(Token, D::Request)| *token == ticket.token;
+            let at = returned.iter().position(is_it);
             let request = at.map(|at| returned.swap_remove(at).1);
-            let ticket = Ticket { session, token };
             let failed = Err(Failed { error, request });
             self.settled.push((ticket, failed));
             wakers.push(waker);
@@ -649,11 +612,6 @@ impl<D: Driver> State<D> {
         if ticket.session != self.session {
             return None;
         }
-        let seat = self.seats.get_mut(ticket.token.index())?;
-        if !matches!(seat, Seat::Done) {
-            return None;
-        }
-        *seat = Seat::Free;
         self.driver.take(ticket.token)
     }
 
@@ -680,17 +638,10 @@ impl<D: Driver> State<D> {
         if let Some(ticket) = ticket {
             if ticket.session != self.session {
                 outcome = self.take_settled(ticket);
-            } else if let Some(seat) = self.seats.get_mut(ticket.token.index()) {
-                match core::mem::replace(seat, Seat::Free) {
-                    Seat::Waiting(known) => {
-                        *seat = Seat::Abandoned;
-                        waker = Some(known);
-                    }
-                    Seat::Done => {
-                        outcome = self.driver.take(ticket.token).map(Finished::into_result)
-                    }
-                    Seat::Free | Seat::Abandoned => {}
-                }
+            } else if let Some(finished) = self.driver.take(ticket.token) {
+                outcome = Some(finished.into_result());
+            } else {
+                waker = self.driver.waker(ticket.token).and_then(Option::take);
             }
         }
         let owner = outcome.as_ref().and_then(|_| self.make_room());

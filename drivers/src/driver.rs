@@ -2,11 +2,12 @@
 
 use alloc::vec::Vec;
 use core::fmt;
+use core::task::Waker;
 
 use crate::device::DeviceName;
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
-use crate::queue::{Rejected, Token};
+use crate::queue::{Ready, Rejected, Token};
 use crate::report::Report;
 use crate::transport::InterruptCauses;
 
@@ -61,33 +62,44 @@ pub trait Driver: Send {
     fn submit(&mut self, request: Self::Request) -> Result<Token, Rejected<Self::Request>>;
 
     /// As [`Self::submit`], but takes the request out of its place only when it is accepted: a driver on a hot path moves it
-    /// only once.
+    /// only once. `waker` is who is to be told when it is done.
     ///
     /// # Errors
     ///
     /// As for [`Self::submit`]; the request is where it was.
-    fn accept(&mut self, request: &mut Option<Self::Request>) -> Result<Token> {
+    fn accept(&mut self, request: &mut Option<Self::Request>, waker: &Waker) -> Result<Token> {
         let Some(taken) = request.take() else {
             return Err(self.error(Cause::EmptyRequest));
         };
-        self.submit(taken).map_err(|rejected| {
-            *request = Some(rejected.payload);
-            rejected.error
-        })
+        match self.submit(taken) {
+            Ok(token) => {
+                if let Some(place) = self.waker(token) {
+                    *place = Some(waker.clone());
+                }
+                Ok(token)
+            }
+            Err(rejected) => {
+                *request = Some(rejected.payload);
+                Err(rejected.error)
+            }
+        }
     }
+
+    /// Who is to be told when a request is done; `None` if there is no such request, or [`Self::complete`] found it.
+    fn waker(&mut self, token: Token) -> Option<&mut Option<Waker>>;
 
     /// Tells the device about everything submitted, at most once for all of it.
     fn kick(&mut self);
 
-    /// Finds the next request that the device is done with, in the device's order. It keeps its token, and its place,
-    /// until it is taken ([`Self::take`]).
+    /// Finds the next request that the device is done with, in the device's order, and says who is to be told. It keeps its
+    /// token, and its place, until it is taken ([`Self::take`]).
     ///
     /// # Errors
     ///
     /// The device broke the rules of the queue: nothing comes from it any more until [`Self::restart`].
-    fn complete(&mut self) -> Result<Option<Token>>;
+    fn complete(&mut self) -> Result<Option<Ready>>;
 
-    /// Takes a request that [`Self::complete`] found; `None` if it is not done.
+    /// Takes a request that [`Self::complete`] found; `None` if it did not.
     fn take(&mut self, token: Token) -> Option<Finished<Self::Request>>;
 
     /// Takes the next request that the device is done with: [`Self::complete`] and [`Self::take`] in one.
@@ -97,7 +109,7 @@ pub trait Driver: Send {
     /// As for [`Self::complete`].
     fn poll(&mut self) -> Result<Option<Finished<Self::Request>>> {
         Ok(match self.complete()? {
-            Some(token) => self.take(token),
+            Some(ready) => self.take(ready.token),
             None => None,
         })
     }

@@ -15,7 +15,7 @@ use vringlet::fake::{
     FakeBlk, FakeDevice, FakeTransport, Fault, Interrupt, Memory, Order, Pace, Random,
 };
 use vringlet::features::RingFeatures;
-use vringlet::queue::Rejected;
+use vringlet::queue::{Ready, Rejected};
 use vringlet::{Buffer, Cause, Driver, Error, Finished, Report, Token};
 
 type Disk = Asynchronous<Blk<FakeTransport<FakeBlk>>>;
@@ -608,7 +608,10 @@ impl Driver for Odd {
     fn kick(&mut self) {
         self.blk.kick();
     }
-    fn complete(&mut self) -> Result<Option<Token>, Error> {
+    fn waker(&mut self, token: Token) -> Option<&mut Option<Waker>> {
+        self.blk.waker(token)
+    }
+    fn complete(&mut self) -> Result<Option<Ready>, Error> {
         self.blk.complete()
     }
     fn take(&mut self, token: Token) -> Option<Finished<Request>> {

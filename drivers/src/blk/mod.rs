@@ -43,12 +43,13 @@ mod wire;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Deref;
+use core::task::Waker;
 
 use crate::device::DeviceId;
 use crate::driver::{Driver, Finished};
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
-use crate::queue::{AnyQueue, Completion, Queue, QueueOptions, Rejected, Token};
+use crate::queue::{AnyQueue, Completion, Queue, QueueOptions, Ready, Rejected, Token};
 use crate::report::Report;
 use crate::start::{Configured, Session, Started};
 use crate::transport::Transport;
@@ -313,7 +314,7 @@ impl<T: Transport> Driver for Blk<T> {
     }
 
     #[inline(always)]
-    fn accept(&mut self, request: &mut Option<Request>) -> Result<Token> {
+    fn accept(&mut self, request: &mut Option<Request>, waker: &Waker) -> Result<Token> {
         self.device.refresh();
         let active = &mut *self.device;
         let admitted = match request {
@@ -321,9 +322,13 @@ impl<T: Transport> Driver for Blk<T> {
             None => Err(Cause::EmptyRequest),
         };
         match admitted {
-            Ok(header) => active.queue.accept(&header, request),
+            Ok(header) => active.queue.accept(&header, request, waker),
             Err(cause) => Err(active.queue.error(cause)),
         }
+    }
+
+    fn waker(&mut self, token: Token) -> Option<&mut Option<Waker>> {
+        self.device.queue.waker(token)
     }
 
     #[inline]
@@ -332,7 +337,7 @@ impl<T: Transport> Driver for Blk<T> {
     }
 
     #[inline(always)]
-    fn complete(&mut self) -> Result<Option<Token>> {
+    fn complete(&mut self) -> Result<Option<Ready>> {
         self.device.queue.complete()
     }
 

@@ -70,6 +70,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::mem;
 use core::ops::Deref;
+use core::task::Waker;
 
 use zerocopy::FromBytes;
 
@@ -81,7 +82,7 @@ use crate::device::DeviceId;
 use crate::driver::{Driver, Finished};
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
-use crate::queue::{AnyQueue, Completion, Queue, QueueOptions, Rejected, Token};
+use crate::queue::{AnyQueue, Completion, Queue, QueueOptions, Ready, Rejected, Token};
 use crate::report::Report;
 use crate::start::{Configured, Session, Started};
 use crate::transport::Transport;
@@ -457,6 +458,16 @@ impl<T: Transport> Gpu<T> {
         Ok(())
     }
 
+    /// A request is over, and who waits for it is to be told.
+    fn tell(&mut self, index: usize) -> Option<Ready> {
+        let task = self.tasks.get_mut(index)?.as_mut()?;
+        task.told = true;
+        Some(Ready {
+            token: Token::new(index as u16),
+            waker: task.waker.take(),
+        })
+    }
+
     /// Hands a request back that is over.
     fn give_back(&mut self, index: usize) -> Option<Finished<Request<T::Dma>>> {
         let mut task = self.tasks.get_mut(index)?.take_if(|task| task.is_over())?;
@@ -553,7 +564,12 @@ impl<T: Transport> Driver for Gpu<T> {
         self.device.control.kick();
     }
 
-    fn complete(&mut self) -> Result<Option<Token>> {
+    fn waker(&mut self, token: Token) -> Option<&mut Option<Waker>> {
+        let task = self.tasks.get_mut(token.index())?.as_mut()?;
+        (!task.told).then_some(&mut task.waker)
+    }
+
+    fn complete(&mut self) -> Result<Option<Ready>> {
         self.poll_cursor()?;
         // It ends whatever the device does: each command is sent once, and there are no more of them than the requests that
         // were submitted have.
@@ -561,7 +577,7 @@ impl<T: Transport> Driver for Gpu<T> {
             let usable = self.resources.check_kept();
             usable.map_err(|cause| self.error(cause))?;
             if let Some(index) = self.finished.pop_front() {
-                return Ok(Some(Token::new(index as u16)));
+                return Ok(self.tell(index));
             }
             let mut header = [0; size_of::<CtrlHdr>()];
             let Some(completion) = self.device.control.poll(&mut header)? else {
@@ -575,7 +591,11 @@ impl<T: Transport> Driver for Gpu<T> {
     }
 
     fn take(&mut self, token: Token) -> Option<Finished<Request<T::Dma>>> {
-        self.give_back(token.index())
+        let task = self.tasks.get(token.index())?.as_ref()?;
+        match task.told {
+            true => self.give_back(token.index()),
+            false => None,
+        }
     }
 
     fn enable_interrupts(&mut self) -> bool {

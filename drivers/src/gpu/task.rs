@@ -1,5 +1,7 @@
 //! [`Task`]: a request on its way; [`Sent`]: one of its commands, while the device has it.
 
+use core::task::Waker;
+
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -23,6 +25,10 @@ pub(super) struct Task<D: DmaContext> {
     /// In the list of those with commands left.
     pub(super) waiting: bool,
     pub(super) result: Result<(), Error>,
+    /// Who is to be told when it is over.
+    pub(super) waker: Option<Waker>,
+    /// That was done.
+    pub(super) told: bool,
 }
 
 impl<D: DmaContext> Task<D> {
@@ -33,6 +39,8 @@ impl<D: DmaContext> Task<D> {
             in_flight: 0,
             waiting: false,
             result: Ok(()),
+            waker: None,
+            told: false,
         }
     }
 

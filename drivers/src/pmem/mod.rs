@@ -48,12 +48,13 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::convert::Infallible;
 use core::ops::Deref;
+use core::task::Waker;
 
 use crate::device::DeviceId;
 use crate::driver::{Driver, Finished};
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
-use crate::queue::{AnyQueue, Completion, Queue, QueueOptions, Rejected, Token};
+use crate::queue::{AnyQueue, Completion, Queue, QueueOptions, Ready, Rejected, Token};
 use crate::report::Report;
 use crate::start::{Configured, Session, Started};
 use crate::transport::Transport;
@@ -130,6 +131,8 @@ struct Callers {
     done: VecDeque<(u16, Result<(), Cause>)>,
     /// What came of those who were told that it is over, until they fetch it, by number.
     results: Vec<Option<Result<(), Cause>>>,
+    /// Who is to be told, by number.
+    wakers: Vec<Option<Waker>>,
 }
 
 impl Callers {
@@ -137,6 +140,7 @@ impl Callers {
         Self {
             free: (0..count).rev().collect(),
             results: vec![None; count.into()],
+            wakers: vec![None; count.into()],
             ..Self::default()
         }
     }
@@ -325,7 +329,11 @@ impl<T: Transport> Driver for Pmem<T> {
         }
     }
 
-    fn complete(&mut self) -> Result<Option<Token>> {
+    fn waker(&mut self, token: Token) -> Option<&mut Option<Waker>> {
+        self.callers.wakers.get_mut(token.index())
+    }
+
+    fn complete(&mut self) -> Result<Option<Ready>> {
         if self.callers.done.is_empty() {
             self.advance()?;
         }
@@ -336,7 +344,9 @@ impl<T: Transport> Driver for Pmem<T> {
         if let Some(place) = callers.results.get_mut(usize::from(number)) {
             *place = Some(result);
         }
-        Ok(Some(Token::new(number)))
+        let token = Token::new(number);
+        let waker = self.waker(token).and_then(Option::take);
+        Ok(Some(Ready { token, waker }))
     }
 
     fn take(&mut self, token: Token) -> Option<Finished<Flush>> {

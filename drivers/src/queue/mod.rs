@@ -22,6 +22,7 @@ mod slot;
 
 use alloc::vec::Vec;
 use core::fmt;
+use core::task::Waker;
 
 use self::ring::{Own, Request, Ring};
 use self::slot::{Slot, State};
@@ -79,6 +80,15 @@ impl Token {
     pub fn index(self) -> usize {
         self.0.into()
     }
+}
+
+/// The name of a request that the device is done with, and that keeps its place until it is taken.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Which one.
+    pub token: Token,
+    /// Who is to be told, if that was said.
+    pub waker: Option<Waker>,
 }
 
 /// A request that the device is done with.
@@ -418,7 +428,7 @@ impl<T: Transport, P: Payload> Queue<T, P> {
     ) -> core::result::Result<Token, Rejected<P>> {
         match self.try_submit(header, &mut payload) {
             Ok(id) => {
-                self.put(id, Some(payload));
+                self.put(id, Some(payload), None);
                 Ok(Token(id))
             }
             Err(cause) => Err(Rejected {
@@ -428,20 +438,26 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         }
     }
 
-    /// As [`Self::submit`], but takes the payload out of its place only when it is taken.
+    /// As [`Self::submit`], but takes the payload out of its place only when it is taken, and remembers who is to be told
+    /// when the request is done.
     ///
     /// # Errors
     ///
     /// As for [`Self::submit`]; the payload is where it was. [`Cause::EmptyRequest`] if there is none.
     #[inline(always)]
-    pub fn accept(&mut self, header: &[u8], payload: &mut Option<P>) -> Result<Token> {
+    pub fn accept(
+        &mut self,
+        header: &[u8],
+        payload: &mut Option<P>,
+        waker: &Waker,
+    ) -> Result<Token> {
         let submitted = match payload {
             Some(payload) => self.try_submit(header, payload),
             None => Err(Cause::EmptyRequest),
         };
         match submitted {
             Ok(id) => {
-                self.put(id, payload.take());
+                self.put(id, payload.take(), Some(waker.clone()));
                 Ok(Token(id))
             }
             Err(cause) => Err(self.error(cause)),
@@ -450,10 +466,11 @@ impl<T: Transport, P: Payload> Queue<T, P> {
 
     /// Puts a payload that was lent into its slot.
     #[inline(always)]
-    fn put(&mut self, id: u16, payload: Option<P>) {
+    fn put(&mut self, id: u16, payload: Option<P>, waker: Option<Waker>) {
         // `try_submit` found the slot, which is empty.
         if let Some(slot) = self.slots.get_mut(usize::from(id)) {
             slot.payload = payload;
+            slot.waker = waker;
         }
     }
 
@@ -540,7 +557,7 @@ impl<T: Transport, P: Payload> Queue<T, P> {
     /// As for [`Self::complete`].
     #[inline]
     pub fn poll(&mut self, footer: &mut [u8]) -> Result<Option<Completion<P>>> {
-        let Some(token) = self.complete()? else {
+        let Some(Ready { token, .. }) = self.complete()? else {
             return Ok(None);
         };
         let completion = self.take(token);
@@ -562,18 +579,18 @@ impl<T: Transport, P: Payload> Queue<T, P> {
     /// When the device names a request that is not in flight, or more of them than are: the queue is broken from then on,
     /// and what is in flight stays there until the device is reset ([`Self::release`]).
     #[inline(always)]
-    pub fn complete(&mut self) -> Result<Option<Token>> {
+    pub fn complete(&mut self) -> Result<Option<Ready>> {
         if self.broken {
             return Err(self.error(Cause::QueueBroken));
         }
         match self.try_complete() {
-            Ok(token) => Ok(token),
+            Ok(ready) => Ok(ready),
             Err(cause) => Err(self.broken_by(cause)),
         }
     }
 
     #[inline(always)]
-    fn try_complete(&mut self) -> core::result::Result<Option<Token>, Cause> {
+    fn try_complete(&mut self) -> core::result::Result<Option<Ready>, Cause> {
         let Some(used) = self.ring.next_used(self.in_flight)? else {
             return Ok(None);
         };
@@ -586,13 +603,15 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         slot.state = State::Done;
         slot.used_len = used.len;
         slot.take_back(&self.dma);
+        let waker = slot.waker.take();
         self.ring.free(id);
         self.in_flight -= 1;
         self.stats.completed += 1;
         if used.len > slot.room {
             self.stats.violations += 1;
         }
-        Ok(Some(Token(id)))
+        let token = Token(id);
+        Ok(Some(Ready { token, waker }))
     }
 
     #[cold]
@@ -601,6 +620,12 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         self.violation = Some(cause);
         self.stats.violations += 1;
         self.error(cause)
+    }
+
+    /// Who is to be told when a request is done that the device has; `None` if it has no such request.
+    pub fn waker(&mut self, token: Token) -> Option<&mut Option<Waker>> {
+        let slot = self.slots.get_mut(token.index())?;
+        (slot.state == State::InFlight).then_some(&mut slot.waker)
     }
 
     /// Takes back a request that [`Self::complete`] found; `None` if it is not done.
@@ -693,6 +718,7 @@ impl<T: Transport, P: Payload> Queue<T, P> {
             }
             slot.state = State::Free;
             slot.take_back(&self.dma);
+            slot.waker = None;
             Some((Token(id), slot.payload.take()?))
         });
         in_flight.collect()

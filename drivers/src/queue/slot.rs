@@ -1,6 +1,7 @@
 //! [`Slot`]: one request's place in the queue, with its loans to the device.
 
 use alloc::vec::Vec;
+use core::task::Waker;
 
 use super::chain::{Chain, Payload};
 use crate::dma::{Access, DmaContext, Lent};
@@ -28,6 +29,8 @@ pub(super) struct Slot<P> {
     pub(super) room: u32,
     /// How many bytes the device says it wrote, once the request is done.
     pub(super) used_len: u32,
+    /// Who is to be told when the request is done.
+    pub(super) waker: Option<Waker>,
 }
 
 impl<P> Default for Slot<P> {
@@ -38,6 +41,7 @@ impl<P> Default for Slot<P> {
             loans: Vec::new(),
             room: 0,
             used_len: 0,
+            waker: None,
         }
     }
 }

@@ -44,12 +44,13 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::convert::Infallible;
 use core::ops::Deref;
+use core::task::Waker;
 
 use crate::device::DeviceId;
 use crate::driver::{Driver, Finished};
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
-use crate::queue::{AnyQueue, Queue, QueueOptions, Rejected, Token};
+use crate::queue::{AnyQueue, Queue, QueueOptions, Ready, Rejected, Token};
 use crate::report::Report;
 use crate::start::{Configured, Session, Started};
 use crate::transport::Transport;
@@ -205,11 +206,15 @@ impl<T: Transport> Driver for Rng<T> {
         self.device.queue.submit(&[], request)
     }
 
+    fn waker(&mut self, token: Token) -> Option<&mut Option<Waker>> {
+        self.device.queue.waker(token)
+    }
+
     fn kick(&mut self) {
         self.device.queue.kick();
     }
 
-    fn complete(&mut self) -> Result<Option<Token>> {
+    fn complete(&mut self) -> Result<Option<Ready>> {
         self.device.queue.complete()
     }
 

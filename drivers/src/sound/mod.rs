@@ -39,6 +39,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::convert::Infallible;
 use core::ops::Deref;
+use core::task::Waker;
 
 use self::event::Events;
 use self::request::{Body, Command, Header, Message, Transfer};
@@ -48,7 +49,7 @@ use crate::device::DeviceId;
 use crate::driver::{Driver, Finished};
 use crate::error::{Cause, Error, Result};
 use crate::features::{Negotiated, RingFeatures};
-use crate::queue::{AnyQueue, Queue, QueueOptions, Rejected, Token};
+use crate::queue::{AnyQueue, Queue, QueueOptions, Ready, Rejected, Token};
 use crate::report::Report;
 use crate::start::{Configured, Session, Started};
 use crate::transport::{Quiesced, Status, Transport};
@@ -114,8 +115,8 @@ pub struct Sound<T: Transport> {
     items: Items,
     streams: Vec<Stream>,
     next_claim: u64,
-    /// Requests that are over and were not given back.
-    finished: VecDeque<Token>,
+    /// Requests that are over, and nobody was told.
+    finished: VecDeque<Ready>,
     events: event::Events,
     counters: Counters,
 }
@@ -411,7 +412,7 @@ impl<T: Transport> Sound<T> {
                 Ok(None) | Err(_) => break,
             }
         }
-        while let Some(token) = self.finished.pop_front() {
+        while let Some(Ready { token, .. }) = self.finished.pop_front() {
             over.extend(self.take(token).map(|it| (it.token, it.request)));
         }
         over
@@ -519,14 +520,14 @@ impl<T: Transport> Sound<T> {
     }
 
     /// Finds the next transfer that is over.
-    fn complete_transfer(&mut self) -> Result<Option<Token>> {
+    fn complete_transfer(&mut self) -> Result<Option<Ready>> {
         let queues = &mut self.device.queues;
         let (tx_base, rx_base) = (queues.tx_base(), queues.rx_base());
         for (base, queue) in [(tx_base, &mut queues.tx), (rx_base, &mut queues.rx)] {
-            let Some(token) = queue.complete()? else {
+            let Some(ready) = queue.complete()? else {
                 continue;
             };
-            if let Some(done) = queue.done(token) {
+            if let Some(done) = queue.done(ready.token) {
                 let transfer = done.payload;
                 let result = transfer.judge(done.written, done.footer.to_le_bytes());
                 transfer.result = result.map(drop);
@@ -534,7 +535,8 @@ impl<T: Transport> Sound<T> {
                     stream.transferred(transfer.len, result);
                 }
             }
-            return Ok(Some(offset(token, base)));
+            let token = offset(ready.token, base);
+            return Ok(Some(Ready { token, ..ready }));
         }
         Ok(None)
     }
@@ -545,12 +547,12 @@ impl<T: Transport> Sound<T> {
     /// It ends whatever the device does: what was in flight can come back only once, and all that is submitted meanwhile
     /// is a STOP and a RELEASE for each stream that is being ended.
     fn complete_control(&mut self) -> Result<()> {
-        while let Some(token) = self.device.queues.control.complete()? {
+        while let Some(ready) = self.device.queues.control.complete()? {
             while let Some(transfer) = self.complete_transfer()? {
                 self.finished.push_back(transfer);
             }
             let control = &mut self.device.queues.control;
-            let Some(done) = control.done(token) else {
+            let Some(done) = control.done(ready.token) else {
                 continue;
             };
             let (message, written) = (done.payload, done.written);
@@ -561,8 +563,8 @@ impl<T: Transport> Sound<T> {
             self.invite_events();
             self.end_streams();
             match internal {
-                true => drop(self.device.queues.control.take(token)),
-                false => self.finished.push_back(token),
+                true => drop(self.device.queues.control.take(ready.token)),
+                false => self.finished.push_back(ready),
             }
         }
         Ok(())
@@ -808,18 +810,37 @@ impl<T: Transport> Driver for Sound<T> {
         queues.control.kick();
     }
 
-    fn complete(&mut self) -> Result<Option<Token>> {
+    fn waker(&mut self, token: Token) -> Option<&mut Option<Waker>> {
+        let is_it = |ready: &&mut Ready| ready.token == token;
+        if let Some(ready) = self.finished.iter_mut().find(is_it) {
+            return Some(&mut ready.waker);
+        }
+        let queues = &mut self.device.queues;
+        let (tx_base, rx_base) = (queues.tx_base(), queues.rx_base());
+        let number = token.index() as u16;
+        match number {
+            _ if number < tx_base => queues.control.waker(token),
+            _ if number < rx_base => queues.tx.waker(Token::new(number - tx_base)),
+            _ => queues.rx.waker(Token::new(number - rx_base)),
+        }
+    }
+
+    fn complete(&mut self) -> Result<Option<Ready>> {
         self.poll_events()?;
         if self.finished.is_empty() {
             self.complete_control()?;
         }
         match self.finished.pop_front() {
-            Some(token) => Ok(Some(token)),
+            Some(ready) => Ok(Some(ready)),
             None => self.complete_transfer(),
         }
     }
 
     fn take(&mut self, token: Token) -> Option<Finished<Request>> {
+        // Done, but nobody was told.
+        if self.finished.iter().any(|ready| ready.token == token) {
+            return None;
+        }
         let (request, result) = self.give_back(token)?;
         Some(Finished {
             token,

@@ -314,11 +314,12 @@ mod tests {
     use alloc::vec::Vec;
     use core::convert::Infallible;
     use core::future::ready;
+    use core::task::Waker;
 
     use embassy_futures::block_on;
     use embassy_futures::select::{Either, select};
     use vringlet::features::Negotiated;
-    use vringlet::queue::{QueueStats, Rejected};
+    use vringlet::queue::{QueueStats, Ready, Rejected};
     use vringlet::transport::InterruptCauses;
     use vringlet::{Cause, DeviceId, DeviceName, Finished, Location, Result, Token};
 
@@ -401,7 +402,11 @@ mod tests {
 
         fn kick(&mut self) {}
 
-        fn complete(&mut self) -> Result<Option<Token>> {
+        fn waker(&mut self, _: Token) -> Option<&mut Option<Waker>> {
+            None
+        }
+
+        fn complete(&mut self) -> Result<Option<Ready>> {
             Err(BROKEN)
         }
 
