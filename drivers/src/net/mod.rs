@@ -275,7 +275,7 @@ impl<T: Transport> Deref for Net<T> {
     type Target = Control<T>;
 
     fn deref(&self) -> &Control<T> {
-        self.device.control()
+        self.control()
     }
 }
 
@@ -333,6 +333,11 @@ impl<T: Transport> Net<T> {
         };
         net.hear_announce();
         Ok(net)
+    }
+
+    /// The device apart from its queues.
+    pub fn control(&self) -> &Control<T> {
+        self.device.control()
     }
 
     /// The device's own address.
