@@ -10,7 +10,7 @@ use virtio_drivers::device::blk::VirtIOBlk;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus};
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
 use vringlet::blk::{Blk, CacheMode, Options, Request};
-use vringlet::fake::{FakeBlk, FakeDevice, FakeDma, FakeHal, Fault, Memory, Pace};
+use vringlet::fake::{FakeBlk, FakeDevice, FakeDma, FakeHal, FakePmem, Fault, Memory, Pace};
 use vringlet::registers::{Mmio, Registers};
 use vringlet::start::{driver_ok, negotiate};
 use vringlet::stock::{FromStock, IntoStock, Leaky, StockDma};
@@ -106,6 +106,18 @@ fn its_driver_on_a_device_that_refuses_features_learns_why() {
     assert!(matches!(failure.cause, Cause::FeaturesRefused { .. }));
     // DRIVER_OK is not set behind that.
     transport.finish_init();
+    memory.assert_clean();
+}
+
+#[test]
+fn a_device_of_a_type_that_it_does_not_know_is_refused_by_name() {
+    let memory = Memory::fresh();
+    let transport = FakeDevice::new(FakePmem::new(4096)).transport();
+    let name = transport.name();
+    // SAFETY: nobody uses it.
+    let refused = unsafe { IntoStock::new(transport) };
+    let error = refused.err().expect("its list ends before this type");
+    assert_eq!((error.device, error.cause), (name, Cause::NoStockType));
     memory.assert_clean();
 }
 

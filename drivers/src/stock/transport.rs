@@ -238,12 +238,12 @@ impl<T: Transport> IntoStock<T> {
     ///
     /// # Errors
     ///
-    /// [`Cause::WrongDeviceType`] if `virtio-drivers` has no name for the type of the device.
+    /// [`Cause::NoStockType`] if `virtio-drivers` has no name for the type of the device.
     #[expect(unsafe_code, reason = "the trait promises nothing")]
     pub unsafe fn new(inner: T) -> Result<Self> {
         let name = inner.name();
-        let device_type = DeviceType::try_from(name.id.0)
-            .map_err(|_| Error::new(name, Cause::WrongDeviceType { expected: 0 }))?;
+        let device_type =
+            DeviceType::try_from(name.id.0).map_err(|_| Error::new(name, Cause::NoStockType))?;
         Ok(Self {
             inner,
             device_type,
