@@ -80,6 +80,9 @@ pub enum Cause {
         /// The virtio device id that the driver is for.
         expected: u32,
     },
+    /// The crate `virtio-drivers` has no name for a device of this type, so its drivers can't be given one
+    /// ([`IntoStock`](crate::stock::IntoStock)).
+    NoStockType,
     /// A structure that every modern PCI device has is missing (spec 4.1.4).
     MissingCapability(&'static str),
     /// A PCI capability describes something impossible; the text says what.
@@ -319,6 +322,7 @@ impl fmt::Display for Cause {
                 write!(f, "registers of unknown version {version:#x}")
             }
             Self::LegacyOnly => f.write_str("offers the legacy interface only"),
+            Self::NoStockType => f.write_str("virtio-drivers does not know this device type"),
             Self::WrongDeviceType { expected } => {
                 write!(f, "not of the driver's type, {}", DeviceId(expected))
             }

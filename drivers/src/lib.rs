@@ -13,7 +13,7 @@
 //! # Example
 //!
 //! A disk, here one of the `fake` module (feature `fake`); on a PCI bus the transport is made by [`PciTransport::new`],
-//! and brings the kernel's own [`DmaContext`].
+//! which takes the kernel's own [`DmaContext`].
 //!
 //! ```
 //! use vringlet::blk::{Blk, Options};
@@ -49,8 +49,8 @@
 //! on by default. `fake` is a device in plain memory, for tests. Only modern devices (VERSION_1) are driven, by split queues:
 //! [`features::SUPPORTED`] are the device-independent features, and each device type's `Features` its own.
 //!
-//! The global allocator and the platform's memory for DMA must have as much as the `Options` of each device type say; that
-//! the one or the other has not is [`Cause::NoMemory`] or [`Cause::NoDmaMemory`].
+//! How much a driver needs of the global allocator and of the platform's memory for DMA is said at the `Options` of each
+//! device type; when one of the two runs out, that is [`Cause::NoMemory`] or [`Cause::NoDmaMemory`].
 //!
 //! # Trust
 //!
@@ -58,8 +58,9 @@
 //! ids, indices, configuration and capabilities are unverified until checked. What can't be prevented without an IOMMU
 //! is that a device writes to memory which it was never lent.
 //!
-//! `unsafe` is confined to [`dma`], [`registers`], `barrier`, [`buffer`], [`region`] and the loans of
-//! [`queue`] (`queue/slot.rs`); there is none in a device driver. [`Transport`] is unsafe to implement.
+//! `unsafe` is confined to [`dma`], [`registers`], `barrier`, [`buffer`], [`region`], the loans of [`queue`]
+//! (`queue/slot.rs`) and [`stock`], which calls an unsafe `Hal`; there is none in a device driver. [`Transport`] and
+//! [`DmaContext`] are unsafe to implement.
 
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]

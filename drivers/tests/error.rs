@@ -116,6 +116,10 @@ fn every_cause_says_what_was_seen() {
             "not of the driver's type, virtio-blk",
         ),
         (
+            Cause::NoStockType,
+            "virtio-drivers does not know this device type",
+        ),
+        (
             Cause::MissingCapability("notification"),
             "has no notification capability",
         ),

@@ -316,23 +316,46 @@ fn a_queue_of_an_impossible_size_is_no_queue_or_a_smaller_one() {
 }
 
 #[test]
-fn a_queue_that_is_in_use_or_stays_off_is_an_error() {
-    for (ready, expected) in [
-        (0, Cause::QueueRefused),
-        (1, Cause::QueueInUse),
-        (2, Cause::QueueInUse),
-    ] {
+fn a_queue_that_is_in_use_is_an_error() {
+    for ready in [1, 2] {
         let memory = Memory::fresh();
         let (device, mmio) = bank();
         mmio.set_register(QUEUE_READY, ready);
         let mut transport = open(&mmio);
         let error = queue(&mut transport).map(drop).expect_err("a lie");
-        assert_eq!((error.queue, error.cause), (Some(0), expected));
-        // The queue's memory is free again: the device was told that it has none.
+        assert_eq!((error.queue, error.cause), (Some(0), Cause::QueueInUse));
+        // The queue's memory is free again: the device was told nothing of it.
         driver_ok(&mut transport).expect("honest otherwise");
         device.pump();
         memory.assert_clean();
     }
+}
+
+/// It may use the queue all the same: it knows where that is.
+#[test]
+fn a_queue_that_the_device_refused_is_not_freed_before_a_reset() {
+    let memory = Memory::fresh();
+    let (device, mmio) = bank();
+    mmio.set_register(QUEUE_READY, 0);
+    let mut transport = open(&mmio);
+    let refused = |transport: &mut EchoTransport| -> EchoQueue {
+        let negotiated = negotiate(transport, 0, 0, 0).expect("honest otherwise");
+        let queue = Queue::allocate(transport, 0, QueueOptions::default(), negotiated);
+        let mut queue = queue.expect("honest so far");
+        let error = queue.enable(transport).expect_err("it stays off");
+        assert_eq!((error.queue, error.cause), (Some(0), Cause::QueueRefused));
+        queue
+    };
+    let mut queue = refused(&mut transport);
+    queue.release(&transport.reset().expect("honest otherwise"));
+    drop(queue);
+    memory.assert_clean();
+    let queue = refused(&mut transport);
+    device.inject(Fault::ResetNeverEnds);
+    transport.reset().expect_err("no end");
+    let kept = memory.live();
+    drop(queue);
+    assert_eq!(memory.live(), kept, "the device may use it");
 }
 
 #[test]

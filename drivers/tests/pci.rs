@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use common::{Data, Echo};
@@ -10,6 +11,7 @@ use vringlet::fake::{
     CapabilityFault, FakeBlk, FakeDevice, FakeDma, FakePci, FakeRegisters, Fault, Interrupt,
     Memory, PciLayout, Random,
 };
+use vringlet::registers::Registers;
 use vringlet::start::{driver_ok, negotiate};
 use vringlet::transport::pci::Message;
 use vringlet::transport::{InterruptCauses, SharedMemory};
@@ -24,6 +26,9 @@ const MSIX: u8 = 255;
 
 type EchoPci = FakePci<Echo>;
 type EchoTransport = PciTransport<FakeDma, FakeRegisters<Echo>>;
+
+/// Where the addresses of the queue selected are in the common configuration (spec 4.1.4.3).
+const QUEUE_ADDRESSES: Range<usize> = 0x20..0x38;
 
 fn function(layout: PciLayout) -> (FakeDevice<Echo>, EchoPci) {
     let device = FakeDevice::new(Echo::new(8));
@@ -586,6 +591,12 @@ fn a_notification_offset_out_of_range_fails_the_queue() {
         let (field, value) = ("queue_notify_off", u64::from(offset));
         assert_eq!(error.cause, Cause::BadConfig { field, value });
         assert_eq!(error.queue, Some(0));
+        // Its memory is free again, so the device must not know of it.
+        let common = pci.map(PciLayout::default().address, QUEUE_ADDRESSES.end as u64);
+        let common = common.expect("the common configuration");
+        for register in QUEUE_ADDRESSES.step_by(4) {
+            assert_eq!(common.read_u32(register), 0, "at {register:#x}");
+        }
         memory.assert_clean();
     }
 }

@@ -10,13 +10,16 @@ use virtio_drivers::device::blk::VirtIOBlk;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus};
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
 use vringlet::blk::{Blk, CacheMode, Options, Request};
-use vringlet::fake::{FakeBlk, FakeDevice, FakeDma, FakeHal, Fault, Memory, Pace};
+use vringlet::fake::{
+    FakeBlk, FakeDevice, FakeDma, FakeHal, FakeMmio, FakePmem, Fault, Memory, Pace,
+};
 use vringlet::registers::{Mmio, Registers};
 use vringlet::start::{driver_ok, negotiate};
 use vringlet::stock::{FromStock, IntoStock, Leaky, StockDma};
 use vringlet::transport::InterruptCauses;
 use vringlet::{
-    Cause, DeviceId, Direction, DmaContext, Driver, Location, Queue, QueueOptions, Transport,
+    Cause, DeviceId, Direction, DmaContext, Driver, Location, MmioTransport, Queue, QueueOptions,
+    Transport,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -69,6 +72,23 @@ fn memory_of_its_driver_is_leaked_if_the_device_does_not_stop() {
 }
 
 #[test]
+fn memory_of_its_driver_is_leaked_if_the_device_refused_the_queue_and_does_not_stop() {
+    const QUEUE_READY: usize = 0x44;
+    let memory = Memory::fresh();
+    let device = FakeDevice::new(FakeBlk::new(64));
+    let mmio = FakeMmio::new(&device);
+    mmio.set_register(QUEUE_READY, 0);
+    let transport = MmioTransport::new(mmio.registers(), 0xfeb0_0000, FakeDma::default());
+    let transport = into_stock(transport.expect("honest registers").expect("a device"));
+    let blk = VirtIOBlk::<Leaky<FakeHal>, _>::new(transport);
+    let blk = blk.expect("that crate does not ask whether a queue works");
+    let (allocated, _) = memory.live();
+    device.inject(Fault::ResetNeverEnds);
+    drop(blk);
+    assert_eq!(memory.live().0, allocated, "the device may have it");
+}
+
+#[test]
 fn its_block_driver_runs_on_our_transport() {
     let memory = Memory::fresh();
     let mut disk = FakeBlk::new(64);
@@ -105,6 +125,18 @@ fn its_driver_on_a_device_that_refuses_features_learns_why() {
     assert!(matches!(failure.cause, Cause::FeaturesRefused { .. }));
     // DRIVER_OK is not set behind that.
     transport.finish_init();
+    memory.assert_clean();
+}
+
+#[test]
+fn a_device_of_a_type_that_it_does_not_know_is_refused_by_name() {
+    let memory = Memory::fresh();
+    let transport = FakeDevice::new(FakePmem::new(4096)).transport();
+    let name = transport.name();
+    // SAFETY: nobody uses it.
+    let refused = unsafe { IntoStock::new(transport) };
+    let error = refused.err().expect("its list ends before this type");
+    assert_eq!((error.device, error.cause), (name, Cause::NoStockType));
     memory.assert_clean();
 }
 

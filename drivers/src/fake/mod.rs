@@ -3,7 +3,7 @@
 //! - [`FakeDma`] and [`Memory`]: the guest's memory as a device may reach it; notes every access that it may not make.
 //! - [`DeviceQueue`]: the device's side of a split virtqueue; notes every rule that the driver breaks.
 //! - [`FakeDevice`]: the registers of a device around a [`DeviceModel`], which says what the device does.
-//! - [`FakeTransport`], [`FakePci`] and [`FakeMmio`]: a way to reach it without a bus, and two with.
+//! - [`FakeTransport`], [`FakePci`] and [`FakeMmio`]: how a driver reaches it, directly or by the registers of a bus.
 //! - [`FakeBlk`], [`FakeGpu`], [`FakeNic`], [`FakePmem`], [`FakeRng`], [`FakeSound`]: models of the device types.
 //!
 //! Everything happens on the thread that calls, in an order that is the same in every run: a device works when it is

@@ -43,7 +43,7 @@
 //! | `request.rs` | requests: lists of commands |
 //! | `task.rs` | requests on their way: commands made into messages, responses judged |
 //! | `resource.rs` | the driver's account of the device's pictures, and of the memory that is lent for them |
-//! | `screen.rs` | what a scanout shows: one framebuffer or two by turns |
+//! | `screen.rs` | what a scanout shows: one framebuffer, or two in turn |
 //! | `framebuffer.rs`, `damage.rs` | pixels, and which of them were drawn on |
 //! | `embedded_graphics.rs` | a framebuffer as `embedded_graphics_core::DrawTarget` |
 //! | `cursor.rs` | the pointer |
@@ -100,7 +100,7 @@ pub use piaf::EdidError;
 /// How a GPU is to be driven.
 ///
 /// By default the driver takes 25 KiB of heap and 28 KiB of memory for DMA, and 12 and 24 KiB with queues of 4 and 2. Pictures
-/// are besides: four bytes for each pixel, of memory for DMA.
+/// come on top: four bytes of memory for DMA for each pixel.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Descriptors of the control queue, a power of two; the device's maximum if that is smaller.

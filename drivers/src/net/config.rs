@@ -292,3 +292,31 @@ impl Live {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use virtio_drivers::transport::pci::bus::DeviceFunction;
+
+    use super::*;
+
+    #[test]
+    fn no_two_functions_of_a_machine_have_the_same_made_up_address() {
+        let mut addresses = alloc::vec::Vec::new();
+        for (device, function) in (0..32).flat_map(|device| (0..8).map(move |it| (device, it))) {
+            let bus = 0;
+            let function = DeviceFunction {
+                bus,
+                device,
+                function,
+            };
+            addresses.push(MacAddress::made_up(Location::Pci(function)));
+            for segment in [1, 7, 0xff, 0x100, 0x107, 0x1ff, 0x200] {
+                addresses.push(MacAddress::made_up(Location::PciSegment(segment, function)));
+            }
+        }
+        let count = addresses.len();
+        addresses.sort();
+        addresses.dedup();
+        assert_eq!(addresses.len(), count);
+    }
+}

@@ -27,8 +27,8 @@
 //!
 //! # One flush at a time
 //!
-//! QEMU's device does one request for each notification, and breaks down at a notification without one. So at most one
-//! request is ever with the device, and it is notified exactly once for each. Any number of callers share it: those who
+//! QEMU's device does one request for each notification, and stops working when it is notified and finds none. So at most
+//! one request is ever with the device, which is notified exactly once for each. Any number of callers share it: those who
 //! ask before it is kicked are served by it; those who ask while it is with the device wait for the next one, together,
 //! because the device may have begun before their writes. However many callers there are, each waits for two flushes at
 //! most.

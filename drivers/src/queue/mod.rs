@@ -275,7 +275,7 @@ impl<T: Transport, P: Payload> Queue<T, P> {
     ///
     /// # Errors
     ///
-    /// As for these two.
+    /// As for these two. The memory of a queue that the device refused is leaked; with these two it can be released.
     pub fn new(
         transport: &mut T,
         index: u16,
@@ -347,7 +347,8 @@ impl<T: Transport, P: Payload> Queue<T, P> {
     /// # Errors
     ///
     /// [`Cause::InvalidParameter`] for a queue of another device or one made before the device was last reset, or whatever
-    /// [`Transport::enable_queue`] says: [`Cause::QueueInUse`] for a queue that was enabled before.
+    /// [`Transport::enable_queue`] says: [`Cause::QueueInUse`] for a queue that was enabled before. A device that refused the
+    /// queue ([`Cause::QueueRefused`]) keeps its memory until it was reset, like any that has a queue.
     pub fn enable(&mut self, transport: &mut T) -> Result<()> {
         if transport.instance().number() != self.instance {
             return Err(self.error(Cause::InvalidParameter("queue of another device")));
@@ -358,9 +359,17 @@ impl<T: Transport, P: Payload> Queue<T, P> {
             return Err(self.error(cause));
         }
         let memory = QueueMemory::new(self.ring.addresses());
-        self.bell = Some(transport.enable_queue(self.index, &memory)?);
-        self.enabled = Moment::now();
-        self.live = true;
+        let enabled = transport.enable_queue(self.index, &memory);
+        // A device that was told where the queue is may use it, whatever it says.
+        let told = match &enabled {
+            Ok(_) => true,
+            Err(error) => error.cause == Cause::QueueRefused,
+        };
+        if told {
+            self.enabled = Moment::now();
+            self.live = true;
+        }
+        self.bell = Some(enabled?);
         Ok(())
     }
 

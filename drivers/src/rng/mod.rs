@@ -25,9 +25,8 @@
 //! # How many bytes
 //!
 //! The device fills as much of a buffer as it likes, but at least one byte (spec 5.4.6.2). Only the bytes that it says it
-//! wrote are handed on; the rest of the buffer is cut off. An answer without a byte is an error, so whoever asks again and
-//! again for what is missing is done after as many answers as there are bytes. How random they are the driver can't
-//! tell.
+//! wrote are handed on; the rest of the buffer is cut off. An answer without a byte is an error, so asking again for what is
+//! missing ends after at most as many answers as there are bytes. The driver can't tell how random they are.
 //!
 //! | file | what is in it |
 //! |---|---|

@@ -4,10 +4,10 @@
 //! [`Driver::kick`], [`Driver::poll`] for those that are done. Over it are two faces that wait,
 //! [`crate::asynchronous::Asynchronous`] and [`crate::blocking::Blocking`], with a method per operation in
 //! `asynchronous.rs` and `blocking.rs` here. What most users want is a [`Playback`], which is a [`FrameSink`], or a
-//! [`Capture`], which is a [`FrameSource`]: they keep all periods of a stream with the device and see its life through.
+//! [`Capture`], which is a [`FrameSource`]: they keep all periods of a stream with the device and take it through its states.
 //!
-//! A stream is stopped and released before the device is reset, by whomever: a device that is not told (QEMU's) keeps the
-//! frames and plays them to the next driver.
+//! Before it resets the device, the driver stops and releases all streams: otherwise QEMU's keeps their frames and plays them
+//! when the next driver comes.
 //!
 //! | file | what is in it |
 //! |---|---|
@@ -16,10 +16,10 @@
 //! | `pcm.rs` | formats, rates, parameters of a stream |
 //! | `info.rs` | what the device says about its streams, jacks, channel maps and controls, checked |
 //! | `request.rs` | requests with their buffers |
-//! | `stream.rs` | the states of a stream, and its account |
-//! | `event.rs` | what the device tells on its own |
+//! | `stream.rs` | the states of a stream, and what it did |
+//! | `event.rs` | what the device reports without being asked |
 //! | `frames.rs` | the traits for sinks and sources of frames |
-//! | `playback.rs`, `capture.rs` | the two that are a device's |
+//! | `playback.rs`, `capture.rs` | [`Playback`] and [`Capture`]: the sink and the source of a stream |
 
 mod asynchronous;
 mod blocking;
@@ -68,8 +68,8 @@ pub use self::stream::{State, StreamStats};
 
 /// How a sound device is to be driven.
 ///
-/// By default the driver takes 48 KiB of heap and 48 KiB of memory for DMA, and 8 and 48 KiB with queues of 4. Frames are
-/// besides, on the heap: the periods of each stream, as long as it is open.
+/// By default the driver takes 48 KiB of heap and 48 KiB of memory for DMA, and 8 and 48 KiB with queues of 4. Frames
+/// come on top, on the heap: the periods of each stream, as long as it is open.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Descriptors of the control and the event queue, a power of two; the device's maximum if that is smaller.

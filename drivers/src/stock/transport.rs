@@ -221,8 +221,8 @@ impl<T: StockTransport + Send> Notifier for StockNotifier<T> {
 pub struct IntoStock<T: Transport> {
     inner: T,
     device_type: DeviceType,
-    /// The bell of each live queue, and where its three areas are.
-    bells: BTreeMap<u16, (T::Notifier, [u64; 3])>,
+    /// The bell of each queue that the device was told of, and where its three areas are. One that it refused has none.
+    queues: BTreeMap<u16, (Option<T::Notifier>, [u64; 3])>,
     /// FEATURES_OK did not stick, or a queue could not be set up: DRIVER_OK will not be set.
     failed: Option<Error>,
 }
@@ -238,16 +238,16 @@ impl<T: Transport> IntoStock<T> {
     ///
     /// # Errors
     ///
-    /// [`Cause::WrongDeviceType`] if `virtio-drivers` has no name for the type of the device.
+    /// [`Cause::NoStockType`] if `virtio-drivers` has no name for the type of the device.
     #[expect(unsafe_code, reason = "the trait promises nothing")]
     pub unsafe fn new(inner: T) -> Result<Self> {
         let name = inner.name();
-        let device_type = DeviceType::try_from(name.id.0)
-            .map_err(|_| Error::new(name, Cause::WrongDeviceType { expected: 0 }))?;
+        let device_type =
+            DeviceType::try_from(name.id.0).map_err(|_| Error::new(name, Cause::NoStockType))?;
         Ok(Self {
             inner,
             device_type,
-            bells: BTreeMap::new(),
+            queues: BTreeMap::new(),
             failed: None,
         })
     }
@@ -288,7 +288,7 @@ impl<T: Transport> StockTransport for IntoStock<T> {
     }
 
     fn notify(&mut self, queue: u16) {
-        if let Some((bell, _)) = self.bells.get(&queue) {
+        if let Some((Some(bell), _)) = self.queues.get(&queue) {
             bell.notify();
         }
     }
@@ -299,10 +299,10 @@ impl<T: Transport> StockTransport for IntoStock<T> {
 
     fn set_status(&mut self, status: DeviceStatus) {
         if status.is_empty() {
-            let bells = core::mem::take(&mut self.bells);
+            let queues = core::mem::take(&mut self.queues);
             if let Err(error) = self.inner.reset() {
                 let mut kept = KEPT.lock();
-                kept.extend(bells.into_values().flat_map(|(_, areas)| areas));
+                kept.extend(queues.into_values().flat_map(|(_, areas)| areas));
                 drop(kept);
                 self.fail(error);
             }
@@ -340,24 +340,28 @@ impl<T: Transport> StockTransport for IntoStock<T> {
             device: device_area,
         };
         // Not memory of a queue of ours, but of a driver's that the caller of `new` vouched for.
-        match self.inner.enable_queue(queue, &QueueMemory::new(addresses)) {
-            Ok(bell) => {
-                let areas = [descriptors, driver_area, device_area];
-                self.bells.insert(queue, (bell, areas));
+        let enabled = self.inner.enable_queue(queue, &QueueMemory::new(addresses));
+        let areas = [descriptors, driver_area, device_area];
+        match enabled {
+            Ok(bell) => drop(self.queues.insert(queue, (Some(bell), areas))),
+            Err(error) => {
+                if error.cause == Cause::QueueRefused {
+                    self.queues.insert(queue, (None, areas));
+                }
+                self.fail(error);
             }
-            Err(error) => self.fail(error),
         }
     }
 
     fn queue_unset(&mut self, queue: u16) {
         // Those drivers call this when they are dropped. A modern device has no way to stop a queue but a reset.
-        if self.bells.contains_key(&queue) {
+        if self.queues.contains_key(&queue) {
             self.set_status(DeviceStatus::empty());
         }
     }
 
     fn queue_used(&mut self, queue: u16) -> bool {
-        self.bells.contains_key(&queue)
+        self.queues.contains_key(&queue)
     }
 
     fn ack_interrupt(&mut self) -> InterruptStatus {

@@ -176,7 +176,7 @@ pub trait Notifier: Send {
 /// - [`Self::reset`] makes a proof ([`Instance::quiesced`]) only after the device has said, since the reset was asked for,
 ///   that it is done (its status reads 0, and not because nothing is there to be read), and nothing else makes one;
 /// - [`Self::enable_queue`] tells this device, and none other, of the addresses that it is given, and remembers them no
-///   longer than until the next reset;
+///   longer than until the next reset; if it fails, it has told the device nothing, unless with [`Cause::QueueRefused`];
 /// - [`Self::set_driver_features`] writes what it is given, after the DMA context was told, and nothing else does either;
 /// - [`Self::dma`] gives a context of this device.
 ///
@@ -232,8 +232,8 @@ pub unsafe trait Transport: Send {
     ///
     /// # Errors
     ///
-    /// [`Cause::NoSuchQueue`], [`Cause::QueueInUse`], a size that the device does not take, or a device that does not turn the
-    /// queue on ([`Cause::QueueRefused`]) or refuses its vector ([`Cause::VectorRefused`]).
+    /// [`Cause::NoSuchQueue`], [`Cause::QueueInUse`], a size that the device does not take, or a device that refuses its vector
+    /// ([`Cause::VectorRefused`]) or, when it knows where the queue is, does not turn it on ([`Cause::QueueRefused`]).
     fn enable_queue(&mut self, index: u16, queue: &QueueMemory<'_>) -> Result<Self::Notifier>;
 
     /// The generation of the device configuration: it changes whenever several fields changed together (spec 2.5).

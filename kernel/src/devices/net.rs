@@ -9,10 +9,10 @@ use core::time::Duration;
 use spin::Mutex;
 use vringlet::net::{Command, Event, Features, Net, Options, ReceiveMode};
 use vringlet::transport::InterruptCauses;
-use vringlet::{Error, Report};
+use vringlet::{Cause, Error, Report};
 
 use super::{DeviceTransport, Driven, Found, Interrupts, owner};
-use crate::platform::time;
+use crate::platform::time::{self, Instant};
 
 /// The driver of a card. It is a smoltcp device.
 pub type Driver = Net<DeviceTransport>;
@@ -32,6 +32,10 @@ const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// And one that could not be started again, after some tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// How long the machine stays on for frames that cards have not sent yet, and how often that is looked at.
+const SEND_PATIENCE: Duration = Duration::from_secs(2);
+const SEND_POLL: Duration = Duration::from_millis(1);
+
 /// The queues of a card without multiqueue: receive, transmit, control.
 const QUEUES: usize = 3;
 
@@ -47,6 +51,19 @@ pub fn find(name: Option<&str>) -> Option<&'static Card> {
     let cards = CARDS.lock();
     let wanted = |card: &&&Card| name.is_none_or(|name| card.name == name);
     cards.iter().find(wanted).copied()
+}
+
+/// Before the machine is switched off: waits until all cards have sent what they were given. A card need not do so at once
+/// (QEMU's takes its time with `tx=timer`), and what it still has then is lost.
+pub async fn sent() {
+    // One for all: many slow cards don't take longer than one.
+    let deadline = time::now() + SEND_PATIENCE;
+    for card in all() {
+        if let Err(error) = card.sent(deadline).await {
+            let unsent = card.with(Net::unsent);
+            log::warn!("{}: {unsent} frames were not sent: {error}", card.name);
+        }
+    }
 }
 
 /// Makes the driver of a card.
@@ -116,6 +133,18 @@ impl Card {
                 cause,
             })
         })
+    }
+
+    async fn sent(&self, deadline: Instant) -> Result<(), Error> {
+        loop {
+            // It only looks: the waiting is done here, so that others can run meanwhile.
+            match self.with(|driver| driver.flush_and_wait(|| false)) {
+                Err(error) if error.cause == Cause::Timeout && time::now() < deadline => {
+                    time::after(SEND_POLL).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     /// For the card's task, before it polls its stack: sees to what the device has to say. What the stack must be told

@@ -1,10 +1,14 @@
 //! Network cards: what the guest told the device, as QEMU sees it, and what the device asks of the guest.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use etherparse::{SlicedPacket, TransportSlice};
 use serde_json::{Value, json};
 use vringlet_tests::cell::{Booted, Cell, MEMORY, PATIENCE};
+use vringlet_tests::guest::End;
 use vringlet_tests::net::FORWARDS;
 use vringlet_tests::net::capture::frames;
 use vringlet_tests::net::peer::{self, Peer};
@@ -31,6 +35,7 @@ pub(crate) fn cells() -> Vec<Spec> {
         }
     }
     cells.push(Spec::new("q35/card/refusals", refusals));
+    cells.push(Spec::new("q35/card/tx=timer", late_frames));
     cells
 }
 
@@ -193,4 +198,49 @@ fn refusals(cell: &Cell) -> Result<()> {
     let after = filter(&mut guest)?;
     ensure!(before == after, "the filter was {before} and is {after}");
     guest.power_off()
+}
+
+/// A card that sends what it was given much later: what the guest sent right before `poweroff` leaves all the same. Here that
+/// is the end of a connection.
+fn late_frames(cell: &Cell) -> Result<()> {
+    /// In nanoseconds. Without waiting for the card, the guest switches off in a few milliseconds.
+    const DELAY: u32 = 300_000_000;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let port = listener.local_addr()?.port();
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let request = BufReader::new(&client).lines().map_while(Result::ok);
+            request.take_while(|line| !line.is_empty()).for_each(drop);
+            // A client that goes away early is the cell's failure, seen in what the guest prints.
+            let _ = (&client).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhere");
+        }
+    });
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    qemu.user_net("n0", &[]);
+    qemu.capture("n0", &cell.file("wire.pcap"))?;
+    qemu.virtio(
+        "net",
+        "dev0",
+        &format!("netdev=n0,mac={MAC},tx=timer,x-txtimer={DELAY}"),
+    );
+    qemu.cmdline("ip=10.0.2.15/24,10.0.2.2");
+    qemu.script(&format!("strict; fetch http://10.0.2.2:{port}/; poweroff"));
+    let mut guest = cell.boot(qemu)?;
+    guest.expect("status=200 bytes=4")?;
+    guest.ends_with(&End::PowerOff)?;
+    let frames = frames(&cell.file("wire.pcap"))?;
+    ensure!(
+        frames.iter().any(|frame| ends_connection(frame, port)),
+        "the end of the connection never left the card"
+    );
+    Ok(())
+}
+
+/// Whether the sender of the frame says that it sends nothing more to `port`.
+fn ends_connection(frame: &[u8], port: u16) -> bool {
+    let packet = SlicedPacket::from_ethernet(frame).ok();
+    let Some(TransportSlice::Tcp(tcp)) = packet.and_then(|packet| packet.transport) else {
+        return false;
+    };
+    tcp.destination_port() == port && tcp.fin()
 }

@@ -382,10 +382,11 @@ unsafe impl<D: DmaContext, R: Registers> Transport for PciTransport<D, R> {
         let vector = vector.unwrap_or(NO_VECTOR);
         self.set_vector(common::QUEUE_MSIX_VECTOR, vector)
             .map_err(fail)?;
+        let bell = self.bell(index).map_err(fail)?;
+        // Nothing may fail from here on: the device knows where the queue is.
         self.common.write_u64(common::QUEUE_DESC, queue.descriptors);
         self.common.write_u64(common::QUEUE_DRIVER, queue.driver);
         self.common.write_u64(common::QUEUE_DEVICE, queue.device);
-        let bell = self.bell(index).map_err(fail)?;
         barrier::before_register_write();
         self.common.write_u16(common::QUEUE_ENABLE, 1);
         Ok(bell)

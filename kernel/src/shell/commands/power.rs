@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::hint::black_box;
 
-use crate::devices::sound;
+use crate::devices::{net, sound};
 use crate::platform::arch::provoke;
 use crate::platform::power;
 use crate::platform::serial;
@@ -39,6 +39,7 @@ pub(in crate::shell) async fn prepare_shutdown() -> Shutdown {
     if !shutdown.finished().await {
         log::warn!("what was being written could not be finished");
     }
+    net::sent().await;
     serial::sent().await;
     shutdown
 }
