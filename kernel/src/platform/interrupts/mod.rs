@@ -225,11 +225,17 @@ impl Event {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// Whether the flag is up.
+    #[inline]
+    pub fn is_raised(&self) -> bool {
+        self.raised.load(Ordering::Relaxed)
+    }
+
     /// Takes the flag down; says whether it was up.
     #[inline]
     pub fn take(&self) -> bool {
         // Mostly it is not, and a load is cheaper than a swap.
-        self.raised.load(Ordering::Relaxed) && self.raised.swap(false, Ordering::Acquire)
+        self.is_raised() && self.raised.swap(false, Ordering::Acquire)
     }
 
     /// Waits until the flag is up and takes it down. One task at a time: a second one would take the first one's
