@@ -204,7 +204,7 @@ impl Interrupts {
             .map_err(|error| format!("{error}"))
     }
 
-    fn raise(&self, causes: InterruptCauses) -> bool {
+    pub(super) fn raise(&self, causes: InterruptCauses) -> bool {
         if causes.contains(InterruptCauses::QUEUE) {
             self.queues.iter().for_each(Event::raise);
         }
@@ -341,6 +341,13 @@ impl Interrupts {
             self.heard.once.store(true, Ordering::Relaxed);
         }
         raised
+    }
+
+    /// Whether any of the first `queues` queues interrupted since [`Self::take`] was last called.
+    #[inline]
+    pub fn has_come(&self, queues: usize) -> bool {
+        let queues = self.queues.get(..queues).unwrap_or(self.queues);
+        queues.iter().any(Event::is_raised)
     }
 
     /// Waits until a device that can't interrupt is to be looked at again.

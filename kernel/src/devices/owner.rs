@@ -1,6 +1,6 @@
-//! What the owners of devices have in common. [`Shared`] is a device that tasks share: completions are taken and the device
-//! is kicked at the end of each round of the executor. Its owner is the task that starts it again when it breaks the rules or
-//! answers nothing any more.
+//! What the owners of devices have in common. [`Shared`] is a device that tasks share: it is kicked when all tasks that were
+//! woken have run, and completions are taken at the end of each round of the executor. Its owner is the task that starts it
+//! again when it breaks the rules or answers nothing any more.
 
 use alloc::vec::Vec;
 use core::future::{Future, pending};
@@ -133,7 +133,7 @@ impl<D: Driver> Shared<D> {
             match self.interrupts.mode() {
                 Mode::Polled => {
                     self.face.busy().await;
-                    // Completions are taken at the end of the round in which this wakes.
+                    // Completions are taken whenever the processor wakes, which this has it do.
                     self.interrupts.next_look().await;
                 }
                 Mode::MsiX | Mode::Line(_) if !self.interrupts.is_heard() => {
@@ -194,9 +194,11 @@ impl<D: Driver> EndOfRound for Shared<D> {
 
     #[inline]
     fn prepare_to_sleep(&self) -> bool {
-        if self.armed.load(Ordering::Relaxed) {
-            return true;
+        // An idle device that is asked already has nothing but what it interrupted for, such as an event.
+        if self.armed.load(Ordering::Relaxed) && self.face.is_idle() {
+            return !self.interrupts.has_come(self.queues);
         }
+        self.face.kick();
         let asked = !self.face.enable_interrupts();
         self.armed.store(asked, Ordering::Relaxed);
         asked
@@ -314,7 +316,8 @@ mod tests {
     use alloc::vec::Vec;
     use core::convert::Infallible;
     use core::future::ready;
-    use core::task::Waker;
+    use core::pin::pin;
+    use core::task::{Context, Waker};
 
     use embassy_futures::block_on;
     use embassy_futures::select::{Either, select};
@@ -336,6 +339,10 @@ mod tests {
         comes_back: bool,
         /// There is something to be taken when the device is asked for an interrupt.
         has_come: bool,
+        /// It has no room for requests.
+        is_full: bool,
+        /// How often it was given one.
+        tries: u32,
         restarts: u32,
     }
 
@@ -370,6 +377,8 @@ mod tests {
             let driver = Self {
                 comes_back,
                 has_come: false,
+                is_full: false,
+                tries: 0,
                 restarts: 0,
             };
             Shared::new(driver, Interrupts::none(), 1)
@@ -396,7 +405,11 @@ mod tests {
         }
 
         fn submit(&mut self, payload: ()) -> Result<Token, Rejected<()>> {
-            let error = BROKEN;
+            self.tries += 1;
+            let error = match self.is_full {
+                true => self.error(Cause::QueueFull),
+                false => BROKEN,
+            };
             Err(Rejected { error, payload })
         }
 
@@ -453,6 +466,32 @@ mod tests {
             matches!(stopped, Either::First(BROKEN)),
             "it was not looked at"
         );
+    }
+
+    #[test]
+    fn an_interrupt_after_the_last_look_keeps_the_processor_awake() {
+        let device = Broken::shared(true);
+        assert!(device.prepare_to_sleep(), "it has nothing to do");
+        device.interrupts.raise(InterruptCauses::QUEUE);
+        assert!(!device.prepare_to_sleep(), "it interrupted");
+        device.end_round();
+        let stopped = block_on(select(device.stopped(), ready(())));
+        assert!(
+            matches!(stopped, Either::First(BROKEN)),
+            "it was not looked at"
+        );
+    }
+
+    #[test]
+    fn what_was_given_to_an_idle_device_gets_to_it_before_a_sleep() {
+        let device = Broken::shared(true);
+        device.with(|driver| driver.is_full = true);
+        assert!(device.prepare_to_sleep(), "it has nothing to do");
+        let mut request = pin!(device.perform(()));
+        let context = &mut Context::from_waker(Waker::noop());
+        assert!(request.as_mut().poll(context).is_pending());
+        assert!(device.prepare_to_sleep(), "nothing has come yet");
+        assert_eq!(device.with(|driver| driver.tries), 2);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The interrupt descriptor table: one stub per vector, one common entry, exceptions reported, interrupts dispatched.
+//! The interrupt descriptor table: one stub per vector, one entry for exceptions, which are reported, and one for interrupts,
+//! which are dispatched.
 
 #![allow(unsafe_code)]
 
@@ -21,7 +22,19 @@ const STUB_BYTES: u64 = 16;
 const BREAKPOINT: u64 = 3;
 const PAGE_FAULT: u64 = 14;
 
-/// The registers of interrupted code, as the common entry pushes them.
+/// What the processor and a stub push.
+#[repr(C)]
+struct Interrupted {
+    vector: u64,
+    error_code: u64,
+    rip: u64,
+    cs: u64,
+    rflags: u64,
+    rsp: u64,
+    ss: u64,
+}
+
+/// The same, below the registers that the entry of exceptions pushes for the report.
 #[repr(C)]
 struct Frame {
     r15: u64,
@@ -39,18 +52,12 @@ struct Frame {
     rcx: u64,
     rbx: u64,
     rax: u64,
-    vector: u64,
-    error_code: u64,
-    rip: u64,
-    cs: u64,
-    rflags: u64,
-    rsp: u64,
-    ss: u64,
+    at: Interrupted,
 }
 
 // A stub pushes 0 where the processor pushes no error code, then its vector number (`push imm32`, so that all stubs
-// are alike). The stack is 16-byte aligned at the call: the processor aligns it before it pushes five words, and the
-// stub and the entry push seventeen more.
+// are alike). The stack is 16-byte aligned at the calls: the processor aligns it before it pushes five words, and the
+// stub and its entry push seventeen or eleven more. An interrupt's entry keeps what a call may change.
 core::arch::global_asm!(
     r#"
     .section .text.trap_stubs, "ax", @progbits
@@ -65,12 +72,43 @@ trap_stubs:
         .endif
         .byte 0x68
         .long vector
-        jmp trap_entry
+        .if vector < {first}
+            jmp exception_entry
+        .else
+            jmp interrupt_entry
+        .endif
         .set vector, vector + 1
     .endr
 
-    .type trap_entry, @function
-trap_entry:
+    .type interrupt_entry, @function
+interrupt_entry:
+    push rax
+    push rcx
+    push rdx
+    push rsi
+    push rdi
+    push r8
+    push r9
+    push r10
+    push r11
+    cld
+    lea rdi, [rsp + 9 * 8]
+    call {interrupt}
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rdi
+    pop rsi
+    pop rdx
+    pop rcx
+    pop rax
+    add rsp, 16
+    iretq
+    .size interrupt_entry, . - interrupt_entry
+
+    .type exception_entry, @function
+exception_entry:
     push rax
     push rbx
     push rcx
@@ -88,27 +126,12 @@ trap_entry:
     push r15
     cld
     mov rdi, rsp
-    call {trap}
-    pop r15
-    pop r14
-    pop r13
-    pop r12
-    pop r11
-    pop r10
-    pop r9
-    pop r8
-    pop rbp
-    pop rdi
-    pop rsi
-    pop rdx
-    pop rcx
-    pop rbx
-    pop rax
-    add rsp, 16
-    iretq
-    .size trap_entry, . - trap_entry
+    call {exception}
+    .size exception_entry, . - exception_entry
     "#,
-    trap = sym trap,
+    first = const interrupts::FIRST_VECTOR,
+    interrupt = sym interrupt,
+    exception = sym exception,
 );
 
 unsafe extern "C" {
@@ -185,33 +208,26 @@ pub fn init() {
     TABLE.load();
 }
 
-extern "sysv64" fn trap(frame: &mut Frame) {
-    match u8::try_from(frame.vector) {
-        Ok(vector) if vector >= interrupts::FIRST_VECTOR => {
-            interrupts::dispatch(vector);
-            if let Some(watchdog) = WATCHDOG.get()
-                && (watchdog.is_overdue)(frame.rsp)
-            {
-                // As if it had called that function, which never returns. The kernel has no red zone.
-                frame.rip = watchdog.overrun as *const () as u64;
-                frame.rsp = (frame.rsp & !0xf) - 8;
-            }
-        }
-        _ => exception(frame),
+extern "sysv64" fn interrupt(at: &mut Interrupted) {
+    interrupts::dispatch(at.vector as u8);
+    if let Some(watchdog) = WATCHDOG.get()
+        && (watchdog.is_overdue)(at.rsp)
+    {
+        // As if it had called that function, which never returns. The kernel has no red zone.
+        at.rip = watchdog.overrun as *const () as u64;
+        at.rsp = (at.rsp & !0xf) - 8;
     }
 }
 
 /// Reports the exception and ends the guest. Everything here works without locks, allocation or a sane stack below.
-#[cold]
-#[inline(never)]
-fn exception(frame: &Frame) {
+extern "sysv64" fn exception(frame: &Frame) -> ! {
     static REPORTING: AtomicBool = AtomicBool::new(false);
-    let out = &mut Emergency;
+    let (out, at) = (&mut Emergency, &frame.at);
     if REPORTING.swap(true, Ordering::Relaxed) {
         let _ = writeln!(
             out,
             "\nexception {} at {:#018x} while reporting another",
-            frame.vector, frame.rip
+            at.vector, at.rip
         );
         power::exit(ExitCode::FatalException);
     }
@@ -220,27 +236,22 @@ fn exception(frame: &Frame) {
     let stack = backtrace::kernel_stack();
     // The guard page is one page, but a fault just below the stack is an overflow wherever it lands.
     let below_stack = stack.start.saturating_sub(0x1_0000)..stack.start;
-    if frame.vector == PAGE_FAULT && below_stack.contains(&fault_address) {
+    if at.vector == PAGE_FAULT && below_stack.contains(&fault_address) {
         let _ = writeln!(
             out,
             "\nkernel stack overflow: {fault_address:#018x} is below the stack {:#018x}..{:#018x}",
             stack.start, stack.end
         );
-    } else if frame.vector == PAGE_FAULT && stack::is_below(fault_address) {
+    } else if at.vector == PAGE_FAULT && stack::is_below(fault_address) {
         let _ = writeln!(
             out,
             "\nfiber stack overflow: {fault_address:#018x} is below the stack of a fiber"
         );
     } else {
-        let _ = writeln!(
-            out,
-            "\nfatal exception {}: {}",
-            frame.vector,
-            name(frame.vector)
-        );
+        let _ = writeln!(out, "\nfatal exception {}: {}", at.vector, name(at.vector));
     }
-    if frame.vector == PAGE_FAULT {
-        let code = frame.error_code;
+    if at.vector == PAGE_FAULT {
+        let code = at.error_code;
         let access = match (code & 0x10 != 0, code & 0x2 != 0) {
             (true, _) => "instruction fetch",
             (false, true) => "write",
@@ -253,23 +264,23 @@ fn exception(frame: &Frame) {
         let _ = writeln!(out, "{access} at {fault_address:#018x}: {cause}");
     }
     write_registers(out, frame, fault_address);
-    backtrace::write_from(out, Some(frame.rip), frame.rbp);
+    backtrace::write_from(out, Some(at.rip), frame.rbp);
     power::exit(ExitCode::FatalException);
 }
 
 fn write_registers(out: &mut Emergency, frame: &Frame, cr2: u64) {
-    let f = frame;
+    let (f, at) = (frame, &frame.at);
     let rows = [
-        [("rip", f.rip), ("rsp", f.rsp), ("rbp", f.rbp)],
+        [("rip", at.rip), ("rsp", at.rsp), ("rbp", f.rbp)],
         [("rax", f.rax), ("rbx", f.rbx), ("rcx", f.rcx)],
         [("rdx", f.rdx), ("rsi", f.rsi), ("rdi", f.rdi)],
         [("r8", f.r8), ("r9", f.r9), ("r10", f.r10)],
         [("r11", f.r11), ("r12", f.r12), ("r13", f.r13)],
-        [("r14", f.r14), ("r15", f.r15), ("flags", f.rflags)],
+        [("r14", f.r14), ("r15", f.r15), ("flags", at.rflags)],
         [
             ("cr2", cr2),
             ("cr3", Cr3::read().0.start_address().as_u64()),
-            ("error", f.error_code),
+            ("error", at.error_code),
         ],
     ];
     for row in rows {
@@ -278,7 +289,7 @@ fn write_registers(out: &mut Emergency, frame: &Frame, cr2: u64) {
         }
         let _ = writeln!(out);
     }
-    let _ = writeln!(out, "     cs {:#06x}  ss {:#06x}", f.cs, f.ss);
+    let _ = writeln!(out, "     cs {:#06x}  ss {:#06x}", at.cs, at.ss);
 }
 
 fn name(vector: u64) -> &'static str {

@@ -225,13 +225,14 @@ impl<T: 'static> InTurn<T> {
 }
 
 /// Something that is served between the tasks: at the end of each round of the executor, in which every task that was woken
-/// has run.
+/// has run, and the processor has slept if none was woken meanwhile.
 pub trait EndOfRound: Sync {
-    /// Does what has come up. Says whether there is more to do, once the tasks have had their turn.
+    /// Does what has come up, and what the tasks left to be done. Says whether there is more to do, once the tasks have had
+    /// their turn.
     fn end_round(&self) -> bool;
 
-    /// Called with interrupts off, right before the processor sleeps: from here on an interrupt must end the sleep if
-    /// something comes up. Says whether it may sleep; not if something has come up already.
+    /// Called with interrupts off, right before the processor sleeps: does what the tasks left to be done, and from here on
+    /// an interrupt must end the sleep if something comes up. Says whether it may sleep; not if something has come up already.
     fn prepare_to_sleep(&self) -> bool;
 }
 
@@ -263,10 +264,11 @@ pub fn run() -> ! {
         PENDING.store(false, Ordering::Relaxed);
         // SAFETY: only this loop polls, and it never returns; nothing the executor calls gets here.
         unsafe { executor.poll() };
+        sleep();
+        // Whatever ended the sleep wakes its task here, so that one round serves it.
         end_round();
         time::wake_due();
         lines::unmask();
-        sleep();
     }
 }
 
@@ -275,9 +277,12 @@ fn sleep() {
     // With interrupts off, nothing can be woken between the look and the sleep: `sti` takes effect after the `hlt`
     // that follows it has begun, so an interrupt that waits ends the sleep at once.
     interrupts::disable();
-    let awake = PENDING.load(Ordering::Acquire)
+    let woken = || PENDING.load(Ordering::Acquire);
+    let awake = woken()
         || lines::any_fired()
-        || !SERVED.lock().iter().all(|served| served.prepare_to_sleep());
+        || !SERVED.lock().iter().all(|served| served.prepare_to_sleep())
+        // By what was just served.
+        || woken();
     if awake || !time::arm() {
         interrupts::enable();
         return;
