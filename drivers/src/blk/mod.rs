@@ -59,9 +59,9 @@ pub use self::wire::{FEATURE_NAMES, Features, ID_LEN, Operation, SECTOR_LEN};
 
 /// How a disk is to be driven.
 ///
-/// By default the driver takes 41 KiB of heap and 32 KiB of memory for DMA when it is made, and 2 and 12 KiB with the
-/// shortest queue that does (4), through which one request goes at a time. A request in flight has a list of its segments
-/// besides, and a table of its own for the device if they are more than two of data. Buffers are the caller's.
+/// By default the driver takes 48 KiB of heap and 32 KiB of memory for DMA when it is made, and 2 and 12 KiB with the
+/// shortest queue that does (4), through which one request goes at a time. A request in flight of more than one segment of
+/// data has a list of them besides, and of more than two a table of its own for the device. Buffers are the caller's.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Descriptors of the queue, a power of two; the device's maximum if that is smaller.

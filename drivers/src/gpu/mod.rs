@@ -97,7 +97,7 @@ pub use piaf::EdidError;
 
 /// How a GPU is to be driven.
 ///
-/// By default the driver takes 25 KiB of heap and 28 KiB of memory for DMA, and 12 and 24 KiB with queues of 4 and 2. Pictures
+/// By default the driver takes 27 KiB of heap and 28 KiB of memory for DMA, and 11 and 24 KiB with queues of 4 and 2. Pictures
 /// are besides: four bytes for each pixel, of memory for DMA.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
