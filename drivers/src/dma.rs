@@ -6,6 +6,7 @@ mod context;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::Deref;
 use core::ptr::NonNull;
 #[cfg(target_has_atomic = "64")]
 use core::sync::atomic::AtomicU64;
@@ -17,9 +18,8 @@ pub use self::context::{Direction, DmaContext, PAGE_LEN};
 
 /// A physically contiguous, zeroed run of memory that a device can reach for as long as the value lives.
 ///
-/// The device may change it at any time, so no reference to the bytes is ever given out: every access is one atomic load
-/// or store of the width named (where the machine has that), checked against the length. An access that lies outside or is not aligned is a bug of
-/// the caller: a load gives 0, a store is dropped, and debug builds stop.
+/// The device may change it at any time, so no reference to the bytes is ever given out: it is read and written as `Part`s,
+/// which are made of atomic numbers.
 #[derive(Debug)]
 pub struct Dma<D: DmaContext> {
     /// As the device addresses it.
@@ -30,7 +30,7 @@ pub struct Dma<D: DmaContext> {
     context: D,
 }
 
-// SAFETY: the memory is owned and only reached by atomic accesses.
+// SAFETY: the memory is owned and only reached through `Part`s, whose accesses are atomic, or by its one `Outbound`.
 unsafe impl<D: DmaContext> Send for Dma<D> {}
 // SAFETY: as for `Send`.
 unsafe impl<D: DmaContext> Sync for Dma<D> {}
@@ -56,7 +56,7 @@ impl<D: DmaContext> Dma<D> {
     /// Where the device finds the byte at `offset`.
     #[inline]
     pub fn address(&self, offset: usize) -> u64 {
-        debug_assert!(offset < self.len);
+        debug_assert!(offset <= self.len);
         self.address + offset as u64
     }
 
@@ -65,170 +65,227 @@ impl<D: DmaContext> Dma<D> {
         self.len
     }
 
-    /// The same memory once more, for the device's side of a test. It frees nothing, and may not be used longer than this.
-    #[cfg(test)]
-    pub(crate) fn other_side(&self) -> Self {
-        Self {
-            address: self.address,
-            start: self.start,
-            len: self.len,
-            pages: 0,
-            context: self.context.clone(),
-        }
-    }
-
-    /// Gives the memory up without freeing it: a device that could not be stopped may still write there.
-    pub fn leak(&mut self) {
-        self.pages = 0;
-    }
-
     /// Never true: there is at least a page.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    #[inline(always)]
-    fn at<T>(&self, offset: usize) -> Option<NonNull<T>> {
-        // There is at least a page.
-        let inside = offset <= self.len - size_of::<T>() && offset.is_multiple_of(align_of::<T>());
-        debug_assert!(inside, "DMA access at {offset} of {}", self.len);
-        if !inside {
-            return None;
-        }
-        // SAFETY: the offset lies inside the allocation.
-        Some(unsafe { self.start.add(offset) }.cast())
+    /// One cell of it, `offset` bytes behind the start.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::array`].
+    pub(crate) fn cell<C: Cell>(self: &Arc<Self>, offset: usize) -> Result<Part<C, D>, Cause> {
+        let Part {
+            memory,
+            address,
+            cells,
+        } = self.array::<C>(offset, 1)?;
+        Ok(Part {
+            memory,
+            address,
+            cells: cells.cast(),
+        })
     }
 
-    /// Loads two little-endian bytes.
-    #[inline]
-    pub fn load_u16(&self, offset: usize) -> u16 {
-        let Some(at) = self.at::<u16>(offset) else {
-            return 0;
-        };
-        // SAFETY: inside the allocation, which is page-aligned, so `at` is aligned; all accesses to it are atomic.
-        u16::from_le(unsafe { AtomicU16::from_ptr(at.as_ptr()) }.load(Ordering::Relaxed))
-    }
-
-    /// Stores two bytes, little-endian.
-    #[inline]
-    pub fn store_u16(&self, offset: usize, value: u16) {
-        if let Some(at) = self.at::<u16>(offset) {
-            // SAFETY: as for `load_u16`.
-            unsafe { AtomicU16::from_ptr(at.as_ptr()) }.store(value.to_le(), Ordering::Relaxed);
+    /// `count` cells of it in a row, from `offset` bytes behind the start. The same place should always be seen as the same
+    /// cells: atomic accesses of different widths have no order.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::InvalidParameter`] if they are not all inside, or not aligned.
+    pub(crate) fn array<C: Cell>(
+        self: &Arc<Self>,
+        offset: usize,
+        count: usize,
+    ) -> Result<Part<[C], D>, Cause> {
+        let len = count.checked_mul(size_of::<C>());
+        let end = len.and_then(|len| offset.checked_add(len));
+        if end.is_none_or(|end| end > self.len) || !offset.is_multiple_of(align_of::<C>()) {
+            return Err(Cause::InvalidParameter("part outside its memory"));
         }
-    }
-
-    /// Loads twice four little-endian bytes, at `offset`, a multiple of 4.
-    #[inline]
-    pub fn load_u32s(&self, offset: usize) -> [u32; 2] {
-        let Some(at) = self.at::<[u32; 2]>(offset) else {
-            return [0; 2];
-        };
-        // SAFETY: as for `load_u16`, for both halves of the eight bytes.
-        let halves = unsafe { at.cast::<[AtomicU32; 2]>().as_ref() };
-        halves
-            .each_ref()
-            .map(|half| u32::from_le(half.load(Ordering::Relaxed)))
-    }
-
-    /// Loads eight little-endian bytes, as two halves on a machine without atomics of 64 bits.
-    #[inline]
-    pub fn load_u64(&self, offset: usize) -> u64 {
-        let Some(at) = self.at::<u64>(offset) else {
-            return 0;
-        };
-        #[cfg(target_has_atomic = "64")]
-        // SAFETY: as for `load_u16`.
-        return u64::from_le(unsafe { AtomicU64::from_ptr(at.as_ptr()) }.load(Ordering::Relaxed));
-        #[cfg(not(target_has_atomic = "64"))]
-        {
-            // SAFETY: as for `load_u16`; both halves lie inside.
-            let [low, high] = unsafe { at.cast::<[AtomicU32; 2]>().as_ref() };
-            let half = |half: &AtomicU32| u64::from(u32::from_le(half.load(Ordering::Relaxed)));
-            half(low) | half(high) << 32
-        }
-    }
-
-    /// Stores eight bytes, little-endian, as two halves on a machine without atomics of 64 bits. No ring needs more: the
-    /// device reads a descriptor only once it was made available.
-    #[inline]
-    pub fn store_u64(&self, offset: usize, value: u64) {
-        if let Some(at) = self.at::<u64>(offset) {
-            #[cfg(target_has_atomic = "64")]
-            // SAFETY: as for `load_u16`.
-            unsafe { AtomicU64::from_ptr(at.as_ptr()) }.store(value.to_le(), Ordering::Relaxed);
-            #[cfg(not(target_has_atomic = "64"))]
-            {
-                // SAFETY: as for `load_u16`; both halves lie inside.
-                let [low, high] = unsafe { at.cast::<[AtomicU32; 2]>().as_ref() };
-                low.store((value as u32).to_le(), Ordering::Relaxed);
-                high.store(((value >> 32) as u32).to_le(), Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// Stores twice eight bytes, little-endian, at `offset`, a multiple of 8.
-    #[inline(always)]
-    pub fn store_pair(&self, offset: usize, pair: [u64; 2]) {
-        let [first, second] = pair;
-        #[cfg(target_has_atomic = "64")]
-        if let Some(at) = self.at::<[u64; 2]>(offset) {
-            let at = at.cast::<u64>();
-            // SAFETY: as for `load_u16`, for both halves of the sixteen bytes.
-            unsafe {
-                AtomicU64::from_ptr(at.as_ptr()).store(first.to_le(), Ordering::Relaxed);
-                AtomicU64::from_ptr(at.add(1).as_ptr()).store(second.to_le(), Ordering::Relaxed);
-            }
-        }
-        #[cfg(not(target_has_atomic = "64"))]
-        {
-            self.store_u64(offset, first);
-            self.store_u64(offset + 8, second);
-        }
-    }
-
-    /// Stores `bytes` at `offset`, a multiple of 8; the rest of the last eight bytes is set to zero.
-    #[inline(always)]
-    pub fn store_bytes(&self, offset: usize, bytes: &[u8]) {
-        // The length that headers have most.
-        if let Ok(pair) = <&[u8; 16]>::try_from(bytes) {
-            let word = u128::from_le_bytes(*pair);
-            return self.store_pair(offset, [word as u64, (word >> 64) as u64]);
-        }
-        let (words, rest) = bytes.as_chunks::<8>();
-        for (index, word) in words.iter().enumerate() {
-            self.store_u64(offset + index * 8, u64::from_le_bytes(*word));
-        }
-        if !rest.is_empty() {
-            let mut word = [0; 8];
-            for (to, from) in word.iter_mut().zip(rest) {
-                *to = *from;
-            }
-            self.store_u64(offset + words.len() * 8, u64::from_le_bytes(word));
-        }
-    }
-
-    /// Loads bytes from `offset`, a multiple of 8, until `bytes` is full.
-    #[inline]
-    pub fn load_bytes(&self, offset: usize, bytes: &mut [u8]) {
-        for (index, chunk) in bytes.chunks_mut(8).enumerate() {
-            let word = self.load_u64(offset + index * 8).to_le_bytes();
-            for (to, from) in chunk.iter_mut().zip(word) {
-                *to = from;
-            }
-        }
+        // SAFETY: the offset is not behind the end of the allocation.
+        let start = unsafe { self.start.add(offset) }.cast();
+        Ok(Part {
+            memory: self.clone(),
+            address: self.address(offset),
+            cells: NonNull::slice_from_raw_parts(start, count),
+        })
     }
 }
 
 impl<D: DmaContext> Drop for Dma<D> {
     fn drop(&mut self) {
-        if self.pages == 0 {
-            return;
-        }
         // SAFETY: allocated in `new` with these values, by a context of which this is a clone, and freed only here.
         unsafe {
             self.context.release(self.address, self.start, self.pages);
         }
+    }
+}
+
+/// A little-endian number of 16 bits in shared memory. Each access is one atomic load or store.
+#[repr(transparent)]
+pub(crate) struct Le16(AtomicU16);
+
+/// A little-endian number of 32 bits in shared memory. Each access is one atomic load or store.
+#[repr(transparent)]
+pub(crate) struct Le32(AtomicU32);
+
+/// A little-endian number of 64 bits in shared memory. Each access is one atomic load or store, or two of half the width on
+/// a machine without atomics of 64 bits. No ring needs more: the device reads a descriptor only once it was made available.
+#[repr(transparent)]
+pub(crate) struct Le64(
+    #[cfg(target_has_atomic = "64")] AtomicU64,
+    #[cfg(not(target_has_atomic = "64"))] [Le32; 2],
+);
+
+impl Le16 {
+    #[inline(always)]
+    pub(crate) fn load(&self) -> u16 {
+        u16::from_le(self.0.load(Ordering::Relaxed))
+    }
+
+    #[inline(always)]
+    pub(crate) fn store(&self, value: u16) {
+        self.0.store(value.to_le(), Ordering::Relaxed);
+    }
+}
+
+impl Le32 {
+    #[inline(always)]
+    pub(crate) fn load(&self) -> u32 {
+        u32::from_le(self.0.load(Ordering::Relaxed))
+    }
+
+    #[cfg(not(target_has_atomic = "64"))]
+    fn store(&self, value: u32) {
+        self.0.store(value.to_le(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(target_has_atomic = "64")]
+impl Le64 {
+    #[inline(always)]
+    pub(crate) fn load(&self) -> u64 {
+        u64::from_le(self.0.load(Ordering::Relaxed))
+    }
+
+    #[inline(always)]
+    pub(crate) fn store(&self, value: u64) {
+        self.0.store(value.to_le(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(not(target_has_atomic = "64"))]
+impl Le64 {
+    pub(crate) fn load(&self) -> u64 {
+        let Self([low, high]) = self;
+        u64::from(low.load()) | u64::from(high.load()) << 32
+    }
+
+    pub(crate) fn store(&self, value: u64) {
+        let Self([low, high]) = self;
+        low.store(value as u32);
+        high.store((value >> 32) as u32);
+    }
+}
+
+/// Stores `bytes` in `words`, as far as they reach; the rest of the last word is set to zero.
+#[inline(always)]
+pub(crate) fn store_bytes(words: &[Le64], bytes: &[u8]) {
+    // The length that headers have most.
+    if let Ok(pair) = <&[u8; 16]>::try_from(bytes)
+        && let Some([low, high]) = words.first_chunk()
+    {
+        let pair = u128::from_le_bytes(*pair);
+        low.store(pair as u64);
+        high.store((pair >> 64) as u64);
+        return;
+    }
+    let (whole, rest) = bytes.as_chunks::<8>();
+    for (word, bytes) in words.iter().zip(whole) {
+        word.store(u64::from_le_bytes(*bytes));
+    }
+    if !rest.is_empty()
+        && let Some(word) = words.get(whole.len())
+    {
+        let mut bytes = [0; 8];
+        for (to, from) in bytes.iter_mut().zip(rest) {
+            *to = *from;
+        }
+        word.store(u64::from_le_bytes(bytes));
+    }
+}
+
+/// Loads `bytes` from `words`, as far as they reach.
+pub(crate) fn load_bytes(words: &[Le64], bytes: &mut [u8]) {
+    for (word, bytes) in words.iter().zip(bytes.chunks_mut(8)) {
+        for (to, from) in bytes.iter_mut().zip(word.load().to_le_bytes()) {
+            *to = from;
+        }
+    }
+}
+
+/// What shared memory can be seen as.
+///
+/// # Safety
+///
+/// It consists of atomic numbers and nothing else: any bytes are a value of it, and they may change while there is a
+/// reference to it.
+pub(crate) unsafe trait Cell {}
+
+// SAFETY: an atomic number.
+unsafe impl Cell for Le16 {}
+// SAFETY: as above.
+unsafe impl Cell for Le32 {}
+// SAFETY: an atomic number, or two.
+unsafe impl Cell for Le64 {}
+// SAFETY: an array has nothing between its elements.
+unsafe impl<C: Cell, const N: usize> Cell for [C; N] {}
+
+/// A part of a [`Dma`], as a cell or an array of them. Where it is was checked when it was made ([`Dma::array`]), so an access
+/// costs what an access to a field or a slice does. It keeps the whole memory from being freed.
+pub(crate) struct Part<C: ?Sized, D: DmaContext> {
+    memory: Arc<Dma<D>>,
+    address: u64,
+    cells: NonNull<C>,
+}
+
+// SAFETY: what is reached through it is atomic.
+unsafe impl<C: ?Sized, D: DmaContext> Send for Part<C, D> {}
+// SAFETY: as for `Send`.
+unsafe impl<C: ?Sized, D: DmaContext> Sync for Part<C, D> {}
+
+impl<C: ?Sized, D: DmaContext> Part<C, D> {
+    /// Where the device finds it.
+    #[inline(always)]
+    pub(crate) fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Keeps the memory from ever being freed: a device that could not be stopped may still write there.
+    pub(crate) fn leak(&self) {
+        core::mem::forget(self.memory.clone());
+    }
+}
+
+impl<C: ?Sized, D: DmaContext> Clone for Part<C, D> {
+    fn clone(&self) -> Self {
+        Self {
+            memory: self.memory.clone(),
+            ..*self
+        }
+    }
+}
+
+impl<C: ?Sized, D: DmaContext> Deref for Part<C, D> {
+    type Target = C;
+
+    #[inline(always)]
+    fn deref(&self) -> &C {
+        // SAFETY: the cells lie, aligned, in the memory that `self.memory` keeps, which is initialised (the context zeroes it).
+        // They are cells or an array of them, so whatever the device makes of their bytes is a value, at any time.
+        unsafe { self.cells.as_ref() }
     }
 }
 
@@ -367,8 +424,9 @@ impl Access {
 pub(crate) struct Lent {
     bytes: NonNull<[u8]>,
     access: Access,
-    /// Where the device finds them; `None` while they are not lent.
-    address: Option<u64>,
+    is_lent: bool,
+    /// Where the device finds them while they are lent.
+    address: u64,
 }
 
 // SAFETY: a record of a loan; the bytes are only reached through `lend` and `take_back`, whose callers vouch for them.
@@ -381,7 +439,8 @@ impl Lent {
         Self {
             bytes,
             access,
-            address: None,
+            is_lent: false,
+            address: 0,
         }
     }
 
@@ -395,17 +454,18 @@ impl Lent {
     ///
     /// They must be valid and not empty, and nothing but the device may access them (in a way that conflicts with the
     /// access named) or free them until [`Self::take_back`].
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn lend<D: DmaContext>(&mut self, context: &D) -> Result<(), Cause> {
         // SAFETY: the caller's promise is that of `map`.
-        self.address = Some(unsafe { context.map(self.bytes, self.access.direction()) }?);
+        self.address = unsafe { context.map(self.bytes, self.access.direction()) }?;
+        self.is_lent = true;
         Ok(())
     }
 
     /// Where the device finds the bytes, if they are lent.
     #[inline]
     pub(crate) fn address(&self) -> u64 {
-        self.address.unwrap_or(0)
+        self.address
     }
 
     /// Length in bytes.
@@ -426,11 +486,84 @@ impl Lent {
     ///
     /// The bytes must still be valid, the device be done with them, and `context` be a clone of that of
     /// [`Self::lend`].
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn take_back<D: DmaContext>(&mut self, context: &D) {
-        if let Some(address) = self.address.take() {
+        if core::mem::take(&mut self.is_lent) {
             // SAFETY: the address is the one that `map` gave for these bytes; validity is the caller's promise.
-            unsafe { context.unmap(address, self.bytes, self.access.direction()) }
+            unsafe { context.unmap(self.address, self.bytes, self.access.direction()) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{FakeDma, Memory};
+
+    fn page(memory: &Memory) -> Arc<Dma<FakeDma>> {
+        let dma = FakeDma::new(memory.clone());
+        Arc::new(Dma::new(&dma, 1, Direction::Both).expect("memory"))
+    }
+
+    #[test]
+    fn a_part_is_aligned_and_inside_its_memory() {
+        let page = page(&Memory::fresh());
+        let words = PAGE_LEN / 8;
+        for (offset, count) in [(0, words), (8, words - 1), (PAGE_LEN - 8, 1), (PAGE_LEN, 0)] {
+            let part = page.array::<Le64>(offset, count);
+            let seen = part.map(|part| (part.len(), part.address() - page.address(0)));
+            assert_eq!(seen, Ok((count, offset as u64)));
+        }
+        for (offset, count) in [
+            (0, words + 1),
+            (8, words),
+            (PAGE_LEN, 1),
+            (4, 1),
+            (usize::MAX - 7, 1),
+            (0, usize::MAX),
+        ] {
+            let refused = page.array::<Le64>(offset, count).is_err();
+            assert!(refused, "{count} words at {offset}");
+        }
+        assert!(page.cell::<Le16>(PAGE_LEN - 2).is_ok());
+        assert!(page.cell::<Le16>(PAGE_LEN).is_err());
+    }
+
+    #[test]
+    fn a_part_keeps_the_memory_that_it_is_of() {
+        let memory = Memory::fresh();
+        let page = page(&memory);
+        let word = page.cell::<Le64>(8).expect("inside");
+        drop(page);
+        word.store(7);
+        let mut bytes = [0; 8];
+        assert!(memory.read(word.address(), &mut bytes));
+        assert_eq!(bytes, [7, 0, 0, 0, 0, 0, 0, 0]);
+        drop(word);
+        memory.assert_clean();
+    }
+
+    #[test]
+    fn bytes_of_any_number_go_into_words_and_come_out() {
+        let page = page(&Memory::fresh());
+        let words = page.array::<Le64>(0, 4).expect("inside");
+        let bytes: [u8; 32] = core::array::from_fn(|index| index as u8 + 1);
+        for len in 0..=bytes.len() {
+            for word in words.iter() {
+                word.store(u64::MAX);
+            }
+            store_bytes(&words, &bytes[..len]);
+            let mut seen = [0; 32];
+            load_bytes(&words, &mut seen);
+            let end = len.next_multiple_of(8);
+            assert_eq!(seen[..len], bytes[..len]);
+            assert_eq!(seen[len..end], [0; 7][..end - len], "the rest of the word");
+            assert_eq!(seen[end..], [0xff; 32][end..], "what is behind it");
+        }
+        let longer = [1; 40];
+        store_bytes(&words, &longer);
+        let mut seen = [0; 40];
+        load_bytes(&words, &mut seen);
+        assert_eq!((&seen[..32], &seen[32..]), (&[1; 32][..], &[0; 8][..]));
     }
 }

@@ -158,7 +158,7 @@ fn drivers_take_as_much_memory_as_their_options_say() {
     Memory::fresh();
     let device = FakeDevice::new(FakeBlk::new(8));
     let blk = |options| taken(|| Blk::new(lean(&device), options));
-    check("blk", [41, 32], blk(blk::Options::default()));
+    check("blk", [52, 32], blk(blk::Options::default()));
     let least = blk::Options {
         queue_size: 4,
         ..Default::default()
@@ -171,14 +171,14 @@ fn drivers_take_as_much_memory_as_their_options_say() {
 
     let device = FakeDevice::new(FakeNic::new());
     let net = |options| taken(|| Net::new(lean(&device), options));
-    check("net", [1104, 60], net(net::Options::default()));
+    check("net", [1088, 60], net(net::Options::default()));
     let small = net::Options {
         receive_queue_size: 8,
         receive_buffers: 8,
         transmit_queue_size: 4,
         ..Default::default()
     };
-    check("small net", [39, 28], net(small));
+    check("small net", [41, 28], net(small));
     let least = net::Options {
         receive_queue_size: 2,
         receive_buffers: 2,
@@ -186,21 +186,21 @@ fn drivers_take_as_much_memory_as_their_options_say() {
         transmit_queue_size: 1,
         ..Default::default()
     };
-    check("least net", [18, 28], net(least));
+    check("least net", [19, 28], net(least));
 
     let device = FakeDevice::new(FakeGpu::new());
     let gpu = |options| taken(|| Gpu::new(lean(&device), options));
-    check("gpu", [25, 28], gpu(gpu::Options::default()));
+    check("gpu", [29, 28], gpu(gpu::Options::default()));
     let least = gpu::Options {
         control_queue_size: 4,
         cursor_queue_size: 2,
         ..Default::default()
     };
-    check("least gpu", [12, 24], gpu(least));
+    check("least gpu", [13, 24], gpu(least));
 
     let device = FakeDevice::new(FakeSound::new());
     let sound = |options| taken(|| Sound::new(lean(&device), options));
-    check("sound", [48, 48], sound(sound::Options::default()));
+    check("sound", [62, 48], sound(sound::Options::default()));
     let least = sound::Options {
         control_queue_size: 4,
         transfer_queue_size: 4,

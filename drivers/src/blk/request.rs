@@ -180,7 +180,7 @@ impl Request {
     #[inline(always)]
     pub(super) fn check(&mut self, config: &Config, segments_max: usize) -> Result<(), Cause> {
         self.segment_max = config.size_max.map_or(usize::MAX, |max| max as usize);
-        if self.operation.writes_disk() && config.read_only {
+        if config.read_only && self.operation.writes_disk() {
             return Err(Cause::ReadOnly);
         }
         match self.operation {
@@ -310,11 +310,12 @@ fn encode_ranges(ranges: &[Range<u64>], unmap: bool) -> Result<Buffer, Cause> {
     Ok(Buffer::from(bytes))
 }
 
+/// `value` is a multiple of `unit`, a power of two.
 #[inline]
 fn check_unit(value: u64, unit: u64) -> Result<(), Cause> {
-    match value.is_multiple_of(unit) {
-        true => Ok(()),
-        false => Err(Cause::Misaligned { value, unit }),
+    match value & (unit - 1) {
+        0 => Ok(()),
+        _ => Err(Cause::Misaligned { value, unit }),
     }
 }
 
@@ -322,12 +323,13 @@ fn check_unit(value: u64, unit: u64) -> Result<(), Cause> {
 #[inline]
 fn check_place(config: &Config, start: u64, count: u64) -> Result<(), Cause> {
     check_unit(start, u64::from(config.block_size) / SECTOR_LEN as u64)?;
-    match start.checked_add(count) {
-        Some(end) if end <= config.capacity => Ok(()),
+    let capacity = config.capacity;
+    match capacity.checked_sub(count) {
+        Some(last) if start <= last => Ok(()),
         _ => Err(Cause::OutOfRange {
             start,
             count,
-            capacity: config.capacity,
+            capacity,
         }),
     }
 }

@@ -1,10 +1,10 @@
 //! What a request lends to the device, as the payload names it: [`Payload`] and [`Chain`].
 
-use alloc::vec::Vec;
 use core::marker::PhantomData;
 use core::ops::Range;
 use core::ptr::NonNull;
 
+use super::loans::Loans;
 use crate::buffer::Buffer;
 use crate::dma::{Access, Lent};
 use crate::error::Cause;
@@ -39,7 +39,7 @@ impl Payload for () {
 
 /// Takes down the segments that a payload names.
 pub struct Chain<'a> {
-    named: &'a mut Vec<Lent>,
+    named: &'a mut Loans,
     problem: Option<Cause>,
     /// Segments are borrowed for `'a`, writable ones uniquely.
     _segments: PhantomData<&'a mut Buffer>,
@@ -50,7 +50,7 @@ impl<'a> Chain<'a> {
     #[inline(always)]
     pub(super) fn collect(
         payload: &'a mut impl Payload,
-        named: &'a mut Vec<Lent>,
+        named: &'a mut Loans,
     ) -> Result<(), Cause> {
         let mut chain = Chain {
             named,

@@ -16,18 +16,20 @@
 //! with the other. Either may have length 0.
 
 mod chain;
+mod loans;
 mod ring;
 #[expect(unsafe_code, reason = "vouches for the loans that payloads make")]
 mod slot;
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::task::Waker;
 
-use self::ring::{Own, Request, Ring};
+use self::ring::{Request, Ring, Wrap};
 use self::slot::{Slot, State};
 use crate::device::DeviceName;
-use crate::dma::{Direction, Dma, DmaContext};
+use crate::dma::{self, Direction, Dma, DmaContext, Le64, Part};
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
 use crate::report::QueueReport;
@@ -166,8 +168,8 @@ pub struct Queue<T: Transport, P> {
     bell: Option<T::Notifier>,
     /// The place of each request, by its id.
     slots: Vec<Slot<P>>,
-    /// Ids that no request has.
-    free: Vec<u16>,
+    /// The first free slot's id, or the queue's size if there is none.
+    free: u16,
     in_flight: u16,
     wrapping: Option<Wrapping<T::Dma>>,
     /// The device may access ring and buffers.
@@ -182,9 +184,9 @@ pub struct Queue<T: Transport, P> {
     stats: QueueStats,
 }
 
-/// Headers and footers: `stride` bytes per request, the footer `footer_at` behind the header.
+/// Headers and footers: `stride` words per request, the footer `footer_at` words behind the header.
 struct Wrapping<D: DmaContext> {
-    memory: Dma<D>,
+    words: Part<[Le64], D>,
     header_len: usize,
     footer_len: usize,
     footer_at: usize,
@@ -201,13 +203,15 @@ impl<D: DmaContext> Wrapping<D> {
         if header_len.saturating_add(footer_len) > MAX_WRAPPING as usize {
             return Err(Cause::InvalidParameter("header and footer too long"));
         }
-        let footer_at = header_len.next_multiple_of(8);
-        let stride = footer_at + footer_len.next_multiple_of(8);
+        let footer_at = header_len.div_ceil(size_of::<Le64>());
+        let stride = footer_at + footer_len.div_ceil(size_of::<Le64>());
         if stride == 0 {
             return Ok(None);
         }
+        let words = stride * usize::from(size);
+        let memory = Dma::new(dma, words * size_of::<Le64>(), Direction::Both)?;
         Ok(Some(Self {
-            memory: Dma::new(dma, stride * usize::from(size), Direction::Both)?,
+            words: Arc::new(memory).array(0, words)?,
             header_len,
             footer_len,
             footer_at,
@@ -215,58 +219,57 @@ impl<D: DmaContext> Wrapping<D> {
         }))
     }
 
-    /// Writes the header of request `id`.
+    /// Writes the header of request `id`, and makes room for its footer.
     #[inline(always)]
-    fn put_header(&self, id: u16, header: &[u8]) -> core::result::Result<Option<Own>, Cause> {
+    fn begin(&self, id: u16, header: &[u8]) -> core::result::Result<Wrap, Cause> {
         if header.len() > self.header_len {
             return Err(Cause::InvalidParameter("header longer than the queue's"));
         }
-        if header.is_empty() {
-            return Ok(None);
-        }
         let at = usize::from(id) * self.stride;
-        self.memory.store_bytes(at, header);
-        Ok(Some(Own {
-            address: self.memory.address(at),
-            len: header.len() as u32,
-        }))
-    }
-
-    /// Makes room for the footer of request `id`.
-    #[inline(always)]
-    fn put_footer(&self, id: u16) -> Option<Own> {
-        if self.footer_len == 0 {
-            return None;
-        }
-        let at = usize::from(id) * self.stride + self.footer_at;
+        let words = self.words.get(at..).ok_or(Cause::QueueFull)?;
+        dma::store_bytes(words, header);
         // So that a device which writes no footer is not taken to have written zeros, which mean "OK" to many.
-        let mut word = 0;
-        while word < self.footer_len {
-            self.memory.store_u64(at + word, u64::MAX);
-            word += 8;
+        if let Some(first) = words.get(self.footer_at)
+            && self.footer_len > 0
+        {
+            first.store(u64::MAX);
         }
-        Some(Own {
-            address: self.memory.address(at),
-            len: self.footer_len as u32,
+        if self.footer_len > size_of::<Le64>() {
+            self.blank_footer(words);
+        }
+        // None of them is more than `MAX_WRAPPING`.
+        Ok(Wrap {
+            address: self.words.address() + (at * size_of::<Le64>()) as u64,
+            header_len: header.len() as u16,
+            footer_at: (self.footer_at * size_of::<Le64>()) as u16,
+            footer_len: self.footer_len as u16,
         })
     }
 
-    #[inline(always)]
-    fn first_of_footer(&self, id: u16) -> u64 {
-        match self.footer_len {
-            0 => 0,
-            _ => self
-                .memory
-                .load_u64(usize::from(id) * self.stride + self.footer_at),
+    /// Blanks the footer of the request that has the first of `words`.
+    #[cold]
+    fn blank_footer(&self, words: &[Le64]) {
+        for word in words.iter().take(self.stride).skip(self.footer_at) {
+            word.store(u64::MAX);
         }
+    }
+
+    /// The footer of request `id`, and what is behind it.
+    #[inline(always)]
+    fn footer(&self, id: u16) -> &[Le64] {
+        let at = usize::from(id) * self.stride + self.footer_at;
+        self.words.get(at..).unwrap_or_default()
     }
 }
 
+/// The first eight bytes of a footer, if there is one.
 #[inline(always)]
 fn footer<D: DmaContext>(wrapping: &Option<Wrapping<D>>, token: Token) -> u64 {
     match wrapping {
-        Some(wrapping) => wrapping.first_of_footer(token.0),
-        None => 0,
+        Some(wrapping) if wrapping.footer_len > 0 => {
+            wrapping.footer(token.0).first().map_or(0, Le64::load)
+        }
+        _ => 0,
     }
 }
 
@@ -316,13 +319,10 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         let ring = Ring::new(&dma, size, negotiated).map_err(fail)?;
         let wrapping = Wrapping::new(&dma, size, options).map_err(fail)?;
         let mut slots = Vec::new();
-        let mut free = Vec::new();
         slots
             .try_reserve_exact(size.into())
-            .and_then(|()| free.try_reserve_exact(size.into()))
             .map_err(|_| fail(Cause::NoMemory))?;
-        slots.resize_with(size.into(), Slot::default);
-        free.extend((0..size).rev());
+        slots.extend((1..=size).map(Slot::free));
         Ok(Self {
             device,
             index,
@@ -330,7 +330,7 @@ impl<T: Transport, P: Payload> Queue<T, P> {
             ring,
             bell: None,
             slots,
-            free,
+            free: 0,
             in_flight: 0,
             wrapping,
             live: false,
@@ -390,7 +390,7 @@ impl<T: Transport, P: Payload> Queue<T, P> {
 
     /// Whether a request of `segments` segments, header and footer included, would be taken now.
     pub fn has_room(&self, segments: usize) -> bool {
-        !self.free.is_empty() && self.ring.has_room(segments)
+        self.free < self.size() && self.ring.has_room(segments)
     }
 
     /// The most segments that one request may have, header and footer included (spec 2.7.5: no more than the queue
@@ -436,9 +436,9 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         mut payload: P,
     ) -> core::result::Result<Token, Rejected<P>> {
         match self.try_submit(header, &mut payload) {
-            Ok(id) => {
-                self.put(id, Some(payload), None);
-                Ok(Token(id))
+            Ok((token, slot)) => {
+                slot.payload = Some(payload);
+                Ok(token)
             }
             Err(cause) => Err(Rejected {
                 error: self.error(cause),
@@ -465,70 +465,64 @@ impl<T: Transport, P: Payload> Queue<T, P> {
             None => Err(Cause::EmptyRequest),
         };
         match submitted {
-            Ok(id) => {
-                self.put(id, payload.take(), Some(waker.clone()));
-                Ok(Token(id))
+            Ok((token, slot)) => {
+                slot.payload = payload.take();
+                slot.waker = Some(waker.clone());
+                Ok(token)
             }
             Err(cause) => Err(self.error(cause)),
         }
     }
 
-    /// Puts a payload that was lent into its slot.
+    /// All of submitting but the last step: the caller puts the payload, which is lent, into the slot.
     #[inline(always)]
-    fn put(&mut self, id: u16, payload: Option<P>, waker: Option<Waker>) {
-        // `try_submit` found the slot, which is empty.
-        if let Some(slot) = self.slots.get_mut(usize::from(id)) {
-            slot.payload = payload;
-            slot.waker = waker;
-        }
-    }
-
-    #[inline(always)]
-    fn try_submit(&mut self, header: &[u8], payload: &mut P) -> core::result::Result<u16, Cause> {
+    fn try_submit(
+        &mut self,
+        header: &[u8],
+        payload: &mut P,
+    ) -> core::result::Result<(Token, &mut Slot<P>), Cause> {
         if self.broken {
             return Err(Cause::QueueBroken);
         }
-        let id = *self.free.last().ok_or(Cause::QueueFull)?;
-        let slot = self
-            .slots
-            .get_mut(usize::from(id))
-            .ok_or(Cause::QueueFull)?;
-        let (header, footer) = match &self.wrapping {
-            Some(wrapping) => (wrapping.put_header(id, header)?, wrapping.put_footer(id)),
-            None if header.is_empty() => (None, None),
+        let id = self.free;
+        let slot = self.slots.get_mut(usize::from(id));
+        let slot = slot.ok_or(Cause::QueueFull)?;
+        let State::Free { next } = slot.state else {
+            return Err(Cause::QueueFull);
+        };
+        let wrap = match &self.wrapping {
+            Some(wrapping) => wrapping.begin(id, header)?,
+            None if header.is_empty() => Wrap::default(),
             None => return Err(Cause::InvalidParameter("header longer than the queue's")),
         };
-        let own = usize::from(header.is_some()) + usize::from(footer.is_some());
-        let max = usize::from(self.ring.size());
-        if let Err(cause) = slot.lend(&self.dma, payload, max.saturating_sub(own)) {
-            slot.take_back(&self.dma);
-            return Err(match cause {
-                Cause::TooManySegments { segments, .. } => Cause::TooManySegments {
-                    segments: segments + own,
-                    max,
-                },
-                other => other,
-            });
+        slot.name(payload)?;
+        let (segments, max) = (
+            wrap.segments() + slot.loans().len(),
+            self.ring.size().into(),
+        );
+        if segments > max {
+            return Err(Cause::TooManySegments { segments, max });
         }
-        let loans = slot.loans();
-        if loans.is_empty() && own == 0 {
+        if segments == 0 {
             return Err(Cause::EmptyRequest);
         }
-        let request = Request {
-            header,
-            loans,
-            footer,
-        };
-        if let Err(cause) = self.ring.add(&self.dma, id, request) {
+        let added = slot.lend(&self.dma, wrap.footer_len).and_then(|()| {
+            let request = Request {
+                wrap,
+                loans: slot.loans(),
+                segments: segments as u16,
+            };
+            self.ring.add(&self.dma, id, request)
+        });
+        if let Err(cause) = added {
             slot.take_back(&self.dma);
             return Err(cause);
         }
-        slot.room += footer.map_or(0, |footer| footer.len);
         slot.state = State::InFlight;
-        self.free.pop();
+        self.free = next;
         self.in_flight += 1;
         self.stats.submitted += 1;
-        Ok(id)
+        Ok((Token(id), slot))
     }
 
     /// Makes all submitted requests visible to the device, and rings its bell unless it said that it need not be.
@@ -573,8 +567,7 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         if let Some(wrapping) = &self.wrapping {
             let len = footer.len().min(wrapping.footer_len);
             if let Some(footer) = footer.get_mut(..len) {
-                let at = token.index() * wrapping.stride + wrapping.footer_at;
-                wrapping.memory.load_bytes(at, footer);
+                dma::load_bytes(wrapping.footer(token.0), footer);
             }
         }
         Ok(completion)
@@ -604,8 +597,9 @@ impl<T: Transport, P: Payload> Queue<T, P> {
             return Ok(None);
         };
         let bad_id = Cause::BadUsedId { id: used.id };
-        let id = u16::try_from(used.id).map_err(|_| bad_id)?;
-        let slot = self.slots.get_mut(usize::from(id)).ok_or(bad_id)?;
+        let slot = self.slots.get_mut(used.id as usize).ok_or(bad_id)?;
+        // There are no more than `MAX_SIZE` slots.
+        let id = used.id as u16;
         if slot.state != State::InFlight {
             return Err(bad_id);
         }
@@ -644,10 +638,10 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         if slot.state != State::Done {
             return None;
         }
-        slot.state = State::Free;
+        slot.state = State::Free { next: self.free };
+        self.free = token.0;
         let written = slot.written();
         let payload = slot.payload.take()?;
-        self.free.push(token.0);
         Some(Completion {
             token,
             payload,
@@ -725,7 +719,8 @@ impl<T: Transport, P: Payload> Queue<T, P> {
             if slot.state != State::InFlight {
                 return None;
             }
-            slot.state = State::Free;
+            slot.state = State::Free { next: self.free };
+            self.free = id;
             slot.take_back(&self.dma);
             slot.waker = None;
             Some((Token(id), slot.payload.take()?))
@@ -755,8 +750,8 @@ impl<T: Transport, P> Drop for Queue<T, P> {
             self.index
         );
         self.ring.leak();
-        if let Some(wrapping) = &mut self.wrapping {
-            wrapping.memory.leak();
+        if let Some(wrapping) = &self.wrapping {
+            wrapping.words.leak();
         }
         core::mem::forget(core::mem::take(&mut self.slots));
     }

@@ -1,17 +1,17 @@
 //! [`Slot`]: one request's place in the queue, with its loans to the device.
 
-use alloc::vec::Vec;
 use core::task::Waker;
 
 use super::chain::{Chain, Payload};
+use super::loans::Loans;
 use crate::dma::{Access, DmaContext, Lent};
 use crate::error::Cause;
 
 /// Where a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// There is none.
-    Free,
+    /// There is none. Free slots are a list, in which this is the next one's id.
+    Free { next: u16 },
     /// With the device, or made available to it.
     InFlight,
     /// Back, and not taken yet.
@@ -23,9 +23,9 @@ pub(super) struct Slot<P> {
     pub(super) state: State,
     /// There unless the slot is free.
     pub(super) payload: Option<P>,
-    /// The loans of `payload`, kept for its allocation.
-    loans: Vec<Lent>,
-    /// How many bytes of the payload the device may write.
+    /// The loans of `payload`.
+    loans: Loans,
+    /// How many bytes the device may write.
     pub(super) room: u32,
     /// How many bytes the device says it wrote, once the request is done.
     pub(super) used_len: u32,
@@ -33,12 +33,13 @@ pub(super) struct Slot<P> {
     pub(super) waker: Option<Waker>,
 }
 
-impl<P> Default for Slot<P> {
-    fn default() -> Self {
+impl<P> Slot<P> {
+    /// A free slot, before `next` in the list of them.
+    pub(super) fn free(next: u16) -> Self {
         Self {
-            state: State::Free,
+            state: State::Free { next },
             payload: None,
-            loans: Vec::new(),
+            loans: Loans::default(),
             room: 0,
             used_len: 0,
             waker: None,
@@ -47,48 +48,76 @@ impl<P> Default for Slot<P> {
 }
 
 impl<P: Payload> Slot<P> {
-    /// Lends what `payload` names to the device: at most `max` segments, readable ones first (spec 2.7.4.2), fewer than
-    /// 2^32 bytes together. The caller puts the payload into the slot, or calls [`Self::take_back`], also after
-    /// an error, for what was lent before it.
+    /// Takes down what `payload` names, which is to be lent by [`Self::lend`].
     ///
     /// If naming panics, nothing was lent.
+    #[inline(always)]
+    pub(super) fn name(&mut self, payload: &mut P) -> Result<(), Cause> {
+        self.loans.clear();
+        Chain::collect(payload, &mut self.loans)
+    }
+
+    /// Lends what [`Self::name`] took down, readable segments first (spec 2.7.4.2), fewer than 2^32 bytes together, for a
+    /// request with a footer of `footer_len` bytes. The caller puts the payload into the slot, or calls
+    /// [`Self::take_back`], also after an error, for what was lent before it.
     #[inline(always)]
     pub(super) fn lend<D: DmaContext>(
         &mut self,
         context: &D,
-        payload: &mut P,
-        max: usize,
+        footer_len: u16,
     ) -> Result<(), Cause> {
-        self.loans.clear();
-        Chain::collect(payload, &mut self.loans)?;
-        if self.loans.len() > max {
-            return Err(Cause::TooManySegments {
-                segments: self.loans.len(),
-                max,
-            });
-        }
-        let (mut total, mut writable) = (0u64, 0u64);
-        for loan in &mut self.loans {
-            total += loan.len() as u64;
-            match loan.access() {
-                Access::Writable => writable += loan.len() as u64,
-                Access::Readable if writable > 0 => {
-                    return Err(Cause::InvalidParameter(
-                        "readable segment behind a writable",
-                    ));
-                }
-                Access::Readable => {}
-            }
-            // Some is left for header and footer.
-            if total >= u64::from(u32::MAX - super::MAX_WRAPPING) {
-                return Err(Cause::RequestTooLong);
-            }
+        let mut sum = Sum::default();
+        if let Some(first) = &mut self.loans.first {
+            sum = sum.and(first)?;
             // SAFETY: the bytes belong to a `Buffer` that the payload owns. The payload goes into a slot of the queue, where
             // nothing can reach it, until `take_back`; a buffer's bytes do not move when the buffer does.
+            unsafe { first.lend(context) }?;
+        }
+        if !self.loans.more.is_empty() {
+            sum = self.lend_more(context, sum)?;
+        }
+        self.room = sum.writable as u32 + u32::from(footer_len);
+        Ok(())
+    }
+
+    #[cold]
+    fn lend_more<D: DmaContext>(&mut self, context: &D, mut sum: Sum) -> Result<Sum, Cause> {
+        for loan in &mut self.loans.more {
+            sum = sum.and(loan)?;
+            // SAFETY: as for the first one.
             unsafe { loan.lend(context) }?;
         }
-        self.room = writable as u32;
-        Ok(())
+        Ok(sum)
+    }
+}
+
+/// The bytes of the segments of a request so far.
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    total: u64,
+    writable: u64,
+}
+
+impl Sum {
+    /// With those of one more.
+    #[inline(always)]
+    fn and(self, loan: &Lent) -> Result<Self, Cause> {
+        let len = loan.len() as u64;
+        let total = self.total + len;
+        let writable = match loan.access() {
+            Access::Writable => self.writable + len,
+            Access::Readable if self.writable > 0 => {
+                return Err(Cause::InvalidParameter(
+                    "readable segment behind a writable",
+                ));
+            }
+            Access::Readable => 0,
+        };
+        // Some is left for header and footer.
+        if total >= u64::from(u32::MAX - super::MAX_WRAPPING) {
+            return Err(Cause::RequestTooLong);
+        }
+        Ok(Self { total, writable })
     }
 }
 
@@ -105,18 +134,28 @@ impl<P> Slot<P> {
 
     /// What is lent, in order.
     #[inline(always)]
-    pub(super) fn loans(&self) -> &[Lent] {
+    pub(super) fn loans(&self) -> &Loans {
         &self.loans
     }
 
     /// Ends the loans of this slot.
     #[inline(always)]
     pub(super) fn take_back<D: DmaContext>(&mut self, context: &D) {
-        for loan in &mut self.loans {
+        if let Some(first) = &mut self.loans.first {
             // SAFETY: the payload that owns the bytes is still alive (in the slot or the caller's hands), the device
             // returned the request or never saw it or was reset, and a queue has one context.
+            unsafe { first.take_back(context) }
+        }
+        if !self.loans.more.is_empty() {
+            self.take_back_more(context);
+        }
+    }
+
+    #[cold]
+    fn take_back_more<D: DmaContext>(&mut self, context: &D) {
+        for loan in &mut self.loans.more {
+            // SAFETY: as for the first one.
             unsafe { loan.take_back(context) }
         }
-        self.loans.clear();
     }
 }

@@ -2,6 +2,7 @@
 
 mod split;
 
+use super::loans::Loans;
 use crate::dma::{Access, DmaContext, Lent};
 use crate::error::Cause;
 use crate::features::{Negotiated, RingFeatures};
@@ -9,29 +10,53 @@ use crate::transport::QueueAddresses;
 
 use self::split::SplitRing;
 
-/// A segment in the queue's own memory: a header or a footer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Own {
-    /// Where the device finds it: the same place for all requests with the same id.
+/// Where the header and the footer of a request are, in the queue's own memory: the same place for all requests with the
+/// same id. Each may have length 0, which is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wrap {
+    /// Where the device finds the header.
     pub(super) address: u64,
-    pub(super) len: u32,
+    pub(super) header_len: u16,
+    /// How far behind the header the footer is.
+    pub(super) footer_at: u16,
+    pub(super) footer_len: u16,
+}
+
+impl Wrap {
+    /// How many segments they are.
+    #[inline(always)]
+    pub(super) fn segments(&self) -> usize {
+        usize::from(self.header_len > 0) + usize::from(self.footer_len > 0)
+    }
+
+    /// For the device to read.
+    #[inline]
+    fn header(&self) -> Option<Descriptor> {
+        (self.header_len > 0).then_some(Descriptor {
+            address: self.address,
+            len: self.header_len.into(),
+            access: Access::Readable,
+        })
+    }
+
+    /// For the device to write.
+    #[inline]
+    fn footer(&self) -> Option<Descriptor> {
+        (self.footer_len > 0).then_some(Descriptor {
+            address: self.address + u64::from(self.footer_at),
+            len: self.footer_len.into(),
+            access: Access::Writable,
+        })
+    }
 }
 
 /// A request as the ring sees it: what its descriptors say.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Request<'a> {
-    /// For the device to read.
-    pub(super) header: Option<Own>,
-    pub(super) loans: &'a [Lent],
-    /// For the device to write.
-    pub(super) footer: Option<Own>,
-}
-
-impl Request<'_> {
-    #[inline]
-    fn segments(&self) -> usize {
-        usize::from(self.header.is_some()) + self.loans.len() + usize::from(self.footer.is_some())
-    }
+    pub(super) wrap: Wrap,
+    pub(super) loans: &'a Loans,
+    /// How many descriptors that makes.
+    pub(super) segments: u16,
 }
 
 /// One segment as the device sees it.
@@ -40,17 +65,6 @@ struct Descriptor {
     address: u64,
     len: u32,
     access: Access,
-}
-
-impl Own {
-    #[inline]
-    fn descriptor(self, access: Access) -> Descriptor {
-        Descriptor {
-            address: self.address,
-            len: self.len,
-            access,
-        }
-    }
 }
 
 impl From<&Lent> for Descriptor {
@@ -168,7 +182,7 @@ impl<D: DmaContext> Ring<D> {
     }
 
     /// Gives all shared memory up without freeing it.
-    pub(super) fn leak(&mut self) {
+    pub(super) fn leak(&self) {
         ring!(self.leak());
     }
 }

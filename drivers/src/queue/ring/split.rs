@@ -3,12 +3,14 @@
 //! What the driver must be able to trust (which descriptors are free, how long each chain is, how far each index got) it
 //! keeps in memory of its own; the shared memory is written for the device and read only where the device writes.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::{Descriptor, Request, Used};
+use super::{Descriptor, Request, Used, Wrap};
 use crate::barrier;
-use crate::dma::{Access, Direction, Dma, DmaContext};
+use crate::dma::{Access, Direction, Dma, DmaContext, Le16, Le32, Le64, Lent, Part};
 use crate::error::Cause;
+use crate::queue::loans::Loans;
 use crate::transport::QueueAddresses;
 
 const DESCRIPTOR_LEN: usize = 16;
@@ -35,33 +37,47 @@ struct Account {
     id: u16,
 }
 
-/// What the descriptors of an indirect table are written for, but for those of the loans.
+/// Entry of a descriptor table (spec 2.7.5): le64 addr; le32 len, le16 flags, le16 next. Written by the driver.
+type Entry = [Le64; 2];
+
+/// What the descriptors of an indirect table are written for, but for those of the loans: the number of all of them, and the
+/// lengths of header and footer. In one number, so that comparing costs nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Shape {
-    /// All of them.
-    segments: u16,
-    header_len: u32,
-    footer_len: u32,
-}
+struct Shape(u64);
 
 impl Shape {
-    #[inline]
+    #[inline(always)]
     fn of(request: &Request<'_>) -> Self {
-        Self {
-            segments: request.segments() as u16,
-            header_len: request.header.map_or(0, |own| own.len),
-            footer_len: request.footer.map_or(0, |own| own.len),
-        }
+        let header_len = u64::from(request.wrap.header_len);
+        let footer_len = u64::from(request.wrap.footer_len);
+        Self(u64::from(request.segments) | header_len << 16 | footer_len << 32)
     }
+}
+
+/// `struct virtq_avail` (spec 2.7.6), written by the driver.
+#[cfg_attr(test, derive(Clone))]
+struct Available<D: DmaContext> {
+    flags: Part<Le16, D>,
+    idx: Part<Le16, D>,
+    ring: Part<[Le16], D>,
+    used_event: Part<Le16, D>,
+}
+
+/// `struct virtq_used` (spec 2.7.8), written by the device.
+#[cfg_attr(test, derive(Clone))]
+struct UsedRing<D: DmaContext> {
+    flags: Part<Le16, D>,
+    idx: Part<Le16, D>,
+    /// Ids and lengths.
+    ring: Part<[[Le32; 2]], D>,
+    avail_event: Part<Le16, D>,
 }
 
 pub(in crate::queue) struct SplitRing<D: DmaContext> {
     size: u16,
-    memory: Dma<D>,
-    /// Offsets in `memory`.
-    avail: usize,
-    used: usize,
-
+    descriptors: Part<[Entry], D>,
+    available: Available<D>,
+    used: UsedRing<D>,
     event_idx: bool,
     layout: Layout<D>,
     /// The available index including what is not published yet, and as the device knows it.
@@ -69,6 +85,28 @@ pub(in crate::queue) struct SplitRing<D: DmaContext> {
     published_idx: u16,
     /// The used index up to which completions were taken.
     last_used_idx: u16,
+}
+
+/// A request's table of indirect descriptors.
+struct Table<D: DmaContext> {
+    /// What it and the descriptor that points at it are written for, so that the next request like it need not write them.
+    shape: Shape,
+    /// The table for when [`SHORT_TABLE`] entries are too few, made when first needed.
+    long: Option<Part<[Entry], D>>,
+}
+
+impl<D: DmaContext> Table<D> {
+    /// Makes the long table have at least `entries`; a new one is written whole.
+    #[cold]
+    fn lengthen(&mut self, dma: &D, entries: usize) -> Result<(), Cause> {
+        if self.long.as_ref().is_none_or(|long| long.len() < entries) {
+            let memory = Dma::new(dma, entries * DESCRIPTOR_LEN, Direction::ToDevice)?;
+            let entries = memory.len() / DESCRIPTOR_LEN;
+            self.shape = Shape::default();
+            self.long = Some(Arc::new(memory).array(0, entries)?);
+        }
+        Ok(())
+    }
 }
 
 /// Which descriptors a request takes.
@@ -83,22 +121,20 @@ enum Layout<D: DmaContext> {
     },
     /// The one whose index is the request's id (spec 2.7.5.3).
     Indirect {
-        /// [`SHORT_TABLE`] entries per request.
-        short_tables: Dma<D>,
-        /// What each of them and its descriptor are written for, so that the next request like it need not write them.
-        shapes: Vec<Shape>,
-        /// Longer tables, by request, made when first needed.
-        long_tables: Vec<Option<Dma<D>>>,
+        /// For short requests, by id.
+        short_tables: Part<[[Entry; SHORT_TABLE]], D>,
+        /// By id.
+        tables: Vec<Table<D>>,
     },
 }
 
 /// A table with an entry for each descriptor.
-fn table<T: Clone>(entries: usize, value: T) -> Result<Vec<T>, Cause> {
+fn table<T>(entries: usize, entry: impl FnMut() -> T) -> Result<Vec<T>, Cause> {
     let mut table = Vec::new();
     table
         .try_reserve_exact(entries)
         .map_err(|_| Cause::NoMemory)?;
-    table.resize(entries, value);
+    table.resize_with(entries, entry);
     Ok(table)
 }
 
@@ -107,18 +143,17 @@ impl<D: DmaContext> Layout<D> {
         let entries = usize::from(size);
         if indirect {
             let len = entries * SHORT_TABLE * DESCRIPTOR_LEN;
-            let mut long_tables = Vec::new();
-            long_tables
-                .try_reserve_exact(entries)
-                .map_err(|_| Cause::NoMemory)?;
-            long_tables.resize_with(entries, || None);
+            let memory = Arc::new(Dma::new(dma, len, Direction::ToDevice)?);
+            let unwritten = || Table {
+                shape: Shape::default(),
+                long: None,
+            };
             return Ok(Self::Indirect {
-                short_tables: Dma::new(dma, len, Direction::ToDevice)?,
-                shapes: table(entries, Shape::default())?,
-                long_tables,
+                short_tables: memory.array(0, entries)?,
+                tables: table(entries, unwritten)?,
             });
         }
-        let mut accounts = table(entries, Account::default())?;
+        let mut accounts = table(entries, Account::default)?;
         for (account, next) in accounts.iter_mut().zip(1..) {
             account.next = next;
         }
@@ -126,7 +161,7 @@ impl<D: DmaContext> Layout<D> {
             accounts,
             free_head: 0,
             free_count: size,
-            heads: table(entries, 0)?,
+            heads: table(entries, u16::default)?,
         })
     }
 }
@@ -146,11 +181,22 @@ impl<D: DmaContext> SplitRing<D> {
         // Aligned to 4 (spec 2.7) and to a cache line, so that the two sides do not write to the same one.
         let used = (avail + avail_len).next_multiple_of(64);
         let used_len = 2 + 2 + USED_ELEMENT_LEN * entries + 2;
+        let memory = Arc::new(Dma::new(dma, used + used_len, Direction::Both)?);
         Ok(Self {
             size,
-            memory: Dma::new(dma, used + used_len, Direction::Both)?,
-            avail,
-            used,
+            descriptors: memory.array(0, entries)?,
+            available: Available {
+                flags: memory.cell(avail)?,
+                idx: memory.cell(avail + 2)?,
+                ring: memory.array(avail + 4, entries)?,
+                used_event: memory.cell(avail + 4 + 2 * entries)?,
+            },
+            used: UsedRing {
+                flags: memory.cell(used)?,
+                idx: memory.cell(used + 2)?,
+                ring: memory.array(used + 4, entries)?,
+                avail_event: memory.cell(used + 4 + USED_ELEMENT_LEN * entries)?,
+            },
             event_idx,
             layout: Layout::new(dma, size, indirect)?,
             avail_idx: 0,
@@ -167,9 +213,9 @@ impl<D: DmaContext> SplitRing<D> {
     pub(super) fn addresses(&self) -> QueueAddresses {
         QueueAddresses {
             size: self.size,
-            descriptors: self.memory.address(0),
-            driver: self.memory.address(self.avail),
-            device: self.memory.address(self.used),
+            descriptors: self.descriptors.address(),
+            driver: self.available.flags.address(),
+            device: self.used.flags.address(),
         }
     }
 
@@ -185,16 +231,18 @@ impl<D: DmaContext> SplitRing<D> {
     pub(super) fn add(&mut self, dma: &D, id: u16, request: Request<'_>) -> Result<(), Cause> {
         let head = match self.layout {
             Layout::Indirect { .. } => self.add_indirect(dma, id, request)?,
-            Layout::Direct { .. } => self.add_direct(id, request)?,
+            Layout::Direct { .. } => self.add_direct(id, request.wrap, request.loans)?,
         };
         let entry = usize::from(self.avail_idx & (self.size - 1));
-        self.memory.store_u16(self.avail + 4 + 2 * entry, head);
+        if let Some(entry) = self.available.ring.get(entry) {
+            entry.store(head);
+        }
         self.avail_idx = self.avail_idx.wrapping_add(1);
         Ok(())
     }
 
     /// A chain in the descriptor table itself (spec 2.7.5).
-    fn add_direct(&mut self, id: u16, request: Request<'_>) -> Result<u16, Cause> {
+    fn add_direct(&mut self, id: u16, wrap: Wrap, loans: &Loans) -> Result<u16, Cause> {
         let Layout::Direct {
             accounts,
             free_head,
@@ -204,7 +252,7 @@ impl<D: DmaContext> SplitRing<D> {
         else {
             return Err(Cause::QueueFull);
         };
-        let mut left = request.segments() as u16;
+        let mut left = (wrap.segments() + loans.len()) as u16;
         let after = free_count.checked_sub(left).ok_or(Cause::QueueFull)?;
         let head = *free_head;
         if let Some(account) = accounts.get_mut(usize::from(head)) {
@@ -214,16 +262,15 @@ impl<D: DmaContext> SplitRing<D> {
         if let Some(place) = heads.get_mut(usize::from(id)) {
             *place = head;
         }
-        let header = request.header.map(|own| own.descriptor(Access::Readable));
-        let footer = request.footer.map(|own| own.descriptor(Access::Writable));
-        let loans = request.loans.iter().map(Descriptor::from);
-        for descriptor in header.into_iter().chain(loans).chain(footer) {
+        let loans = loans.first.iter().chain(&loans.more);
+        let loans = loans.map(Descriptor::from);
+        for descriptor in wrap.header().into_iter().chain(loans).chain(wrap.footer()) {
             left -= 1;
             let index = *free_head;
             // The links are our own and stay below `size`, but for the last free one's, which is never followed.
             let next = accounts.get(usize::from(index)).map_or(0, |it| it.next);
             let link = (left > 0).then_some(next);
-            store_descriptor(&self.memory, index.into(), descriptor, link);
+            store_descriptor(&self.descriptors, index.into(), descriptor, link);
             *free_head = next;
         }
         *free_count = after;
@@ -235,50 +282,47 @@ impl<D: DmaContext> SplitRing<D> {
     fn add_indirect(&mut self, dma: &D, id: u16, request: Request<'_>) -> Result<u16, Cause> {
         let Layout::Indirect {
             short_tables,
-            shapes,
-            long_tables,
+            tables,
         } = &mut self.layout
         else {
             return Err(Cause::QueueFull);
         };
         let index = usize::from(id);
-        let segments = request.segments();
-        let shape = shapes.get_mut(index).ok_or(Cause::QueueFull)?;
-        let (table, first) = match segments {
-            ..=SHORT_TABLE => (&*short_tables, index * SHORT_TABLE),
+        let segments = usize::from(request.segments);
+        let table = tables.get_mut(index).ok_or(Cause::QueueFull)?;
+        let (entries, address) = match segments {
+            ..=SHORT_TABLE => {
+                let entries = short_tables.get(index).ok_or(Cause::QueueFull)?;
+                let before = index * size_of_val(entries);
+                (&entries[..], short_tables.address() + before as u64)
+            }
             _ => {
-                let need = segments * DESCRIPTOR_LEN;
-                let table = long_tables.get_mut(index).ok_or(Cause::NoMemory)?;
-                if table.as_ref().is_none_or(|table| table.len() < need) {
-                    // So that the new one is written whole.
-                    *shape = Shape::default();
-                    *table = Some(Dma::new(dma, need, Direction::ToDevice)?);
-                }
-                (table.as_ref().ok_or(Cause::NoMemory)?, 0)
+                table.lengthen(dma, segments)?;
+                let long = table.long.as_ref().ok_or(Cause::NoMemory)?;
+                (&**long, long.address())
             }
         };
         let last = segments - 1;
-        let link = |position: usize| (position < last).then_some(position as u16 + 1);
-        let new = Shape::of(&request);
-        if *shape != new {
-            *shape = new;
-            if let Some(header) = request.header {
-                let header = header.descriptor(Access::Readable);
-                store_descriptor(table, first, header, link(0));
+        let shape = Shape::of(&request);
+        if table.shape != shape {
+            table.shape = shape;
+            if let Some(header) = request.wrap.header() {
+                store_in_line(entries, 0, last, header);
             }
-            if let Some(footer) = request.footer {
-                let footer = footer.descriptor(Access::Writable);
-                store_descriptor(table, first + last, footer, None);
+            if let Some(footer) = request.wrap.footer() {
+                store_in_line(entries, last, last, footer);
             }
-            let address = table.address(first * DESCRIPTOR_LEN);
-            let len = (segments * DESCRIPTOR_LEN) as u64;
-            let at = index * DESCRIPTOR_LEN;
-            self.memory
-                .store_pair(at, [address, len | DESC_F_INDIRECT << 32]);
+            if let Some([place, rest]) = self.descriptors.get(index) {
+                place.store(address);
+                rest.store((segments * DESCRIPTOR_LEN) as u64 | DESC_F_INDIRECT << 32);
+            }
         }
-        let behind_header = usize::from(request.header.is_some());
-        for (position, loan) in (behind_header..).zip(request.loans) {
-            store_descriptor(table, first + position, loan.into(), link(position));
+        let position = usize::from(request.wrap.header_len > 0);
+        if let Some(loan) = &request.loans.first {
+            store_in_line(entries, position, last, loan.into());
+        }
+        if !request.loans.more.is_empty() {
+            store_more(entries, position + 1, last, &request.loans.more);
         }
         Ok(id)
     }
@@ -325,35 +369,33 @@ impl<D: DmaContext> SplitRing<D> {
         }
         // The device must see descriptors and ring entries before the index that covers them.
         barrier::release();
-        self.memory.store_u16(self.avail + 2, new);
+        self.available.idx.store(new);
         self.published_idx = new;
         // And the index must be visible before the device's wish is read: x86 lets the load overtake the store, and both
         // sides would sleep (spec 2.7.13.4.1). Only a full fence orders them.
         barrier::full();
         Some(if self.event_idx {
-            let entries = USED_ELEMENT_LEN * usize::from(self.size);
-            let avail_event = self.memory.load_u16(self.used + 4 + entries);
-            need_event(avail_event, new, old)
+            need_event(self.used.avail_event.load(), new, old)
         } else {
-            self.memory.load_u16(self.used) & USED_F_NO_NOTIFY == 0
+            self.used.flags.load() & USED_F_NO_NOTIFY == 0
         })
     }
 
     #[inline]
     pub(super) fn has_used(&self) -> bool {
-        self.memory.load_u16(self.used + 2) != self.last_used_idx
+        self.used.idx.load() != self.last_used_idx
     }
 
     #[inline]
     pub(super) fn all_used(&self, in_flight: u16) -> bool {
-        let index = self.memory.load_u16(self.used + 2);
+        let index = self.used.idx.load();
         index == self.last_used_idx.wrapping_add(in_flight)
     }
 
     /// Takes the next entry of the used ring. Of what the device wrote, only the index is checked here.
     #[inline]
     pub(super) fn next_used(&mut self, in_flight: u16) -> Result<Option<Used>, Cause> {
-        let index = self.memory.load_u16(self.used + 2);
+        let index = self.used.idx.load();
         let new = index.wrapping_sub(self.last_used_idx);
         if new == 0 {
             return Ok(None);
@@ -364,9 +406,12 @@ impl<D: DmaContext> SplitRing<D> {
         // The entry, and what the device wrote to the buffers, must not be read before the index.
         barrier::acquire();
         let entry = usize::from(self.last_used_idx & (self.size - 1));
-        let at = self.used + 4 + USED_ELEMENT_LEN * entry;
         self.last_used_idx = self.last_used_idx.wrapping_add(1);
-        let [id, len] = self.memory.load_u32s(at);
+        // Always there: the ring has as many as the index is masked for.
+        let Some([id, len]) = self.used.ring.get(entry) else {
+            return Ok(None);
+        };
+        let (id, len) = (id.load(), len.load());
         let id = match &self.layout {
             Layout::Indirect { .. } => id,
             Layout::Direct { accounts, .. } => match accounts.get(id as usize) {
@@ -382,9 +427,9 @@ impl<D: DmaContext> SplitRing<D> {
     pub(super) fn enable_interrupts(&mut self, after: u16) {
         if self.event_idx {
             let used_event = self.last_used_idx.wrapping_add(after);
-            self.store_used_event(used_event);
+            self.available.used_event.store(used_event);
         } else {
-            self.memory.store_u16(self.avail, 0);
+            self.available.flags.store(0);
         }
         // The wish must be visible before the used index is read again.
         barrier::full();
@@ -394,43 +439,32 @@ impl<D: DmaContext> SplitRing<D> {
     pub(super) fn disable_interrupts(&mut self) {
         if self.event_idx {
             // As far away as can be. The flag must stay 0 (spec 2.7.7.1).
-            self.store_used_event(self.last_used_idx.wrapping_sub(1));
+            let used_event = self.last_used_idx.wrapping_sub(1);
+            self.available.used_event.store(used_event);
         } else {
-            self.memory.store_u16(self.avail, AVAIL_F_NO_INTERRUPT);
+            self.available.flags.store(AVAIL_F_NO_INTERRUPT);
         }
     }
 
-    #[inline]
-    fn store_used_event(&self, value: u16) {
-        let ring = 2 * usize::from(self.size);
-        self.memory.store_u16(self.avail + 4 + ring, value);
-    }
-
     /// Gives all shared memory up without freeing it.
-    pub(super) fn leak(&mut self) {
-        self.memory.leak();
+    pub(super) fn leak(&self) {
+        self.descriptors.leak();
         if let Layout::Indirect {
             short_tables,
-            long_tables,
-            ..
-        } = &mut self.layout
+            tables,
+        } = &self.layout
         {
             short_tables.leak();
-            for table in long_tables.iter_mut().flatten() {
-                table.leak();
+            for long in tables.iter().filter_map(|table| table.long.as_ref()) {
+                long.leak();
             }
         }
     }
 }
 
-/// Writes entry `index` of a descriptor table (spec 2.7.5): le64 addr, le32 len, le16 flags, le16 next.
+/// Writes entry `index` of a descriptor table.
 #[inline(always)]
-fn store_descriptor<D: DmaContext>(
-    table: &Dma<D>,
-    index: usize,
-    descriptor: Descriptor,
-    next: Option<u16>,
-) {
+fn store_descriptor(table: &[Entry], index: usize, descriptor: Descriptor, next: Option<u16>) {
     let mut flags = match descriptor.access {
         Access::Readable => 0,
         Access::Writable => DESC_F_WRITE,
@@ -439,9 +473,26 @@ fn store_descriptor<D: DmaContext>(
         flags |= DESC_F_NEXT;
     }
     let next = u64::from(next.unwrap_or(0));
-    let at = index * DESCRIPTOR_LEN;
-    let rest = u64::from(descriptor.len) | flags << 32 | next << 48;
-    table.store_pair(at, [descriptor.address, rest]);
+    // The caller's index is that of an entry.
+    if let Some([address, rest]) = table.get(index) {
+        address.store(descriptor.address);
+        rest.store(u64::from(descriptor.len) | flags << 32 | next << 48);
+    }
+}
+
+/// Writes the entry at `position` of a table in which each entry leads to the next, up to `last`.
+#[inline(always)]
+fn store_in_line(table: &[Entry], position: usize, last: usize, descriptor: Descriptor) {
+    let next = (position < last).then_some(position as u16 + 1);
+    store_descriptor(table, position, descriptor, next);
+}
+
+/// Writes the entries of all loans but the first.
+#[cold]
+fn store_more(table: &[Entry], position: usize, last: usize, loans: &[Lent]) {
+    for (position, loan) in (position..).zip(loans) {
+        store_in_line(table, position, last, loan.into());
+    }
 }
 
 /// Whether moving an index from `old` to `new` passes `event` (spec 2.7.10.1, `vring_need_event`).
@@ -460,7 +511,6 @@ mod tests {
     use super::*;
     use crate::barrier::watch::{self, Barrier};
     use crate::fake::{FakeDma, Memory};
-    use crate::queue::ring::Own;
 
     /// The same rule, told slowly: one of the steps from `old` to `new` leaves index `event` behind.
     fn passes(event: u16, new: u16, old: u16) -> bool {
@@ -574,14 +624,16 @@ mod tests {
                 event_idx,
             };
             for number in 0..STEPS {
-                let header = Some(Own {
+                let wrap = Wrap {
                     address: number.into(),
-                    len: 1,
-                });
+                    header_len: 1,
+                    ..Wrap::default()
+                };
+                let loans = &Loans::default();
                 let request = Request {
-                    header,
-                    loans: &[],
-                    footer: None,
+                    wrap,
+                    loans,
+                    segments: 1,
                 };
                 let id = (number % u32::from(SIZE)) as u16;
                 ring.add(&dma, id, request).expect("room");
@@ -686,9 +738,8 @@ mod tests {
     /// The device's side again, as quick as can be: what it does takes no longer than what it is to get in between of. There
     /// is one request at a time, of descriptor 0, and an entry of the used ring that is all zeros says that it was used.
     struct QuickDevice {
-        memory: Dma<FakeDma>,
-        avail: usize,
-        used: usize,
+        available: Available<FakeDma>,
+        used: UsedRing<FakeDma>,
         event_idx: bool,
         over: AtomicBool,
         /// [`AWAKE`], [`ASLEEP`] or [`RUNG`].
@@ -709,17 +760,16 @@ mod tests {
         }
 
         fn has_available(&self, index: u16) -> bool {
-            self.memory.load_u16(self.avail + 2) != index
+            self.available.idx.load() != index
         }
 
         fn push_used(&self, index: u16) {
             fence(Ordering::Release);
-            self.memory.store_u16(self.used + 2, index.wrapping_add(1));
+            self.used.idx.store(index.wrapping_add(1));
             fence(Ordering::SeqCst);
-            let ring = 2 * usize::from(SIZE);
             let wanted = match self.event_idx {
-                true => self.memory.load_u16(self.avail + 4 + ring) == index,
-                false => self.memory.load_u16(self.avail) == 0,
+                true => self.available.used_event.load() == index,
+                false => self.available.flags.load() == 0,
             };
             if wanted {
                 self.interrupts.fetch_add(1, Ordering::SeqCst);
@@ -745,10 +795,8 @@ mod tests {
         fn ask_for_notifications(&self, index: u16, wanted: bool) {
             let event = index.wrapping_sub(u16::from(!wanted));
             match self.event_idx {
-                true => self
-                    .memory
-                    .store_u16(self.used + 4 + 8 * usize::from(SIZE), event),
-                false => self.memory.store_u16(self.used, (!wanted).into()),
+                true => self.used.avail_event.store(event),
+                false => self.used.flags.store((!wanted).into()),
             }
             fence(Ordering::SeqCst);
         }
@@ -765,9 +813,8 @@ mod tests {
             let dma = FakeDma::new(memory.clone());
             let mut ring = SplitRing::new(&dma, SIZE, false, event_idx).expect("memory");
             let quick = QuickDevice {
-                memory: ring.memory.other_side(),
-                avail: ring.avail,
-                used: ring.used,
+                available: ring.available.clone(),
+                used: ring.used.clone(),
                 event_idx,
                 over: AtomicBool::new(false),
                 bell: AtomicU32::new(AWAKE),
@@ -794,11 +841,17 @@ mod tests {
         (0..100_000).take_while(move |round| round % 64 != 0 || goes_on())
     }
 
-    const EMPTY: Request<'_> = Request {
-        header: Some(Own { address: 0, len: 1 }),
-        loans: &[],
-        footer: None,
-    };
+    fn small(loans: &Loans) -> Request<'_> {
+        let wrap = Wrap {
+            header_len: 1,
+            ..Wrap::default()
+        };
+        Request {
+            wrap,
+            loans,
+            segments: 1,
+        }
+    }
 
     #[test]
     fn no_interrupt_is_lost_between_two_processors() {
@@ -813,7 +866,7 @@ mod tests {
         };
         two_processors(device, |ring, dma, device| {
             for round in rounds() {
-                ring.add(dma, 0, EMPTY).expect("room");
+                ring.add(dma, 0, small(&Loans::default())).expect("room");
                 ring.publish();
                 // It asks and withdraws so quickly that the device is done while it asks, more often than not.
                 loop {
@@ -862,7 +915,7 @@ mod tests {
         };
         two_processors(device, |ring, dma, device| {
             for round in rounds() {
-                ring.add(dma, 0, EMPTY).expect("room");
+                ring.add(dma, 0, small(&Loans::default())).expect("room");
                 let rung = ring.publish() == Some(true);
                 if rung {
                     device.bell.store(RUNG, Ordering::SeqCst);

@@ -57,7 +57,7 @@ unsafe impl DmaContext for KernelDma {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     unsafe fn map(&self, bytes: NonNull<[u8]>, direction: Direction) -> Result<u64, Cause> {
         if let Some(physical) = contiguous(bytes) {
             return Ok(physical);
@@ -66,7 +66,7 @@ unsafe impl DmaContext for KernelDma {
         unsafe { self.map_copy(bytes, direction) }
     }
 
-    #[inline]
+    #[inline(always)]
     unsafe fn unmap(&self, address: u64, bytes: NonNull<[u8]>, direction: Direction) {
         // Most guests never copy a buffer, and need not find that out for each.
         let never_copied = BOUNCES.load(Ordering::Relaxed) == 0;
