@@ -39,8 +39,17 @@ impl<D: Driver> Blocking<D> {
     /// must be restarted ([`Driver::restart`]).
     pub fn perform(
         &mut self,
-        mut request: D::Request,
+        request: D::Request,
         mut wait: impl FnMut() -> bool,
+    ) -> Result<D::Request, Failed<D::Request>> {
+        self.wait_for(request, &mut wait)
+    }
+
+    /// The code of [`Self::perform`], once for all the closures that a kernel has to wait.
+    fn wait_for(
+        &mut self,
+        mut request: D::Request,
+        wait: &mut dyn FnMut() -> bool,
     ) -> Result<D::Request, Failed<D::Request>> {
         let token = loop {
             match self.driver.submit(request) {

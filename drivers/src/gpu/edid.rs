@@ -5,7 +5,7 @@ use alloc::string::{String, ToString};
 use core::fmt;
 
 use piaf::{
-    EdidError, RefreshRate, STANDARD_HANDLERS, ScreenSize, StaticDisplayCapabilities,
+    EdidError, RefreshRate, ScreenSize, StaticDisplayCapabilities, StaticExtensionHandler,
     capabilities_from_edid_static, parse_edid,
 };
 
@@ -35,6 +35,9 @@ pub struct Edid {
 /// Modes kept while parsing; what is given in [`Edid`] does not depend on it.
 const MODES: usize = 1;
 
+/// Readers of extension blocks. They would only add modes, and are 20 KiB of code.
+const EXTENSIONS: &[&dyn StaticExtensionHandler] = &[];
+
 impl Edid {
     /// Reads `bytes`, as VESA specifies them: blocks of 128 bytes.
     ///
@@ -42,9 +45,9 @@ impl Edid {
     ///
     /// Too short, a wrong header or check sum, another version than 1.
     pub fn parse(bytes: &[u8]) -> Result<Self, EdidError> {
-        let parsed = parse_edid(bytes, STANDARD_HANDLERS)?;
+        let parsed = parse_edid(bytes, EXTENSIONS)?;
         let about: StaticDisplayCapabilities<MODES> =
-            capabilities_from_edid_static(&parsed, STANDARD_HANDLERS);
+            capabilities_from_edid_static(&parsed, EXTENSIONS);
         let text = |text: &dyn fmt::Display| text.to_string().trim().to_string();
         let centimetres = match about.screen_size {
             Some(ScreenSize::Physical {

@@ -4,7 +4,6 @@
 //! RESOURCE_ATTACH_BACKING is sent until the device says that it was refused, or that the backing was detached or the
 //! resource ended, or until the device is reset. Anything else (no answer, an answer that is none) leaves it lent.
 
-use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -24,7 +23,8 @@ const MAX_KEPT: usize = 4;
 #[derive(Debug)]
 pub(super) struct Resources<D: DmaContext> {
     device: DeviceName,
-    table: BTreeMap<ResourceId, Resource<D>>,
+    /// A few for each screen and pointer: searched from one end to the other.
+    table: Vec<Resource<D>>,
     /// How many of them the device keeps though it was told to end them.
     kept: usize,
     scanouts: Vec<Scanout>,
@@ -32,6 +32,7 @@ pub(super) struct Resources<D: DmaContext> {
 
 #[derive(Debug)]
 struct Resource<D: DmaContext> {
+    id: ResourceId,
     size: Size,
     /// The device's memory for reading, as long as it may know where it is.
     lease: Option<Lease<D>>,
@@ -89,7 +90,7 @@ impl<D: DmaContext> Resources<D> {
     pub(super) fn new(device: DeviceName, scanouts: u32) -> Self {
         Self {
             device,
-            table: BTreeMap::new(),
+            table: Vec::new(),
             kept: 0,
             scanouts: vec![Scanout::default(); scanouts as usize],
         }
@@ -103,7 +104,7 @@ impl<D: DmaContext> Resources<D> {
     /// For how many of them memory is lent.
     pub(super) fn count_backed(&self) -> usize {
         let backed = |resource: &&Resource<D>| resource.lease.is_some();
-        self.table.values().filter(backed).count()
+        self.table.iter().filter(backed).count()
     }
 
     /// Whether the device may go on: not if it keeps more than [`MAX_KEPT`] resources that it was told to end.
@@ -125,7 +126,7 @@ impl<D: DmaContext> Resources<D> {
                 self.scanout(*scanout)?;
                 send(CommandType::GetEdid)
             }
-            Command::Create { resource, .. } => match self.table.get(resource) {
+            Command::Create { resource, .. } => match self.find(*resource) {
                 Some(_) => wrong("a resource of that number is in use"),
                 None => send(CommandType::ResourceCreate2d),
             },
@@ -165,7 +166,7 @@ impl<D: DmaContext> Resources<D> {
                 resource: id,
                 if_unused,
             } => {
-                let Some(resource) = self.table.get(id) else {
+                let Some(resource) = self.find(*id) else {
                     return Ok(Step::Skip);
                 };
                 // What the device keeps it was told once: the request that found it so failed, and others need not.
@@ -186,9 +187,13 @@ impl<D: DmaContext> Resources<D> {
         }
     }
 
+    fn find(&self, id: ResourceId) -> Option<&Resource<D>> {
+        self.table.iter().find(|it| it.id == id)
+    }
+
     fn get(&self, id: ResourceId) -> Result<&Resource<D>, Cause> {
         let unknown = Cause::InvalidParameter("no such resource");
-        self.table.get(&id).ok_or(unknown)
+        self.find(id).ok_or(unknown)
     }
 
     fn scanout(&self, scanout: u32) -> Result<&Scanout, Cause> {
@@ -204,20 +209,21 @@ impl<D: DmaContext> Resources<D> {
 
     /// Width and height of a resource that there is.
     pub(super) fn size(&self, id: ResourceId) -> Size {
-        let resource = self.table.get(&id);
+        let resource = self.find(id);
         resource.map_or(Size::default(), |resource| resource.size)
     }
 
     /// The memory behind a resource.
     pub(super) fn lease(&self, id: ResourceId) -> Option<Lease<D>> {
-        self.table.get(&id)?.lease.clone()
+        self.find(id)?.lease.clone()
     }
 
     /// Takes down that a command goes to the device: for a new resource its size, for an attachment the memory.
     pub(super) fn begin(&mut self, subject: Subject, size: Option<Size>, lease: Option<&Lease<D>>) {
         let Some(id) = subject.resource else { return };
         if let (CommandType::ResourceCreate2d, Some(size)) = (subject.command, size) {
-            let resource = Resource {
+            self.table.push(Resource {
+                id,
                 size,
                 lease: None,
                 in_flight: 0,
@@ -225,10 +231,9 @@ impl<D: DmaContext> Resources<D> {
                 refused: false,
                 kept: false,
                 detach_refused: false,
-            };
-            self.table.insert(id, resource);
+            });
         }
-        if let Some(resource) = self.table.get_mut(&id) {
+        if let Some(resource) = self.table.iter_mut().find(|it| it.id == id) {
             resource.in_flight += 1;
             if subject.command == CommandType::ResourceAttachBacking {
                 resource.lease = lease.cloned();
@@ -245,7 +250,7 @@ impl<D: DmaContext> Resources<D> {
             scanout.shows = subject.resource;
         }
         let Some(id) = subject.resource else { return };
-        let Some(resource) = self.table.get_mut(&id) else {
+        let Some(resource) = self.table.iter_mut().find(|it| it.id == id) else {
             return;
         };
         resource.in_flight = resource.in_flight.saturating_sub(1);
@@ -256,7 +261,7 @@ impl<D: DmaContext> Resources<D> {
             (CommandType::ResourceDetachBacking, Ending::Refused) => resource.detach_refused = true,
             (CommandType::TransferToHost2d, Ending::Done) => resource.filled = true,
             (CommandType::ResourceUnref, Ending::Done) => {
-                self.table.remove(&id);
+                self.table.retain(|it| it.id != id);
                 return;
             }
             (CommandType::ResourceUnref, Ending::Refused | Ending::Unclear)
@@ -268,7 +273,7 @@ impl<D: DmaContext> Resources<D> {
         }
         // One that never was needs no ending.
         if resource.refused && resource.lease.is_none() && resource.in_flight == 0 {
-            self.table.remove(&id);
+            self.table.retain(|it| it.id != id);
         }
     }
 
@@ -311,7 +316,7 @@ impl<D: DmaContext> Drop for Resources<D> {
     /// The device was not reset, so what it may read must stay.
     fn drop(&mut self) {
         let table = core::mem::take(&mut self.table);
-        let leases = table.into_values().filter_map(|resource| resource.lease);
+        let leases = table.into_iter().filter_map(|resource| resource.lease);
         let mut count = 0;
         for lease in leases {
             core::mem::forget(lease);

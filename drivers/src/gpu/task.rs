@@ -88,9 +88,12 @@ pub(super) struct Encoded {
 }
 
 impl Encoded {
-    fn new<M: IntoBytes + Immutable>(message: &M) -> Self {
+    fn new(message: &(impl IntoBytes + Immutable)) -> Self {
+        Self::copy(message.as_bytes())
+    }
+
+    fn copy(message: &[u8]) -> Self {
         let mut bytes = [0; wire::MAX_COMMAND_LEN];
-        let message = message.as_bytes();
         for (to, from) in bytes.iter_mut().zip(message) {
             *to = *from;
         }
