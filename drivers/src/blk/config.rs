@@ -2,7 +2,7 @@
 
 use super::wire::{Features, SECTOR_LEN};
 use crate::error::{Cause, Error, Result};
-use crate::transport::Transport;
+use crate::transport::{Fields, Transport};
 
 /// Offsets in `struct virtio_blk_config`. All are written by the device; `writeback` by the driver too.
 mod field {
@@ -112,79 +112,80 @@ pub enum CacheMode {
 impl Config {
     /// Reads what `features`, those agreed on, say is there. After FEATURES_OK (spec 5.2.5.2).
     pub(super) fn read<T: Transport>(transport: &T, features: Features) -> Result<Self> {
-        let config =
-            transport.config_snapshot(|transport| Self::read_fields(transport, features))?;
+        let config = Fields::snapshot(transport, |fields| Self::of(fields, features))?;
         config
             .check()
             .map_err(|cause| Error::new(transport.name(), cause))?;
         Ok(config)
     }
 
-    fn read_fields<T: Transport>(transport: &T, features: Features) -> Result<Self> {
+    fn of<T: Transport>(fields: &Fields<'_, T>, features: Features) -> Self {
         let given = |feature| features.contains(feature);
-        let optional_u32 = |feature, offset| match given(feature) {
-            true => transport.config_u32(offset).map(Some),
-            false => Ok(None),
-        };
+        let optional_u32 = |feature, offset| given(feature).then(|| fields.u32(offset));
         let mut config = Self {
-            capacity: transport.config_u64(field::CAPACITY)?,
-            block_size: optional_u32(Features::BLK_SIZE, field::BLK_SIZE)?
+            capacity: fields.u64(field::CAPACITY),
+            block_size: optional_u32(Features::BLK_SIZE, field::BLK_SIZE)
                 .unwrap_or(SECTOR_LEN as u32),
             read_only: given(Features::RO),
-            size_max: optional_u32(Features::SIZE_MAX, field::SIZE_MAX)?,
-            seg_max: optional_u32(Features::SEG_MAX, field::SEG_MAX)?,
+            size_max: optional_u32(Features::SIZE_MAX, field::SIZE_MAX),
+            seg_max: optional_u32(Features::SEG_MAX, field::SEG_MAX),
             geometry: None,
             topology: None,
             discard: None,
             write_zeroes: None,
             flush: given(Features::FLUSH),
-            cache_mode: Self::read_cache_mode(transport, features)?,
+            cache_mode: Self::cache_mode(fields, features),
         };
         if given(Features::GEOMETRY) {
             config.geometry = Some(Geometry {
-                cylinders: transport.config_u16(field::CYLINDERS)?,
-                heads: transport.config_u8(field::HEADS)?,
-                sectors: transport.config_u8(field::SECTORS)?,
+                cylinders: fields.u16(field::CYLINDERS),
+                heads: fields.u8(field::HEADS),
+                sectors: fields.u8(field::SECTORS),
             });
         }
         if given(Features::TOPOLOGY) {
             config.topology = Some(Topology {
-                physical_block_exp: transport.config_u8(field::PHYSICAL_BLOCK_EXP)?,
-                alignment_offset: transport.config_u8(field::ALIGNMENT_OFFSET)?,
-                min_io_size: transport.config_u16(field::MIN_IO_SIZE)?,
-                opt_io_size: transport.config_u32(field::OPT_IO_SIZE)?,
+                physical_block_exp: fields.u8(field::PHYSICAL_BLOCK_EXP),
+                alignment_offset: fields.u8(field::ALIGNMENT_OFFSET),
+                min_io_size: fields.u16(field::MIN_IO_SIZE),
+                opt_io_size: fields.u32(field::OPT_IO_SIZE),
             });
         }
         if given(Features::DISCARD) {
             config.discard = Some(DiscardLimits {
-                max_sectors: transport.config_u32(field::MAX_DISCARD_SECTORS)?,
-                max_ranges: transport.config_u32(field::MAX_DISCARD_SEG)?,
-                alignment: transport.config_u32(field::DISCARD_SECTOR_ALIGNMENT)?,
+                max_sectors: fields.u32(field::MAX_DISCARD_SECTORS),
+                max_ranges: fields.u32(field::MAX_DISCARD_SEG),
+                alignment: fields.u32(field::DISCARD_SECTOR_ALIGNMENT),
             });
         }
         if given(Features::WRITE_ZEROES) {
             config.write_zeroes = Some(WriteZeroesLimits {
-                max_sectors: transport.config_u32(field::MAX_WRITE_ZEROES_SECTORS)?,
-                max_ranges: transport.config_u32(field::MAX_WRITE_ZEROES_SEG)?,
-                may_unmap: transport.config_u8(field::WRITE_ZEROES_MAY_UNMAP)? != 0,
+                max_sectors: fields.u32(field::MAX_WRITE_ZEROES_SECTORS),
+                max_ranges: fields.u32(field::MAX_WRITE_ZEROES_SEG),
+                may_unmap: fields.u8(field::WRITE_ZEROES_MAY_UNMAP) != 0,
             });
         }
-        Ok(config)
+        config
     }
 
     /// The cache mode. Without CONFIG_WCE, a device that can flush has a cache to flush (spec 5.2.5.2).
+    fn cache_mode<T: Transport>(fields: &Fields<'_, T>, features: Features) -> CacheMode {
+        let writeback = match features.contains(Features::CONFIG_WCE) {
+            true => fields.u8(field::WRITEBACK) != 0,
+            false => features.contains(Features::FLUSH),
+        };
+        match writeback {
+            true => CacheMode::WriteBack,
+            false => CacheMode::WriteThrough,
+        }
+    }
+
+    /// The cache mode now.
     pub(super) fn read_cache_mode<T: Transport>(
         transport: &T,
         features: Features,
     ) -> Result<CacheMode> {
-        let writeback = match features.contains(Features::CONFIG_WCE) {
-            true => transport.config_u8(field::WRITEBACK)? != 0,
-            false => features.contains(Features::FLUSH),
-        };
-        Ok(match writeback {
-            true => CacheMode::WriteBack,
-            false => CacheMode::WriteThrough,
-        })
+        Fields::snapshot(transport, |fields| Self::cache_mode(fields, features))
     }
 
     /// Asks the device for a cache mode. Only with CONFIG_WCE.

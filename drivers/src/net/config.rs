@@ -7,7 +7,7 @@ use bitflags::bitflags;
 use crate::device::Location;
 use crate::error::{Cause, Error, Result};
 use crate::features::{FeatureNames, Negotiated};
-use crate::transport::Transport;
+use crate::transport::{Fields, Transport};
 
 bitflags! {
     /// The feature bits of a network device that this driver implements (spec 5.1.3).
@@ -202,7 +202,7 @@ pub(super) struct LiveConfig {
 impl LiveConfig {
     pub(super) fn read<T: Transport>(transport: &T, negotiated: Negotiated) -> Result<Self> {
         let has = |feature: Features| negotiated.has(feature.bits());
-        transport.config_snapshot(|transport| {
+        Fields::snapshot(transport, |fields| {
             let mut live = Self {
                 link: Link {
                     up: true,
@@ -212,21 +212,21 @@ impl LiveConfig {
                 announce: false,
             };
             if has(Features::STATUS) {
-                let status = transport.config_u16(offset::STATUS)?;
+                let status = fields.u16(offset::STATUS);
                 live.link.up = status & S_LINK_UP != 0;
                 live.announce = has(Features::GUEST_ANNOUNCE) && status & S_ANNOUNCE != 0;
             }
             if has(Features::SPEED_DUPLEX) {
                 // Anything else means unknown (spec 5.1.4.2).
-                let speed = transport.config_u32(offset::SPEED)?;
+                let speed = fields.u32(offset::SPEED);
                 live.link.speed = (speed <= 0x7fff_ffff).then_some(speed);
-                live.link.full_duplex = match transport.config_u8(offset::DUPLEX)? {
+                live.link.full_duplex = match fields.u8(offset::DUPLEX) {
                     0 => Some(false),
                     1 => Some(true),
                     _ => None,
                 };
             }
-            Ok(live)
+            live
         })
     }
 }
@@ -249,11 +249,7 @@ impl Identity {
         let bad = |field, value| Error::new(transport.name(), Cause::BadConfig { field, value });
         let mut mac = fallback.unwrap_or(MacAddress::made_up(transport.name().location));
         if negotiated.has(Features::MAC.bits()) {
-            mac = transport.config_snapshot(|transport| {
-                let mut mac = [0; 6];
-                transport.read_config(offset::MAC, &mut mac)?;
-                Ok(MacAddress(mac))
-            })?;
+            mac = Fields::snapshot(transport, |fields| MacAddress(fields.bytes(offset::MAC)))?;
         }
         if !mac.is_unicast() {
             let [a, b, c, d, e, f] = mac.0;

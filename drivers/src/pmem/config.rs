@@ -2,7 +2,7 @@
 
 use super::wire::Features;
 use crate::error::{Cause, Error, Result};
-use crate::transport::Transport;
+use crate::transport::{Fields, Transport};
 
 /// Offsets in `struct virtio_pmem_config`, all written by the device.
 mod field {
@@ -28,11 +28,9 @@ impl Config {
     pub(super) fn read<T: Transport>(transport: &T, features: Features) -> Result<Self> {
         let config = match features.contains(Features::SHMEM_REGION) {
             true => Self::of_shared_memory(transport)?,
-            false => transport.config_snapshot(|transport| {
-                Ok(Self {
-                    start: transport.config_u64(field::START)?,
-                    size: transport.config_u64(field::SIZE)?,
-                })
+            false => Fields::snapshot(transport, |fields| Self {
+                start: fields.u64(field::START),
+                size: fields.u64(field::SIZE),
             })?,
         };
         config

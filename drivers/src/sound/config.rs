@@ -3,7 +3,7 @@
 use bitflags::bitflags;
 
 use crate::error::{Cause, Error, Result};
-use crate::transport::Transport;
+use crate::transport::{Fields, Transport};
 
 bitflags! {
     /// The feature bits of a sound device that this driver implements: all that there are.
@@ -45,17 +45,15 @@ pub struct Config {
 impl Config {
     /// Reads what `features`, those agreed on, say is there. After FEATURES_OK.
     pub(super) fn read<T: Transport>(transport: &T, features: Features) -> Result<Self> {
-        let config = transport.config_snapshot(|transport| {
-            Ok(Self {
-                jacks: transport.config_u32(offset::JACKS)?,
-                streams: transport.config_u32(offset::STREAMS)?,
-                chmaps: transport.config_u32(offset::CHMAPS)?,
-                // It must not be read otherwise (spec 5.14.5.1).
-                controls: match features.contains(Features::CTLS) {
-                    true => transport.config_u32(offset::CONTROLS)?,
-                    false => 0,
-                },
-            })
+        let config = Fields::snapshot(transport, |fields| Self {
+            jacks: fields.u32(offset::JACKS),
+            streams: fields.u32(offset::STREAMS),
+            chmaps: fields.u32(offset::CHMAPS),
+            // It must not be read otherwise (spec 5.14.5.1).
+            controls: match features.contains(Features::CTLS) {
+                true => fields.u32(offset::CONTROLS),
+                false => 0,
+            },
         })?;
         let all = [
             ("jacks", config.jacks),

@@ -20,6 +20,7 @@ use crate::dma::DmaContext;
 use crate::error::{Cause, Error, Result};
 use crate::features::RingFeatures;
 
+pub(crate) use config::Fields;
 pub use mmio::MmioTransport;
 pub use pci::PciTransport;
 
