@@ -308,7 +308,7 @@ impl core::error::Error for Cause {}
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
+        match self {
             Self::NotVirtio { vendor, device } => {
                 write!(f, "not a virtio device (PCI id {vendor:04x}:{device:04x})")
             }
@@ -320,7 +320,7 @@ impl fmt::Display for Cause {
             }
             Self::LegacyOnly => f.write_str("offers the legacy interface only"),
             Self::WrongDeviceType { expected } => {
-                write!(f, "not of the driver's type, {}", DeviceId(expected))
+                write!(f, "not of the driver's type, {}", DeviceId(*expected))
             }
             Self::MissingCapability(name) => write!(f, "has no {name} capability"),
             Self::BadCapability { offset, reason } => {
@@ -332,7 +332,7 @@ impl fmt::Display for Cause {
             Self::MissingFeatures { offered, missing } => write!(
                 f,
                 "does not offer {} (offers {offered:#x})",
-                FeatureNames::ring(missing)
+                FeatureNames::ring(*missing)
             ),
             Self::FeaturesRefused { offered, accepted } => {
                 write!(

@@ -21,8 +21,6 @@ use virtio_drivers::transport::pci::bus::DeviceFunction;
 #[unsafe(no_mangle)]
 extern "C" fn _start() -> ! {
     platform::start();
-    // As a kernel does: with the drivers gone, nobody else's formatting would be left.
-    log::info!("up, {} ticks", platform::ticks());
 
     #[cfg(feature = "blk")]
     report(ours::blk(place()));
@@ -52,7 +50,6 @@ extern "C" fn _start() -> ! {
 }
 
 /// Where a device is, which the compiler is not to know.
-#[allow(dead_code, reason = "without a driver there is none")]
 fn place() -> DeviceFunction {
     black_box(DeviceFunction {
         bus: 0,
@@ -62,6 +59,7 @@ fn place() -> DeviceFunction {
 }
 
 /// A kernel says what went wrong.
+#[allow(dead_code, reason = "without a driver there is nothing to report")]
 fn report<T, E: Display>(result: Result<T, E>) {
     if let Err(error) = result {
         log::error!("{error}");

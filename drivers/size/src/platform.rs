@@ -1,4 +1,5 @@
-//! What every kernel has: an allocator, a log, a panic handler, PCI configuration space, memory for devices.
+//! What every kernel has: an allocator, a log, a panic handler, PCI configuration space, memory for devices. The guest without
+//! a driver uses all of it, and it is kept out of line, so that it is no part of a driver's size.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::arch::asm;
@@ -19,6 +20,16 @@ const PCI_DATA: u16 = 0xcfc;
 pub(crate) fn start() {
     let _ = log::set_logger(&Serial);
     log::set_max_level(LevelFilter::Trace);
+    let place = crate::place();
+    let command = Ports.read_word(place, 4);
+    Ports.write_word(place, 4, command);
+    let pages = pages_alloc(1);
+    // Numbers, texts and lists as any kernel's log has them.
+    log::info!(
+        "up: {:>8} {command:#010x} {:02x?} {pages:?}",
+        ticks(),
+        [1u8, 2]
+    );
 }
 
 pub(crate) fn stop() -> ! {
@@ -33,6 +44,7 @@ pub(crate) fn ticks() -> u64 {
 }
 
 /// The bound of each wait.
+#[inline(never)]
 pub(crate) fn is_in_time() -> bool {
     ticks() < 1 << 40
 }
@@ -100,11 +112,13 @@ impl Ports {
 }
 
 impl ConfigurationAccess for Ports {
+    #[inline(never)]
     fn read_word(&self, function: DeviceFunction, register: u8) -> u32 {
         Self::select(function, register);
         read_word(PCI_DATA)
     }
 
+    #[inline(never)]
     fn write_word(&mut self, function: DeviceFunction, register: u8, value: u32) {
         Self::select(function, register);
         write_word(PCI_DATA, value);
@@ -135,6 +149,7 @@ static HEAP: Heap = Heap {
 
 // SAFETY: what is handed out lies inside `bytes`, is aligned as asked for, and is handed out once.
 unsafe impl GlobalAlloc for Heap {
+    #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let mut start = 0;
         let place = |used: usize| {
@@ -152,6 +167,7 @@ unsafe impl GlobalAlloc for Heap {
     unsafe fn dealloc(&self, _: *mut u8, _: Layout) {}
 }
 
+#[inline(never)]
 fn pages_alloc(pages: usize) -> Option<NonNull<u8>> {
     let layout = Layout::from_size_align(pages.checked_mul(PAGE_SIZE)?, PAGE_SIZE).ok()?;
     // SAFETY: at least a page is asked for.

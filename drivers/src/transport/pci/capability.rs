@@ -1,9 +1,12 @@
 //! Finding the virtio structures of a PCI function (spec 4.1.4), believing nothing that it says about itself.
 
+use alloc::vec::Vec;
+
 use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunction};
 
 use super::bar::Bar;
 use crate::error::Cause;
+use crate::transport::SharedMemory;
 
 const STATUS_COMMAND: u8 = 0x04;
 const STATUS_CAPABILITIES_LIST: u32 = 1 << (16 + 4);
@@ -24,7 +27,7 @@ mod cfg_type {
 }
 
 /// The most shared-memory regions kept; the specification's device types use one at most (spec 5.11.6).
-pub(super) const MAX_SHARED_MEMORY: usize = 4;
+const MAX_SHARED_MEMORY: usize = 4;
 
 /// A checked run of physical addresses inside a BAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,13 +48,13 @@ pub(super) struct MsixCapability {
 }
 
 /// All that a function's capability list says about it as a virtio device. Each region lies inside a memory BAR.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Structures {
     pub(super) common: Option<Region>,
     pub(super) notify: Option<(Region, u32)>,
     pub(super) isr: Option<Region>,
     pub(super) device: Option<Region>,
-    pub(super) shared_memory: [Option<(u8, Region)>; MAX_SHARED_MEMORY],
+    pub(super) shared_memory: Vec<SharedMemory>,
     pub(super) msix: Option<MsixCapability>,
 }
 
@@ -157,20 +160,18 @@ impl<C: ConfigurationAccess> Capability<'_, C> {
             return Ok(());
         };
         match kind {
-            cfg_type::COMMON => found.common = found.common.or(Some(region)),
-            cfg_type::ISR => found.isr = found.isr.or(Some(region)),
-            cfg_type::DEVICE => found.device = found.device.or(Some(region)),
+            cfg_type::COMMON => _ = found.common.get_or_insert(region),
+            cfg_type::ISR => _ = found.isr.get_or_insert(region),
+            cfg_type::DEVICE => _ = found.device.get_or_insert(region),
             cfg_type::NOTIFY => {
                 let multiplier = self.word(16)?;
-                found.notify = found.notify.or(Some((region, multiplier)));
+                found.notify.get_or_insert((region, multiplier));
             }
             _ => {
-                let known = found.shared_memory.iter().flatten();
-                if !known.clone().any(|(other, _)| *other == id) {
-                    let free = found.shared_memory.iter_mut().find(|slot| slot.is_none());
-                    if let Some(slot) = free {
-                        *slot = Some((id, region));
-                    }
+                let known = &mut found.shared_memory;
+                if known.len() < MAX_SHARED_MEMORY && known.iter().all(|other| other.id != id) {
+                    let Region { address, len } = region;
+                    known.push(SharedMemory { id, address, len });
                 }
             }
         }

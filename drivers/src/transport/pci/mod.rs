@@ -170,16 +170,7 @@ impl<D: DmaContext, R: Registers> PciTransport<D, R> {
             notify_multiplier,
             isr: map(isr)?,
             device: found.device.map(&mut map).transpose()?,
-            shared_memory: found
-                .shared_memory
-                .into_iter()
-                .flatten()
-                .map(|(id, region)| SharedMemory {
-                    id,
-                    address: region.address,
-                    len: region.len,
-                })
-                .collect(),
+            shared_memory: found.shared_memory,
             msix_vectors: found.msix.map_or(0, |capability| capability.vectors),
             msix_capability: match found.msix {
                 Some(capability) => Some((capability, map(capability.table)?)),
