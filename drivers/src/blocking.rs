@@ -15,6 +15,7 @@ pub struct Blocking<D: Driver> {
 
 impl<D: Driver> Blocking<D> {
     /// Takes over `driver`, of which nothing may be in flight.
+    #[inline(never)]
     pub fn new(mut driver: D) -> Self {
         driver.disable_interrupts();
         Self { driver }
@@ -48,48 +49,37 @@ impl<D: Driver> Blocking<D> {
     /// The code of [`Self::perform`], once for all the closures that a kernel has to wait.
     fn wait_for(
         &mut self,
-        mut request: D::Request,
+        request: D::Request,
         wait: &mut dyn FnMut() -> bool,
     ) -> Result<D::Request, Failed<D::Request>> {
+        let mut request = Some(request);
         let token = loop {
-            match self.driver.submit(request) {
+            let error = match self.driver.accept(&mut request) {
                 Ok(token) => break token,
                 // Full of requests that were waited for too long.
-                Err(rejected) if rejected.error.cause == Cause::QueueFull => {
-                    request = rejected.payload;
-                    match self.driver.poll() {
-                        Ok(Some(_)) => {}
-                        Ok(None) if wait() => {}
-                        Ok(None) => return Err(self.failed(Cause::Timeout, Some(request))),
-                        Err(error) => {
-                            let request = Some(request);
-                            self.reset(None);
-                            return Err(Failed { error, request });
-                        }
+                Err(error) if error.cause == Cause::QueueFull => match self.driver.poll() {
+                    Ok(Some(_)) => continue,
+                    Ok(None) if wait() => continue,
+                    Ok(None) => self.driver.error(Cause::Timeout),
+                    Err(error) => {
+                        self.reset(None);
+                        error
                     }
-                }
-                Err(rejected) => return Err(rejected.into()),
-            }
+                },
+                Err(error) => error,
+            };
+            return Err(Failed { error, request });
         };
         self.driver.kick();
         loop {
-            match self.driver.poll() {
+            let (error, request) = match self.driver.poll() {
                 Ok(Some(finished)) if finished.token == token => return finished.into_result(),
-                Ok(Some(_)) => {}
-                Ok(None) if wait() => {}
-                Ok(None) => return Err(self.failed(Cause::Timeout, None)),
-                Err(error) => {
-                    let request = self.reset(Some(token));
-                    return Err(Failed { error, request });
-                }
-            }
-        }
-    }
-
-    fn failed(&self, cause: Cause, request: Option<D::Request>) -> Failed<D::Request> {
-        Failed {
-            error: self.driver.error(cause),
-            request,
+                Ok(Some(_)) => continue,
+                Ok(None) if wait() => continue,
+                Ok(None) => (self.driver.error(Cause::Timeout), None),
+                Err(error) => (error, self.reset(Some(token))),
+            };
+            return Err(Failed { error, request });
         }
     }
 
