@@ -125,11 +125,10 @@ impl<T: Transport> Receiver<T> {
             stats: ReceiveStats::default(),
         };
         receiver.queue.disable_interrupts();
-        while let Some(buffer) = receiver.spare.pop() {
+        for _ in 0..count {
             // The queue has a descriptor for each.
-            if let Err(rejected) = receiver.queue.submit(&[], buffer) {
-                receiver.spare.push(rejected.payload);
-                break;
+            if let Some(buffer) = receiver.spare.pop() {
+                receiver.give_back(buffer);
             }
         }
         Ok(receiver)

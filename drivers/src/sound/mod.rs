@@ -219,9 +219,7 @@ impl<T: Transport> Queues<T> {
             }
         }
         while self.event.has_room(1) {
-            self.event
-                .submit(&[], ())
-                .map_err(|rejected| rejected.error)?;
+            ask_for_event(&mut self.event)?;
         }
         Ok(())
     }
@@ -375,7 +373,7 @@ impl<T: Transport> Sound<T> {
             let header = Header::item(command, id);
             // If there is no room for it or no memory, there will be when another message is done.
             if let Ok(message) = message
-                && control.submit(header.bytes(), message).is_ok()
+                && send(control, header, message).is_ok()
             {
                 self.counters.commands += 1;
                 stream.begin(command, None);
@@ -429,8 +427,7 @@ impl<T: Transport> Sound<T> {
             let message = Control::internal(command, stream);
             let message = message.map_err(|cause| control.error(cause))?;
             let header = Header::item(command, stream);
-            let submitted = control.submit(header.bytes(), message);
-            submitted.map_err(|rejected| rejected.error)?;
+            send(control, header, message).map_err(|rejected| rejected.error)?;
         }
         control.kick();
         while control.in_flight() > 0 {
@@ -440,6 +437,24 @@ impl<T: Transport> Sound<T> {
         }
         Ok(())
     }
+}
+
+/// Submits a message for the control queue. Out of line, since submitting is 2 KB of code wherever it is put in place.
+#[inline(never)]
+#[expect(clippy::result_large_err, reason = "the message goes back")]
+fn send<T: Transport>(
+    queue: &mut Queue<T, Control>,
+    header: Header,
+    message: Control,
+) -> Result<Token, Rejected<Control>> {
+    queue.submit(header.bytes(), message)
+}
+
+/// Gives the device room for an event. Out of line, as [`send`].
+#[inline(never)]
+fn ask_for_event<T: Transport>(queue: &mut Queue<T, ()>) -> Result<()> {
+    queue.submit(&[], ())?;
+    Ok(())
 }
 
 /// How much longer a device that is about to be reset is waited for.
@@ -497,7 +512,7 @@ impl<T: Transport> Sound<T> {
                 _ => None,
             };
             self.events.add(event, &mut self.items, &mut self.streams);
-            queue.submit(&[], ()).map_err(|rejected| rejected.error)?;
+            ask_for_event(queue)?;
             any = true;
         }
         if any {
@@ -766,8 +781,7 @@ impl<T: Transport> Driver for Sound<T> {
                 };
                 let message = control.message;
                 let queue = &mut self.device.queues.control;
-                let token = queue
-                    .submit(header.bytes(), control)
+                let token = send(queue, header, control)
                     .map_err(|it| rejected(it.error, Body::Control(it.payload)))?;
                 self.begin(message);
                 Ok(token)
