@@ -42,7 +42,7 @@
 //! # }
 //! ```
 //!
-//! # Features and memory
+//! # Features, memory and size
 //!
 //! `net`, `gpu`, `sound` and `pmem` are the device types besides [`blk`] and [`rng`], which are always there; `smoltcp`
 //! (with `net`), `embedded-graphics` (with `gpu`) and `rand_core` are adapters to the crates of these names. All of them are
@@ -51,6 +51,9 @@
 //!
 //! The global allocator and the platform's memory for DMA must have as much as the `Options` of each device type say; that
 //! the one or the other has not is [`Cause::NoMemory`] or [`Cause::NoDmaMemory`].
+//!
+//! A driver is 26 KB (rng), 33 KB (blk) to 76 KB (gpu) of x86_64 code in a kernel that is optimised for size; the README says
+//! it of each, and how it is measured.
 //!
 //! # Trust
 //!
