@@ -17,6 +17,7 @@ pub struct Blocking<D: Driver> {
 
 impl<D: Driver> Blocking<D> {
     /// Takes over `driver`, of which nothing may be in flight.
+    // Inlined, it would move a large value field by field, which is more code.
     #[inline(never)]
     pub fn new(mut driver: D) -> Self {
         driver.disable_interrupts();

@@ -42,7 +42,7 @@
 //! # }
 //! ```
 //!
-//! # Features and memory
+//! # Features, memory and size
 //!
 //! `net`, `gpu`, `sound` and `pmem` are the device types besides [`blk`] and [`rng`], which are always there; `smoltcp`
 //! (with `net`), `embedded-graphics` (with `gpu`) and `rand_core` are adapters to the crates of these names. All of them are
@@ -51,6 +51,9 @@
 //!
 //! How much a driver needs of the global allocator and of the platform's memory for DMA is said at the `Options` of each
 //! device type; when one of the two runs out, that is [`Cause::NoMemory`] or [`Cause::NoDmaMemory`].
+//!
+//! A driver is 26 KB (rng), 33 KB (blk) to 76 KB (gpu) of x86_64 code in a kernel that is optimised for size; the README says
+//! it of each, and how it is measured.
 //!
 //! # Trust
 //!

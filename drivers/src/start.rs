@@ -226,6 +226,7 @@ impl<T: Transport, S: Session<T>> Started<T, S> {
     /// The device is of another type ([`Cause::WrongDeviceType`]) and was not touched, or breaks the rules of
     /// initialisation, or what [`Session::configure`] and [`Session::make`] say. It is left with FAILED set, or reset; nothing
     /// is leaked unless it does not come back from the reset.
+    // Inlined, it would move a large value field by field, which is more code.
     #[inline(never)]
     pub fn new(mut transport: T, options: S::Options) -> Result<Self> {
         let name = transport.name();

@@ -450,7 +450,7 @@ impl<T: Transport> Sound<T> {
     }
 }
 
-/// Submits a message for the control queue. Out of line, since submitting is 2 KB of code wherever it is put in place.
+/// Submits a message for the control queue. Out of line, since submitting is 3 KB of code wherever it is inlined.
 #[inline(never)]
 #[expect(clippy::result_large_err, reason = "the message goes back")]
 fn send<T: Transport>(

@@ -25,7 +25,7 @@ fn check<R: Registers>(config: &R, offset: usize, len: usize) -> Result<(), Caus
     Ok(())
 }
 
-/// See [`Transport::read_config`](super::Transport::read_config).
+/// See [`Transport::read_config`].
 pub(super) fn read<R: Registers>(config: &R, offset: usize, bytes: &mut [u8]) -> Result<(), Cause> {
     check(config, offset, bytes.len())?;
     match bytes.len() {
@@ -44,7 +44,7 @@ pub(super) fn read<R: Registers>(config: &R, offset: usize, bytes: &mut [u8]) ->
     Ok(())
 }
 
-/// See [`Transport::write_config`](super::Transport::write_config).
+/// See [`Transport::write_config`].
 pub(super) fn write<R: Registers>(config: &R, offset: usize, bytes: &[u8]) -> Result<(), Cause> {
     check(config, offset, bytes.len())?;
     match *bytes {
@@ -63,7 +63,7 @@ pub(super) fn write<R: Registers>(config: &R, offset: usize, bytes: &[u8]) -> Re
 }
 
 /// The fields of a device configuration, for a driver that reads many: one that can't be read is 0, and so are those after it.
-/// The failure comes out once, at the end: to check each field made `blk` 2.3 KB larger.
+/// The failure comes out once, at the end: to check each field made `blk` 2.4 KB larger.
 pub(crate) struct Fields<'a, T: Transport> {
     transport: &'a T,
     failure: Cell<Option<Error>>,
