@@ -216,6 +216,8 @@ pub struct Started<T: Transport, S: Session<T>> {
     /// Of the configuration that the session follows.
     generation: u32,
     session: S,
+    /// The device was reset for the last time, or could not be.
+    over: bool,
 }
 
 impl<T: Transport, S: Session<T>> Started<T, S> {
@@ -253,6 +255,7 @@ impl<T: Transport, S: Session<T>> Started<T, S> {
             negotiated,
             generation,
             session,
+            over: false,
         })
     }
 
@@ -293,6 +296,17 @@ impl<T: Transport, S: Session<T>> Started<T, S> {
     /// The device does not come back from the reset.
     pub fn reset(&mut self) -> Result<Quiesced> {
         self.control.with(|device| device.transport.reset())
+    }
+
+    /// Resets the device for the last time, for a driver that has more to do then than to release its queues and is being
+    /// dropped: if the device does not come back from this, it is not asked again.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::reset`].
+    pub fn end(&mut self) -> Result<Quiesced> {
+        self.over = true;
+        self.reset()
     }
 
     /// After [`Self::reset`]: releases all queues, for a driver to whom what was in flight means nothing.
@@ -337,6 +351,9 @@ impl<T: Transport, S: Session<T>> DerefMut for Started<T, S> {
 
 impl<T: Transport, S: Session<T>> Drop for Started<T, S> {
     fn drop(&mut self) {
+        if self.over {
+            return;
+        }
         let mut live = false;
         self.session
             .each_queue(&mut |queue| live |= queue.is_live());

@@ -3,8 +3,15 @@
 mod common;
 
 use common::{Data, Echo, EchoQueue, start};
-use vringlet::fake::{FakeDevice, FakeTransport, Fault, Memory, Order, Pace, Random};
+use vringlet::blk::Blk;
+use vringlet::fake::{
+    DeviceModel, FakeBlk, FakeDevice, FakeGpu, FakeNic, FakeSound, FakeTransport, Fault, Memory,
+    Order, Pace, Random,
+};
 use vringlet::features::RingFeatures;
+use vringlet::gpu::Gpu;
+use vringlet::net::Net;
+use vringlet::sound::Sound;
 use vringlet::start::{driver_ok, negotiate};
 use vringlet::transport::Status;
 use vringlet::{Cause, Queue, QueueOptions, Transport};
@@ -461,4 +468,28 @@ fn every_error_reads_as_device_queue_and_cause() {
     setup
         .queue
         .release(&setup.transport.reset().expect("it resets"));
+}
+
+#[test]
+fn a_device_that_does_not_come_back_is_waited_for_once_when_it_is_dropped() {
+    /// How often the fake's transport looked whether the reset is over: once for each.
+    fn resets<M: DeviceModel, D>(
+        model: M,
+        make: impl FnOnce(FakeTransport<M>) -> vringlet::Result<D>,
+    ) -> u64 {
+        Memory::fresh();
+        let device = FakeDevice::new(model);
+        let driver = make(device.transport()).expect("honest until now");
+        device.inject(Fault::ResetNeverEnds);
+        let before = device.status_reads();
+        drop(driver);
+        device.status_reads() - before
+    }
+    let resets = [
+        resets(FakeBlk::new(8), |it| Blk::new(it, Default::default())),
+        resets(FakeNic::new(), |it| Net::new(it, Default::default())),
+        resets(FakeGpu::new(), |it| Gpu::new(it, Default::default())),
+        resets(FakeSound::new(), |it| Sound::new(it, Default::default())),
+    ];
+    assert_eq!(resets, [1; 4]);
 }

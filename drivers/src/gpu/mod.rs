@@ -85,7 +85,7 @@ use crate::features::Negotiated;
 use crate::queue::{AnyQueue, Completion, Queue, QueueOptions, Ready, Rejected, Token};
 use crate::report::Report;
 use crate::start::{Configured, Session, Started};
-use crate::transport::Transport;
+use crate::transport::{Quiesced, Transport};
 
 pub use self::config::{FEATURE_NAMES, Features};
 pub use self::cursor::Cursor;
@@ -616,20 +616,7 @@ impl<T: Transport> Driver for Gpu<T> {
 
     fn reset(&mut self) -> Result<Vec<(Token, Request<T::Dma>)>> {
         let proof = self.device.reset()?;
-        drop(self.device.control.release(&proof));
-        drop(self.device.cursor.release(&proof));
-        self.resources.clear(self.device.scanouts as usize);
-        self.waiting.clear();
-        self.finished.clear();
-        self.layout = None;
-        self.changes.clear();
-        self.edids.fill(None);
-        let tasks = (0..).zip(&mut self.tasks);
-        let requests = tasks.filter_map(|(index, task)| {
-            let request = task.take()?.request;
-            Some((Token::new(index), request))
-        });
-        Ok(requests.collect())
+        Ok(self.release(&proof))
     }
 
     fn restart(&mut self) -> Result<()> {
@@ -642,12 +629,33 @@ impl<T: Transport> Driver for Gpu<T> {
     }
 }
 
+impl<T: Transport> Gpu<T> {
+    /// After a reset: ends all loans and gives back the requests.
+    fn release(&mut self, proof: &Quiesced) -> Vec<(Token, Request<T::Dma>)> {
+        drop(self.device.control.release(proof));
+        drop(self.device.cursor.release(proof));
+        self.resources.clear(self.device.scanouts as usize);
+        self.waiting.clear();
+        self.finished.clear();
+        self.layout = None;
+        self.changes.clear();
+        self.edids.fill(None);
+        let tasks = (0..).zip(&mut self.tasks);
+        let requests = tasks.filter_map(|(index, task)| {
+            let request = task.take()?.request;
+            Some((Token::new(index), request))
+        });
+        requests.collect()
+    }
+}
+
 impl<T: Transport> Drop for Gpu<T> {
     fn drop(&mut self) {
         // Else the memory of the device's pictures, which it may still read, would be leaked. That is what happens if it
         // does not come back from the reset.
-        if let Err(error) = self.reset() {
-            log::error!("{error}");
+        match self.device.end() {
+            Ok(proof) => drop(self.release(&proof)),
+            Err(error) => log::error!("{error}"),
         }
     }
 }

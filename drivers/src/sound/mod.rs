@@ -922,8 +922,10 @@ impl<T: Transport> Driver for Sound<T> {
 impl<T: Transport> Drop for Sound<T> {
     fn drop(&mut self) {
         // The streams are ended before the device is reset.
-        if let Err(error) = self.reset() {
-            log::error!("{error}");
+        drop(self.end_all());
+        match self.device.end() {
+            Ok(proof) => drop(self.device.queues.release(&proof)),
+            Err(error) => log::error!("{error}"),
         }
     }
 }
