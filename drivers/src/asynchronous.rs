@@ -63,7 +63,7 @@ use self::backlog::{Backlog, Entry};
 /// - *Kicks.* Submitting wakes the owner, who kicks when its turn comes: all that the tasks submit before that share one
 ///   kick.
 /// - *Rounds.* A kernel whose executor can call something at the end of each of its rounds needs no owner's task for
-///   the data: [`Self::turn`] takes completions and gives one kick, [`Self::enable_interrupts`] is for before the processor
+///   the data: [`Self::turn`] takes completions and gives one kick, [`Self::prepare_to_sleep`] is for before the processor
 ///   sleeps, and [`Self::stopped`] tells the owner when there is something to mend.
 /// - *Queue full.* Requests that don't fit wait in the order in which they came, and go to the device from
 ///   [`Self::process`] as soon as others are done.
@@ -314,8 +314,16 @@ impl<D: Driver> Asynchronous<D> {
                     return Ok(enough);
                 }
                 Ok(Step::Wake(waker)) => {
+                    let last = state.unfinished() == 0;
+                    if last {
+                        state.kick();
+                        self.note(&state);
+                    }
                     drop(state);
                     waker.wake();
+                    if last {
+                        return Ok(false);
+                    }
                 }
                 Ok(Step::Drop(token)) => discard(state, token),
                 Err(error) => {
@@ -326,6 +334,22 @@ impl<D: Driver> Asynchronous<D> {
             }
             steps += 1;
         }
+    }
+
+    /// Before the processor sleeps: tells the device of everything submitted, and asks for an interrupt with the next
+    /// completion. `false` if there is one already, for which none may come: don't sleep, but see [`Self::turn`].
+    #[inline]
+    pub fn prepare_to_sleep(&self) -> bool {
+        let mut state = self.state.lock();
+        match state.backlog.is_empty() {
+            true => state.kick(),
+            false => {
+                drop(state);
+                self.kick();
+                state = self.state.lock();
+            }
+        }
+        !state.driver.enable_interrupts()
     }
 
     /// Asks for an interrupt with the next completion. Says whether there is one already, for which none may come: see

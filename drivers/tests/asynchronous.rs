@@ -844,3 +844,51 @@ fn turns_taken_only_while_there_is_something_to_do_serve_those_that_wait_for_roo
     drop(machine);
     memory.assert_clean();
 }
+
+#[test]
+fn who_is_about_to_sleep_has_told_the_device_of_everything_and_will_be_interrupted() {
+    let memory = Memory::fresh();
+    // Two requests at a time, each of a chain of three descriptors.
+    let options = Options {
+        queue_size: 8,
+        declined: RingFeatures::INDIRECT_DESC.bits(),
+    };
+    let machine = machine(FakeBlk::new(8), options);
+    let (device, disk) = (&machine.device, &machine.disk);
+    device.set_pace(Pace::Manual);
+    disk.with(Driver::disable_interrupts);
+    let mut reads: Vec<_> = (0..3)
+        .map(|sector| Task::new(disk.perform(Request::read(sector, buffer(512)))))
+        .collect();
+    for read in &mut reads {
+        assert!(read.run().is_pending());
+    }
+    let kicked = device.notifications(0);
+    assert!(disk.prepare_to_sleep());
+    assert_eq!(device.notifications(0), kicked + 1);
+    assert_eq!((device.complete(0, 0), device.interrupts(0)), (2, 0));
+    assert_eq!(device.complete(0, 1), 1);
+    assert_eq!(device.interrupts(0), 1);
+    // What is done already forbids the sleep, and what waited for room goes on its way when it was taken.
+    assert!(!disk.prepare_to_sleep());
+    assert_eq!(disk.turn(), Ok(false));
+    assert_eq!(device.complete(0, 0), 2);
+    assert!(disk.prepare_to_sleep());
+    assert_eq!(device.complete(0, 2), 0);
+    // The last of them ends the turn.
+    assert_eq!(disk.turn(), Ok(false));
+    assert!(disk.is_idle());
+    for read in &mut reads {
+        assert!(matches!(read.run(), Poll::Ready(Ok(_))));
+    }
+    // With room for it, too.
+    let mut read = Task::new(disk.perform(Request::read(3, buffer(512))));
+    assert!(read.run().is_pending());
+    assert!(disk.prepare_to_sleep());
+    assert_eq!(device.complete(0, 1), 0);
+    assert_eq!(disk.turn(), Ok(false));
+    assert!(matches!(read.run(), Poll::Ready(Ok(_))));
+    drop((reads, read));
+    drop(machine);
+    memory.assert_clean();
+}

@@ -198,8 +198,7 @@ impl<D: Driver> EndOfRound for Shared<D> {
         if self.armed.load(Ordering::Relaxed) && self.face.is_idle() {
             return !self.interrupts.has_come(self.queues);
         }
-        self.face.kick();
-        let asked = !self.face.enable_interrupts();
+        let asked = self.face.prepare_to_sleep();
         self.armed.store(asked, Ordering::Relaxed);
         asked
     }
