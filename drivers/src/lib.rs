@@ -4,7 +4,7 @@
 //!
 //! 1. [`transport`]: how to reach the registers of a device: PCI, MMIO, or any transport of the `virtio-drivers`
 //!    crate.
-//! 2. [`queue`]: the virtqueue. It owns what a request lends to the device and checks what the device says.
+//! 2. [`authoring::queue`]: the virtqueue. It owns what a request lends to the device and checks what the device says.
 //! 3. A folder for each device type.
 //!
 //! What a kernel brings is a [`DmaContext`] for memory and registers, and for PCI
@@ -61,7 +61,7 @@
 //! ids, indices, configuration and capabilities are unverified until checked. What can't be prevented without an IOMMU
 //! is that a device writes to memory which it was never lent.
 //!
-//! `unsafe` is confined to [`dma`], [`registers`], `barrier`, [`buffer`], [`region`], the loans of [`queue`]
+//! `unsafe` is confined to `dma`, `registers`, `barrier`, [`buffer`], [`region`], the loans of `queue`
 //! (`queue/slot.rs`) and [`stock`], which calls an unsafe `Hal`; there is none in a device driver. [`Transport`] and
 //! [`DmaContext`] are unsafe to implement.
 
@@ -80,6 +80,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod asynchronous;
+pub mod authoring;
 #[allow(unsafe_code, reason = "barrier instructions, of which x86 needs none")]
 mod barrier;
 pub mod blk;
@@ -87,8 +88,6 @@ pub mod blocking;
 #[expect(unsafe_code, reason = "raw ownership of lent bytes")]
 pub mod buffer;
 pub mod device;
-#[expect(unsafe_code, reason = "memory shared with a device")]
-pub mod dma;
 pub mod driver;
 pub mod error;
 #[cfg(feature = "fake")]
@@ -100,27 +99,25 @@ pub mod gpu;
 pub mod net;
 #[cfg(feature = "pmem")]
 pub mod pmem;
-pub mod queue;
 #[expect(unsafe_code, reason = "memory of a device, mapped")]
 pub mod region;
-#[expect(unsafe_code, reason = "device registers")]
-pub mod registers;
 pub mod report;
 pub mod rng;
 #[cfg(feature = "sound")]
 pub mod sound;
-pub mod start;
 pub mod stock;
 pub mod transport;
 
+use authoring::{dma, queue, registers, start};
+
 pub use buffer::Buffer;
 pub use device::{DeviceId, DeviceName, Location};
-pub use dma::{Direction, DmaContext};
+pub use dma::{Direction, DmaContext, PAGE_LEN};
 pub use driver::{Device, Driver, Failed, Finished};
 pub use error::{Cause, Error, Result};
 #[cfg(feature = "net")]
 pub use net::Net;
-pub use queue::{Queue, QueueOptions, QueueStats, Token};
+pub use queue::{QueueStats, Ready, Rejected, Token};
 pub use region::Region;
 pub use report::{QueueReport, Report};
 pub use transport::{MmioTransport, PciTransport, Transport};

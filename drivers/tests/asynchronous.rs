@@ -10,12 +10,12 @@ use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 
 use vringlet::asynchronous::Asynchronous;
+use vringlet::authoring::queue::{Ready, Rejected};
 use vringlet::blk::{Blk, Control, Options, Request};
 use vringlet::fake::{
     FakeBlk, FakeDevice, FakeTransport, Fault, Interrupt, Memory, Order, Pace, Random,
 };
 use vringlet::features::RingFeatures;
-use vringlet::queue::{Ready, Rejected};
 use vringlet::{Buffer, Cause, Driver, Error, Finished, Report, Token};
 
 type Disk = Asynchronous<Blk<FakeTransport<FakeBlk>>>;

@@ -1,9 +1,9 @@
 //! The device configuration, read and written over each transport.
 
+use vringlet::authoring::start::negotiate;
 use vringlet::fake::{
     DeviceModel, FakeDevice, FakeDma, FakeMmio, FakePci, FakeTransport, Memory, PciLayout, Queues,
 };
-use vringlet::start::negotiate;
 use vringlet::stock::{FromStock, IntoStock};
 use vringlet::{Cause, DeviceId, Location, MmioTransport, PciTransport, Transport};
 

@@ -2,7 +2,7 @@
 
 use core::error::Error as _;
 
-use vringlet::queue::Rejected;
+use vringlet::authoring::queue::Rejected;
 use vringlet::sound::CopyError;
 use vringlet::{Buffer, Cause, DeviceId, DeviceName, Error, Failed, Location};
 

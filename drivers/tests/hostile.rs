@@ -3,6 +3,8 @@
 mod common;
 
 use common::{Data, Echo, EchoQueue, start};
+use vringlet::authoring::queue::{Queue, QueueOptions};
+use vringlet::authoring::start::{driver_ok, negotiate};
 use vringlet::blk::Blk;
 use vringlet::fake::{
     DeviceModel, FakeBlk, FakeDevice, FakeGpu, FakeNic, FakeSound, FakeTransport, Fault, Memory,
@@ -12,9 +14,8 @@ use vringlet::features::RingFeatures;
 use vringlet::gpu::Gpu;
 use vringlet::net::Net;
 use vringlet::sound::Sound;
-use vringlet::start::{driver_ok, negotiate};
 use vringlet::transport::Status;
-use vringlet::{Cause, Queue, QueueOptions, Transport};
+use vringlet::{Cause, Transport};
 
 struct Setup {
     memory: Memory,

@@ -3,18 +3,17 @@
 mod common;
 
 use common::{Data, Echo};
+use vringlet::authoring::queue::{Queue, QueueOptions};
+use vringlet::authoring::registers::Registers;
+use vringlet::authoring::start::{driver_ok, negotiate};
 use vringlet::blk::Blk;
 use vringlet::blocking::Blocking;
 use vringlet::fake::{
     FakeBlk, FakeDevice, FakeDma, FakeMmio, FakeMmioRegisters, FakeNic, Fault, Memory, Pace,
 };
 use vringlet::net::Net;
-use vringlet::registers::Registers;
-use vringlet::start::{driver_ok, negotiate};
 use vringlet::transport::{InterruptCauses, SharedMemory};
-use vringlet::{
-    Buffer, Cause, DeviceId, Location, MmioTransport, Queue, QueueOptions, Transport, blk, net,
-};
+use vringlet::{Buffer, Cause, DeviceId, Location, MmioTransport, Transport, blk, net};
 
 const MAGIC_VALUE: usize = 0x00;
 const VERSION: usize = 0x04;

@@ -7,15 +7,16 @@ use std::sync::{Arc, Mutex};
 
 use common::{Data, Echo};
 use virtio_drivers::transport::pci::bus::ConfigurationAccess;
+use vringlet::authoring::queue::{Queue, QueueOptions};
+use vringlet::authoring::registers::Registers;
+use vringlet::authoring::start::{driver_ok, negotiate};
 use vringlet::fake::{
     CapabilityFault, FakeBlk, FakeDevice, FakeDma, FakePci, FakeRegisters, Fault, Interrupt,
     Memory, PciLayout, Random,
 };
-use vringlet::registers::Registers;
-use vringlet::start::{driver_ok, negotiate};
 use vringlet::transport::pci::Message;
 use vringlet::transport::{InterruptCauses, SharedMemory};
-use vringlet::{Cause, DeviceId, Location, PciTransport, Queue, QueueOptions, Transport};
+use vringlet::{Cause, DeviceId, Location, PciTransport, Transport};
 
 /// `cfg_type` of the capabilities (spec 4.1.4), and what the fake calls MSI-X.
 const COMMON: u8 = 1;

@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 
 use common::{Data, Echo, EchoQueue, start};
+use vringlet::authoring::queue::QueueOptions;
+use vringlet::authoring::queue::{Chain, Payload};
+use vringlet::authoring::start::{driver_ok, negotiate};
 use vringlet::fake::{FakeDevice, FakeTransport, Fault, Memory, Order, Pace, Random};
 use vringlet::features::RingFeatures;
-use vringlet::queue::{Chain, Payload};
-use vringlet::start::{driver_ok, negotiate};
-use vringlet::{Buffer, Cause, QueueOptions, Token, Transport};
+use vringlet::{Buffer, Cause, Token, Transport};
 
 const BOTH: [bool; 2] = [false, true];
 
@@ -734,8 +735,8 @@ fn a_footer_that_the_device_does_not_write_reads_all_ones() {
 fn a_part_of_a_buffer_can_be_lent() {
     #[derive(Debug)]
     struct Part(Buffer, std::ops::Range<usize>);
-    impl vringlet::queue::Payload for Part {
-        fn segments<'a>(&'a mut self, chain: &mut vringlet::queue::Chain<'a>) {
+    impl vringlet::authoring::queue::Payload for Part {
+        fn segments<'a>(&'a mut self, chain: &mut vringlet::authoring::queue::Chain<'a>) {
             chain.readable_part(&self.0, self.1.clone());
         }
     }
@@ -774,7 +775,8 @@ fn memory_that_runs_out_is_an_error_and_leaks_nothing() {
     // Ring, short tables, headers and footers: each fails in turn.
     for allowed in 0..3 {
         let mut transport = device.transport();
-        let negotiated = vringlet::start::negotiate(&mut transport, 0, 0, 0).expect("honest");
+        let negotiated =
+            vringlet::authoring::start::negotiate(&mut transport, 0, 0, 0).expect("honest");
         memory.fail_allocations_after(allowed);
         let result = EchoQueue::<Data>::new(&mut transport, 0, options, negotiated);
         memory.fail_allocations_after(None);
@@ -937,7 +939,8 @@ fn a_queue_needs_a_size_that_is_a_power_of_two() {
     let memory = Memory::fresh();
     let device = FakeDevice::new(Echo::new(256));
     let mut transport = device.transport();
-    let negotiated = vringlet::start::negotiate(&mut transport, 0, 0, 0).expect("honest");
+    let negotiated =
+        vringlet::authoring::start::negotiate(&mut transport, 0, 0, 0).expect("honest");
     for size in [0, 3, 255, 32769, 65535] {
         let result = EchoQueue::<Data>::new(&mut transport, 0, options(size), negotiated);
         let error = result.err().expect("not a power of two");

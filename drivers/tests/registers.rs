@@ -2,7 +2,7 @@
 
 use std::ptr::NonNull;
 
-use vringlet::registers::{Mmio, Registers};
+use vringlet::authoring::registers::{Mmio, Registers};
 use vringlet::{Cause, Direction, DmaContext};
 
 /// Eight bytes that lie on a multiple of eight, and more behind them that nobody may touch.

@@ -9,17 +9,17 @@ use common::{Data, Echo};
 use virtio_drivers::device::blk::VirtIOBlk;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus};
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
+use vringlet::authoring::queue::{Queue, QueueOptions};
+use vringlet::authoring::registers::{Mmio, Registers};
+use vringlet::authoring::start::{driver_ok, negotiate};
 use vringlet::blk::{Blk, CacheMode, Options, Request};
 use vringlet::fake::{
     FakeBlk, FakeDevice, FakeDma, FakeHal, FakeMmio, FakePmem, Fault, Memory, Pace,
 };
-use vringlet::registers::{Mmio, Registers};
-use vringlet::start::{driver_ok, negotiate};
 use vringlet::stock::{FromStock, IntoStock, Leaky, StockDma};
 use vringlet::transport::InterruptCauses;
 use vringlet::{
-    Cause, DeviceId, Direction, DmaContext, Driver, Location, MmioTransport, Queue, QueueOptions,
-    Transport,
+    Cause, DeviceId, Direction, DmaContext, Driver, Location, MmioTransport, Transport,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 

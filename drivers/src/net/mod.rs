@@ -493,7 +493,7 @@ impl<T: Transport> Net<T> {
 
     /// For an interrupt: sees to what it was about and wakes who sleeps in [`Self::poll_ready`].
     ///
-    /// With MSI-X the vector says what it was about; otherwise [`Self::take_interrupt_causes`] does. Without interrupts,
+    /// With MSI-X the vector says what it was about; otherwise [`Control`]'s `take_interrupt_causes` does. Without interrupts,
     /// call it with all causes now and then.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ use crate::dma::DmaContext;
 use crate::error::{Cause, Error, Result};
 use crate::features::RingFeatures;
 
+pub use crate::registers::{Mmio, Registers};
 pub(crate) use config::Fields;
 pub use mmio::MmioTransport;
 pub use pci::PciTransport;
@@ -67,7 +68,7 @@ pub struct QueueAddresses {
     pub device: u64,
 }
 
-/// The memory of a queue, for [`Transport::enable_queue`]. Only a [`crate::Queue`] makes one, of memory that it owns and
+/// The memory of a queue, for [`Transport::enable_queue`]. Only a [`crate::authoring::queue::Queue`] makes one, of memory that it owns and
 /// does not free before it was shown a proof that the device has let go of it; so no device can be pointed anywhere else.
 #[derive(Debug)]
 pub struct QueueMemory<'a> {

@@ -2,10 +2,11 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+use vringlet::authoring::queue::{Chain, Payload};
+use vringlet::authoring::queue::{Queue, QueueOptions};
+use vringlet::authoring::start::{driver_ok, negotiate};
 use vringlet::fake::{DeviceModel, FakeTransport, Queues};
-use vringlet::queue::{Chain, Payload};
-use vringlet::start::{driver_ok, negotiate};
-use vringlet::{Buffer, DeviceId, Queue, QueueOptions, Transport};
+use vringlet::{Buffer, DeviceId, Transport};
 
 /// Writes what it reads of each request, as far as there is room.
 pub(crate) struct Echo {

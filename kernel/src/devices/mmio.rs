@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use vringlet::registers::Mmio as Registers;
+use vringlet::transport::Mmio as Registers;
 use vringlet::{Cause, Error};
 
 use super::transport::Mmio;

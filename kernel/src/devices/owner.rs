@@ -320,8 +320,8 @@ mod tests {
 
     use embassy_futures::block_on;
     use embassy_futures::select::{Either, select};
+    use vringlet::authoring::queue::{QueueStats, Ready, Rejected};
     use vringlet::features::Negotiated;
-    use vringlet::queue::{QueueStats, Ready, Rejected};
     use vringlet::transport::InterruptCauses;
     use vringlet::{Cause, DeviceId, DeviceName, Finished, Location, Result, Token};
 

@@ -56,7 +56,7 @@ pub trait Session<T: Transport>: Sized {
         negotiated: Negotiated,
     ) -> Result<Self::Config>;
 
-    /// Makes the queues ([`Queue::allocate`](crate::Queue::allocate)). The device knows none of them yet, so this may fail
+    /// Makes the queues ([`Queue::allocate`](super::queue::Queue::allocate)). The device knows none of them yet, so this may fail
     /// anywhere.
     ///
     /// # Errors

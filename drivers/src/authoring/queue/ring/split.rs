@@ -73,7 +73,7 @@ struct UsedRing<D: DmaContext> {
     avail_event: Part<Le16, D>,
 }
 
-pub(in crate::queue) struct SplitRing<D: DmaContext> {
+pub(in crate::authoring::queue) struct SplitRing<D: DmaContext> {
     size: u16,
     descriptors: Part<[Entry], D>,
     available: Available<D>,

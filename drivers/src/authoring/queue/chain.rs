@@ -16,7 +16,7 @@ use crate::error::Cause;
 ///
 /// ```compile_fail
 /// use vringlet::Buffer;
-/// use vringlet::queue::{Chain, Payload};
+/// use vringlet::authoring::queue::{Chain, Payload};
 ///
 /// struct Borrowed<'b>(&'b mut Buffer);
 /// impl Payload for Borrowed<'_> {
