@@ -51,7 +51,7 @@ use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
 use crate::queue::{AnyQueue, Queue, QueueOptions, Ready, Rejected, Token};
 use crate::report::Report;
-use crate::start::{Configured, Session, Started};
+use crate::start::{Session, Started};
 use crate::transport::Transport;
 
 #[cfg(feature = "rand_core")]
@@ -139,10 +139,6 @@ impl<T: Transport> Session<T> for Active<T> {
 
     fn each_queue(&mut self, visit: &mut dyn FnMut(&mut dyn AnyQueue<T>)) {
         visit(&mut self.queue);
-    }
-
-    fn reconfigure(_: &mut Configured<T, ()>) -> Result<Option<Infallible>> {
-        Ok(None)
     }
 }
 

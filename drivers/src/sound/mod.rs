@@ -51,7 +51,7 @@ use crate::error::{Cause, Error, Result};
 use crate::features::{Negotiated, RingFeatures};
 use crate::queue::{AnyQueue, Queue, QueueOptions, Ready, Rejected, Token};
 use crate::report::Report;
-use crate::start::{Configured, Session, Started};
+use crate::start::{Session, Started};
 use crate::transport::{Quiesced, Status, Transport};
 
 pub use self::capture::Capture;
@@ -185,10 +185,6 @@ impl<T: Transport> Session<T> for Active<T> {
         visit(event);
         visit(tx);
         visit(rx);
-    }
-
-    fn reconfigure(_: &mut Configured<T, Config>) -> Result<Option<Infallible>> {
-        Ok(None)
     }
 }
 
