@@ -90,15 +90,24 @@ pub struct Transfer<'a, T: Transport>(Perform<'a, Blk<T>>);
 impl<T: Transport> Future for Transfer<'_, T> {
     type Output = Result<Buffer, Failed<Buffer>>;
 
-    #[inline]
+    // Fetching a result is put in place, since it would take as much to hand it over; submitting is not.
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let perform = &mut self.get_mut().0;
         match perform.fetch() {
             // Of the whole request, only the buffer is moved.
             Some(finished) => Poll::Ready(with_buffer(finished.into_result())),
-            None => perform.advance(context).map(with_buffer),
+            None => advance(perform, context),
         }
     }
+}
+
+#[inline(never)]
+fn advance<T: Transport>(
+    perform: &mut Perform<'_, Blk<T>>,
+    context: &mut Context<'_>,
+) -> Poll<Result<Buffer, Failed<Buffer>>> {
+    perform.advance(context).map(with_buffer)
 }
 
 /// The one buffer of a read or write that is over.
