@@ -9,7 +9,7 @@ use core::task::{Context, Poll};
 use super::{Blk, Request};
 use crate::asynchronous::{Asynchronous, Perform};
 use crate::buffer::Buffer;
-use crate::driver::{Driver, Failed};
+use crate::driver::{Driver, Failed, Finished};
 use crate::error::Result;
 use crate::transport::Transport;
 
@@ -96,7 +96,12 @@ impl<T: Transport> Future for Transfer<'_, T> {
         let perform = &mut self.get_mut().0;
         match perform.fetch() {
             // Of the whole request, only the buffer is moved.
-            Some(finished) => Poll::Ready(with_buffer(finished.into_result())),
+            Some(Finished {
+                result: Ok(()),
+                request,
+                ..
+            }) => Poll::Ready(Ok(one_buffer(request))),
+            Some(finished) => Poll::Ready(failed(finished)),
             None => advance(perform, context),
         }
     }
@@ -110,19 +115,25 @@ fn advance<T: Transport>(
     perform.advance(context).map(with_buffer)
 }
 
+#[cold]
+#[inline(never)]
+fn failed(finished: Finished<Request>) -> Result<Buffer, Failed<Buffer>> {
+    with_buffer(finished.into_result())
+}
+
 /// The one buffer of a read or write that is over.
-#[inline(always)]
 pub(super) fn with_buffer(
     result: Result<Request, Failed<Request>>,
 ) -> Result<Buffer, Failed<Buffer>> {
-    // A request made with one buffer has one; an empty one allocates nothing.
-    let buffer = |request: Request| {
-        request
-            .into_buffer()
-            .unwrap_or_else(|| Buffer::from(Vec::new()))
-    };
     match result {
-        Ok(request) => Ok(buffer(request)),
-        Err(failed) => Err(failed.map(buffer)),
+        Ok(request) => Ok(one_buffer(request)),
+        Err(failed) => Err(failed.map(one_buffer)),
     }
+}
+
+#[inline(always)]
+fn one_buffer(request: Request) -> Buffer {
+    // A request made with one buffer has one; an empty one allocates nothing.
+    let buffer = request.into_buffer();
+    buffer.unwrap_or_else(|| Buffer::from(Vec::new()))
 }
