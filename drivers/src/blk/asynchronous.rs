@@ -9,7 +9,7 @@ use core::task::{Context, Poll};
 use super::{Blk, Request};
 use crate::asynchronous::{Asynchronous, Perform};
 use crate::buffer::Buffer;
-use crate::driver::{Driver, Failed};
+use crate::driver::{Driver, Failed, Finished};
 use crate::error::Result;
 use crate::transport::Transport;
 
@@ -95,25 +95,35 @@ impl<T: Transport> Future for Transfer<'_, T> {
         let perform = &mut self.get_mut().0;
         match perform.fetch() {
             // Of the whole request, only the buffer is moved.
-            Some(finished) => Poll::Ready(with_buffer(finished.into_result())),
+            Some(Finished {
+                request,
+                result: Ok(()),
+                ..
+            }) => Poll::Ready(Ok(buffer(request))),
+            Some(finished) => failed(finished),
             None => perform.advance(context).map(with_buffer),
         }
     }
 }
 
+#[cold]
+fn failed(finished: Finished<Request>) -> Poll<Result<Buffer, Failed<Buffer>>> {
+    Poll::Ready(with_buffer(finished.into_result()))
+}
+
 /// The one buffer of a read or write that is over.
-#[inline(always)]
 pub(super) fn with_buffer(
     result: Result<Request, Failed<Request>>,
 ) -> Result<Buffer, Failed<Buffer>> {
-    // A request made with one buffer has one; an empty one allocates nothing.
-    let buffer = |request: Request| {
-        request
-            .into_buffer()
-            .unwrap_or_else(|| Buffer::from(Vec::new()))
-    };
     match result {
         Ok(request) => Ok(buffer(request)),
         Err(failed) => Err(failed.map(buffer)),
     }
+}
+
+/// A request made with one buffer has one; an empty one allocates nothing.
+#[inline(always)]
+fn buffer(request: Request) -> Buffer {
+    let buffer = request.into_buffer();
+    buffer.unwrap_or_else(|| Buffer::from(Vec::new()))
 }
