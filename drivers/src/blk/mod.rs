@@ -63,7 +63,7 @@ pub use self::wire::{FEATURE_NAMES, Features, ID_LEN, Operation, SECTOR_LEN};
 
 /// How a disk is to be driven.
 ///
-/// By default the driver takes 52 KiB of heap and 32 KiB of memory for DMA when it is made, and 2 and 12 KiB with the
+/// By default the driver takes 52 KiB of heap and 32 KiB of memory for DMA when it is made, and 2 and 4 KiB with the
 /// shortest queue that does (4), through which one request goes at a time. A request in flight also has a list of its
 /// segments if they are more than one of data and, with more than two, a table for the device. Buffers are the caller's.
 #[derive(Clone, Copy, Debug)]
