@@ -131,9 +131,9 @@ pub(super) fn with_buffer(
     }
 }
 
+/// A request made with one buffer has one; an empty one allocates nothing.
 #[inline(always)]
 fn one_buffer(request: Request) -> Buffer {
-    // A request made with one buffer has one; an empty one allocates nothing.
     let buffer = request.into_buffer();
     buffer.unwrap_or_else(|| Buffer::from(Vec::new()))
 }

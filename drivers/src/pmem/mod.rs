@@ -64,7 +64,7 @@ pub use self::wire::{FEATURE_NAMES, Features};
 
 /// How a pmem device is to be driven.
 ///
-/// By default the driver takes 5 KiB of heap and 12 KiB of memory for DMA.
+/// By default the driver takes 5 KiB of heap and 4 KiB of memory for DMA.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// How many callers may wait for a flush at once; more are told that the queue is full.

@@ -60,7 +60,7 @@ pub use self::request::Request;
 
 /// How an entropy device is to be driven.
 ///
-/// By default the driver takes 3 KiB of heap and 8 KiB of memory for DMA. Buffers are the caller's.
+/// By default the driver takes 3 KiB of heap and 4 KiB of memory for DMA. Buffers are the caller's.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Descriptors of the queue, a power of two; the device's maximum if that is smaller. One is enough.

@@ -68,7 +68,7 @@ pub use self::stream::{State, StreamStats};
 
 /// How a sound device is to be driven.
 ///
-/// By default the driver takes 62 KiB of heap and 48 KiB of memory for DMA, and 8 and 48 KiB with queues of 4. Frames
+/// By default the driver takes 64 KiB of heap and 32 KiB of memory for DMA, and 6 and 16 KiB with queues of 4. Frames
 /// come on top, on the heap: the periods of each stream, as long as it is open.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
