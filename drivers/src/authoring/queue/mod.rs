@@ -26,7 +26,7 @@ use core::fmt;
 use core::task::Waker;
 
 use self::record::{Places, Record, Shape};
-use self::ring::{Request, Ring};
+use self::ring::Ring;
 use self::slot::{Slot, State};
 use crate::device::DeviceName;
 use crate::dma;
@@ -178,7 +178,10 @@ pub struct Queue<T: Transport, P> {
     broken: bool,
     /// What the device did to break it.
     violation: Option<Cause>,
+    /// All but the number of requests submitted, which follows from those that came back and are in flight.
     stats: QueueStats,
+    /// How many requests came back by a reset.
+    released: u64,
 }
 
 impl<T: Transport, P: Payload> Queue<T, P> {
@@ -253,6 +256,7 @@ impl<T: Transport, P: Payload> Queue<T, P> {
             broken: false,
             violation: None,
             stats: QueueStats::default(),
+            released: 0,
         })
     }
 
@@ -315,7 +319,11 @@ impl<T: Transport, P: Payload> Queue<T, P> {
 
     /// Counters since the queue was made.
     pub fn stats(&self) -> QueueStats {
-        self.stats
+        let submitted = self.stats.completed + self.released + u64::from(self.in_flight);
+        QueueStats {
+            submitted,
+            ..self.stats
+        }
     }
 
     /// The queue's part of a [`crate::Report`], under the name that the device type gives it.
@@ -325,7 +333,7 @@ impl<T: Transport, P: Payload> Queue<T, P> {
             index: self.index,
             size: self.size(),
             in_flight: self.in_flight,
-            stats: self.stats,
+            stats: self.stats(),
         }
     }
 
@@ -419,13 +427,8 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         slot.record.begin(places, header);
         let added = slot.lend(&self.dma, first, places.footer_len);
         let added = added.and_then(|first| {
-            self.ring.add(Request {
-                id,
-                record: &slot.record,
-                places,
-                first,
-                more: &slot.more,
-            })
+            let Slot { record, more, .. } = &*slot;
+            self.ring.add(id, record, places, first, more)
         });
         if let Err(cause) = added {
             slot.take_back(&self.dma);
@@ -434,7 +437,6 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         slot.state = State::InFlight;
         self.free = next;
         self.in_flight += 1;
-        self.stats.submitted += 1;
         Ok((Token(id), slot))
     }
 
@@ -627,6 +629,7 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         }
         self.live = false;
         self.broken = true;
+        self.released += u64::from(self.in_flight);
         self.in_flight = 0;
         let in_flight = (0..).zip(&mut self.slots).filter_map(|(id, slot)| {
             if slot.state != State::InFlight {

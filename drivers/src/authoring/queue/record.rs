@@ -75,7 +75,7 @@ pub(super) struct Shape(u64);
 impl Shape {
     const HEADER_SHIFT: u32 = 48;
     /// That of no request: none has so long a header.
-    pub(super) const NONE: Self = Self(u64::MAX);
+    const NONE: Self = Self(u64::MAX);
 
     #[inline(always)]
     pub(super) fn new(header_len: usize, loans: usize) -> Self {

@@ -83,7 +83,6 @@ impl<P: Payload, D: DmaContext> Slot<P, D> {
     ) -> Result<Option<Descriptor>, Cause> {
         let mut sum = Sum::default();
         let mut descriptor = None;
-        self.first = None;
         if let Some(first) = first {
             sum = sum.and(&first)?;
             // SAFETY: the bytes belong to a `Buffer` that the payload owns. The payload goes into a slot of the queue, where
@@ -91,6 +90,8 @@ impl<P: Payload, D: DmaContext> Slot<P, D> {
             let first = unsafe { first.lend(context) }?;
             descriptor = Some(Descriptor::from(&first));
             self.first = Some(first);
+        } else {
+            self.first = None;
         }
         if !self.more.is_empty() {
             sum = self.lend_more(context, sum)?;

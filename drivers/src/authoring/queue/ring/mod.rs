@@ -10,18 +10,6 @@ use crate::transport::QueueAddresses;
 
 use self::split::SplitRing;
 
-/// A request as the ring sees it: what its descriptors say.
-#[derive(Clone, Copy)]
-pub(super) struct Request<'a, D: DmaContext> {
-    pub(super) id: u16,
-    /// Prepared for requests like this one ([`Ring::prepare`]).
-    pub(super) record: &'a Record<D>,
-    pub(super) places: &'a Places,
-    /// The loans: the first, if there is one, and the others.
-    pub(super) first: Option<Descriptor>,
-    pub(super) more: &'a [Lent],
-}
-
 /// One segment as the device sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Descriptor {
@@ -121,10 +109,18 @@ impl<D: DmaContext> Ring<D> {
         ring!(self.prepare(dma, id, record, places, shape))
     }
 
-    /// Adds a request. The device does not see it before [`Self::publish`].
+    /// Adds a request, whose record is prepared for its shape, with its loans: the first, if there is one, and the others. The
+    /// device does not see it before [`Self::publish`].
     #[inline(always)]
-    pub(super) fn add(&mut self, request: Request<'_, D>) -> Result<(), Cause> {
-        ring!(self.add(request))
+    pub(super) fn add(
+        &mut self,
+        id: u16,
+        record: &Record<D>,
+        places: &Places,
+        first: Option<Descriptor>,
+        more: &[Lent],
+    ) -> Result<(), Cause> {
+        ring!(self.add(id, record, places, first, more))
     }
 
     /// Gives back the descriptors of a request that [`Self::next_used`] returned and the queue found in flight.

@@ -6,7 +6,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::{Descriptor, Request, Used};
+use super::{Descriptor, Used};
 use crate::barrier;
 use crate::dma::{Access, Direction, Dma, DmaContext, Le16, Le32, Lent, Part};
 use crate::error::Cause;
@@ -198,7 +198,6 @@ impl<D: DmaContext> SplitRing<D> {
         places: &Places,
         shape: Shape,
     ) -> Result<(), Cause> {
-        record.shape = Shape::NONE;
         if let Layout::Indirect = self.layout {
             let segments = shape.segments(places);
             record.lengthen(dma, places, segments)?;
@@ -225,14 +224,14 @@ impl<D: DmaContext> SplitRing<D> {
     }
 
     #[inline(always)]
-    pub(super) fn add(&mut self, request: Request<'_, D>) -> Result<(), Cause> {
-        let Request {
-            id,
-            record,
-            places,
-            first,
-            more,
-        } = request;
+    pub(super) fn add(
+        &mut self,
+        id: u16,
+        record: &Record<D>,
+        places: &Places,
+        first: Option<Descriptor>,
+        more: &[Lent],
+    ) -> Result<(), Cause> {
         let head = match self.layout {
             Layout::Indirect => {
                 if let Some(first) = first {
@@ -243,13 +242,7 @@ impl<D: DmaContext> SplitRing<D> {
                 }
                 id
             }
-            Layout::Direct { .. } => self.add_direct(Request {
-                id,
-                record,
-                places,
-                first,
-                more,
-            })?,
+            Layout::Direct { .. } => self.add_direct(id, record, places, first, more)?,
         };
         let index = self.avail_idx;
         self.avail_idx = index.wrapping_add(1);
@@ -264,14 +257,14 @@ impl<D: DmaContext> SplitRing<D> {
     }
 
     /// A chain in the descriptor table itself (spec 2.7.5).
-    fn add_direct(&mut self, request: Request<'_, D>) -> Result<u16, Cause> {
-        let Request {
-            id,
-            record,
-            places,
-            first,
-            more,
-        } = request;
+    fn add_direct(
+        &mut self,
+        id: u16,
+        record: &Record<D>,
+        places: &Places,
+        first: Option<Descriptor>,
+        more: &[Lent],
+    ) -> Result<u16, Cause> {
         let Layout::Direct {
             accounts,
             free_head,
@@ -604,25 +597,20 @@ mod tests {
         (record, places)
     }
 
-    /// A request that is a byte at `address`.
-    fn small<'a>(
+    /// Adds a request that is a byte at `address`.
+    fn add(
+        ring: &mut SplitRing<FakeDma>,
         id: u16,
         address: u32,
-        record: &'a Record<FakeDma>,
-        places: &'a Places,
-    ) -> Request<'a, FakeDma> {
+        (record, places): &(Record<FakeDma>, Places),
+    ) {
         let first = Descriptor {
             address: address.into(),
             len: 1,
             access: Access::Readable,
         };
-        Request {
-            id,
-            record,
-            places,
-            first: Some(first),
-            more: &[],
-        }
+        let added = ring.add(id, record, places, Some(first), &[]);
+        added.expect("room");
     }
 
     /// Gives a ring one request after the other, and has `step` do with each what it tests, at index `index`.
@@ -636,15 +624,14 @@ mod tests {
                 at: ring.addresses(),
                 event_idx,
             };
-            let (record, places) = bare(&ring);
+            let bare = bare(&ring);
             for number in 0..STEPS {
                 let id = (number % u32::from(SIZE)) as u16;
-                let request = small(id, number, &record, &places);
-                ring.add(request).expect("room");
+                add(&mut ring, id, number, &bare);
                 step(&mut ring, &device, number as u16);
                 ring.free(id);
             }
-            drop((ring, record));
+            drop((ring, bare));
             memory.assert_clean();
         }
     }
@@ -857,9 +844,9 @@ mod tests {
             }
         };
         two_processors(device, |ring, device| {
-            let (record, places) = bare(ring);
+            let bare = bare(ring);
             for round in rounds() {
-                ring.add(small(0, 0, &record, &places)).expect("room");
+                add(ring, 0, 0, &bare);
                 ring.publish();
                 // It asks and withdraws so quickly that the device is done while it asks, more often than not.
                 loop {
@@ -907,9 +894,9 @@ mod tests {
             }
         };
         two_processors(device, |ring, device| {
-            let (record, places) = bare(ring);
+            let bare = bare(ring);
             for round in rounds() {
-                ring.add(small(0, 0, &record, &places)).expect("room");
+                add(ring, 0, 0, &bare);
                 let rung = ring.publish() == Some(true);
                 if rung {
                     device.bell.store(RUNG, Ordering::SeqCst);
