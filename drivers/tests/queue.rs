@@ -904,7 +904,10 @@ fn a_proof_of_an_earlier_reset_releases_nothing() {
     assert_eq!(queue.in_flight(), 1, "the device still has it");
 
     let proof = transport.reset().expect("an honest device");
+    let submitted = queue.stats().submitted;
     let back = queue.release(&proof);
+    assert!(submitted > 0 && !back.is_empty());
+    assert_eq!(queue.stats().submitted, submitted, "what came back counts");
     assert_eq!(back.len(), 1);
     assert_eq!(back[0].0, token);
     drop(queue);
