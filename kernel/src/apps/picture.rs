@@ -213,6 +213,10 @@ impl Header {
             if name == Some(b"IHDR") {
                 header = header.or(Self::parse(chunk));
             }
+            // The picture ends here. What other programs appended is none of it.
+            if name == Some(b"IEND") {
+                break;
+            }
             rest = next;
         }
         let header = header.ok_or_else(|| broken("no header"))?;
@@ -356,6 +360,23 @@ mod tests {
         assert!(error(b"BM").contains("broken"));
         assert!(Picture::room(1 << 31, 1 << 31).is_err());
         assert!(Picture::room(0, 5).is_err());
+    }
+
+    #[test]
+    fn bytes_behind_the_end_of_a_png_file_do_not_count() {
+        let png = include_bytes!("picture/test.png");
+        let expected = Picture::decode(png).unwrap().pixels;
+        for more in [
+            &b"\0"[..],
+            &[0; 512],
+            &[0xff; 9],
+            b"appended by another program",
+            png,
+        ] {
+            let file = [png, more].concat();
+            let picture = Picture::decode(&file).unwrap();
+            assert!(picture.pixels == expected, "{more:?}");
+        }
     }
 
     #[test]
