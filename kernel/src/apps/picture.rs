@@ -1,5 +1,7 @@
 //! Pictures out of files: PNG and BMP, decoded in memory that is asked for beforehand, and made to fit a display.
 
+mod bmp;
+
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -85,12 +87,16 @@ impl Picture {
     }
 
     fn decode_bmp(file: &[u8]) -> Result<Self, String> {
-        let bmp = Bmp::<Rgb888>::from_slice(file);
-        let bmp = bmp.map_err(broken)?;
-        let size = bmp.size();
-        let mut picture = Self::room(size.width, size.height)?;
+        let header = bmp::Header::read(file)?;
+        let mut picture = Self::room(header.width, header.height)?;
+        if let Some(pixels) = header.masked(file)? {
+            picture.fill(pixels);
+            return Ok(picture);
+        }
         picture.fill(core::iter::empty());
-        let Ok(()) = bmp.draw(&mut picture);
+        let file = header.known(file)?;
+        let bmp = Bmp::<Rgb888>::from_slice(&file);
+        let Ok(()) = bmp.map_err(broken)?.draw(&mut picture);
         Ok(picture)
     }
 
