@@ -42,7 +42,8 @@ use alloc::vec::Vec;
 ///
 /// Indices are only initialized up to the size of the file.
 ///
-/// A block index of zero indicates a hole.
+/// A block index of zero indicates a hole. If the block is an indirect
+/// one, the hole covers everything that it would point to.
 pub(super) struct BlockMap {
     fs: Ext4,
 
@@ -191,7 +192,14 @@ struct IndirectBlockIter {
 impl IndirectBlockIter {
     fn new(fs: Ext4, block_index: u32) -> Result<Self, Ext4Error> {
         let mut block = vec![0u8; fs.0.superblock.block_size.to_usize()];
-        fs.read_from_block(FsBlockIndex::from(block_index), 0, &mut block)?;
+
+        // If the index of the indirect block is zero, everything that it
+        // would point to is a hole. This applies to each level: a block
+        // full of zeroes is also a block of zero indices of indirect
+        // blocks.
+        if block_index != 0 {
+            fs.read_from_block(FsBlockIndex::from(block_index), 0, &mut block)?;
+        }
 
         Ok(Self {
             block,
