@@ -53,6 +53,10 @@ impl Medium {
         run("mke2fs", &arguments).map(drop)
     }
 
+    fn debugfs(&self, command: &str) -> Result<()> {
+        run("debugfs", &["-w", "-R", command, path(&self.image())?]).map(drop)
+    }
+
     fn load(&self) -> Result<Ext4> {
         Ok(Ext4::load(Box::new(Image(File::open(self.image())?)))?)
     }
@@ -148,5 +152,26 @@ fn holes_are_zeros_wherever_they_are() -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// Blocks that a program has asked for and not written yet are on the disk with what was there before. Nobody may see it.
+#[test]
+fn unwritten_blocks_are_zeros() -> Result<()> {
+    let medium = Medium::new()?;
+    let file = Sparse {
+        block: 1024,
+        count: 40,
+        blocks: [(0..4), (20..22), (39..40)].into_iter().flatten().collect(),
+    };
+    file.write(&medium.tree().join("file"))?;
+    medium.make(4, &["-t", "ext4", "-b", "1024"])?;
+    // The first and the last block of the range, which has holes and blocks that are there.
+    medium.debugfs("fallocate /file 2 30")?;
+    file.compare(&medium.load()?, "/file", 0)?;
+    file.compare(&medium.load()?, "/file", 25)?;
+    let extents = run("debugfs", &["-R", "extents /file", path(&medium.image())?])?;
+    let extents = String::from_utf8_lossy(&extents.stdout).into_owned();
+    ensure!(extents.contains("Uninit"), "nothing unwritten: {extents}");
     Ok(())
 }

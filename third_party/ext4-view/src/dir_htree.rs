@@ -672,11 +672,13 @@ mod tests {
                 Extent {
                     start_block: 2543,
                     num_blocks: 23,
+                    is_unwritten: false,
                     block_within_file: 0,
                 },
                 Extent {
                     start_block: 11,
                     num_blocks: 47,
+                    is_unwritten: false,
                     block_within_file: 23,
                 }
             ]

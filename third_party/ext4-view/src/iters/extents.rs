@@ -216,10 +216,14 @@ impl Extents {
             let start_block =
                 u64_from_hilo(u32::from(ee_start_hi), ee_start_low);
 
+            let (num_blocks, is_unwritten) =
+                Extent::num_blocks_from_raw(ee_len);
+
             return Ok(Some(Extent {
                 block_within_file: ee_block,
                 start_block,
-                num_blocks: ee_len,
+                num_blocks,
+                is_unwritten,
             }));
         } else {
             let ei_leaf_lo = read_u32le(entry, 4);

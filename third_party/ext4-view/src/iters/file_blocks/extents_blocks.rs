@@ -16,7 +16,7 @@ use crate::iters::extents::Extents;
 /// Iterator over blocks in a file that uses extents.
 ///
 /// The iterator produces absolute block indices. A block index of zero
-/// indicates a hole.
+/// indicates a hole, or an unwritten block.
 pub(super) struct ExtentsBlocks {
     /// Extent iterator.
     extents: Extents,
@@ -146,10 +146,15 @@ impl ExtentsBlocks {
             return Ok(None);
         }
 
-        let block = extent
-            .start_block
-            .checked_add(u64::from(self.block_within_extent))
-            .ok_or(CorruptKind::ExtentBlock(self.inode))?;
+        // Unwritten blocks are allocated, but they read as a hole.
+        let block = if extent.is_unwritten {
+            0
+        } else {
+            extent
+                .start_block
+                .checked_add(u64::from(self.block_within_extent))
+                .ok_or(CorruptKind::ExtentBlock(self.inode))?
+        };
 
         // OK to unwrap: `block_within_extent` is less than `num_blocks`
         // (checked above) so adding `1` cannot fail.
