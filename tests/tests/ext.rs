@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use ext4_view::{Ext4, Ext4Read};
+use ext4_view::{Ext4, Ext4Read, FileType};
 use tempfile::TempDir;
 use vringlet_tests::images::run;
 
@@ -173,5 +173,75 @@ fn unwritten_blocks_are_zeros() -> Result<()> {
     let extents = run("debugfs", &["-R", "extents /file", path(&medium.image())?])?;
     let extents = String::from_utf8_lossy(&extents.stdout).into_owned();
     ensure!(extents.contains("Uninit"), "nothing unwritten: {extents}");
+    Ok(())
+}
+
+/// A directory need not say what its entries are.
+#[test]
+fn types_come_from_the_inodes_where_directories_lack_them() -> Result<()> {
+    let medium = Medium::new()?;
+    let tree = medium.tree();
+    let file = Sparse {
+        block: 1024,
+        count: 20,
+        blocks: vec![0, 18],
+    };
+    std::fs::create_dir_all(tree.join("directory/deeper"))?;
+    file.write(&tree.join("directory/deeper/file"))?;
+    std::os::unix::fs::symlink("directory/deeper/file", tree.join("link"))?;
+    // So many that other kernels would give the directory an index.
+    for number in 0..200 {
+        std::fs::write(tree.join(format!("directory/file number {number}")), "")?;
+    }
+    let with_types: &[&str] = &["-t", "ext2"];
+    for options in [
+        with_types,
+        &["-t", "ext2", "-O", "^filetype"],
+        &["-t", "ext2", "-O", "none"],
+        &["-t", "ext2", "-r", "0"],
+        &["-t", "ext3", "-O", "^filetype"],
+        &["-t", "ext4", "-O", "^filetype"],
+    ] {
+        // Turned on later, and not yet known of what was there before.
+        for later in [false, true] {
+            if later && (options == with_types || options.contains(&"-r")) {
+                continue;
+            }
+            medium.make(4, options)?;
+            if later {
+                medium.debugfs("feature filetype")?;
+            }
+            check_types(&medium, &file).with_context(|| format!("{options:?}, later: {later}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn check_types(medium: &Medium, file: &Sparse) -> Result<()> {
+    let fs = medium.load()?;
+    file.compare(&fs, "/directory/deeper/file", 0)?;
+    file.compare(&fs, "/link", 0)?;
+    let mut types = BTreeMap::new();
+    for entry in fs.read_dir("/")? {
+        let entry = entry?;
+        let name = entry.file_name().display().to_string();
+        types.insert(name, entry.file_type()?);
+    }
+    let of = |name: &str| types.get(name).copied();
+    ensure!(of(".") == Some(FileType::Directory));
+    ensure!(of("directory") == Some(FileType::Directory));
+    ensure!(of("link") == Some(FileType::Symlink));
+    let mut count = 0;
+    for entry in fs.read_dir("/directory")? {
+        let entry = entry?;
+        let name = entry.file_name().display().to_string();
+        let expected = match name.starts_with("file") {
+            true => FileType::Regular,
+            false => FileType::Directory,
+        };
+        ensure!(entry.file_type()? == expected, "{name}");
+        count += 1;
+    }
+    ensure!(count == 203, "{count} entries");
     Ok(())
 }

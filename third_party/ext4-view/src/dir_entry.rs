@@ -8,6 +8,7 @@
 
 use crate::Ext4;
 use crate::error::{CorruptKind, Ext4Error};
+use crate::features::IncompatibleFeatures;
 use crate::file_type::FileType;
 use crate::format::{BytesDisplay, format_bytes_debug};
 use crate::inode::{Inode, InodeIndex};
@@ -216,8 +217,8 @@ pub struct DirEntry {
     /// that only one allocation is required.
     path: Rc<PathBuf>,
 
-    /// Entry file type.
-    file_type: FileType,
+    /// Entry file type, or `None` if only the inode has it.
+    file_type: Option<FileType>,
 }
 
 impl DirEntry {
@@ -294,15 +295,25 @@ impl DirEntry {
             .ok_or(CorruptKind::DirEntryNameTooLarge(inode, name_len))?;
 
         // Note: this value is only valid if `FILE_TYPE_IN_DIR_ENTRY` is
-        // in the incompatible features set. That requirement is checked
-        // when reading the superblock.
-        //
-        // This requirement could be relaxed in the future by passing in
-        // a filesystem reference and reading the pointed-to inode.
-        let file_type = bytes[7];
-        let file_type = FileType::from_dir_entry(file_type).map_err(|_| {
-            CorruptKind::DirEntryInvalidFileType(inode, file_type)
-        })?;
+        // in the incompatible features set. Otherwise it is the high
+        // byte of the name length, which is always zero. Entries made
+        // before the feature was turned on have a type of zero as well.
+        let file_type = match bytes[7] {
+            0 => None,
+            _ if !fs
+                .0
+                .superblock
+                .incompatible_features
+                .contains(IncompatibleFeatures::FILE_TYPE_IN_DIR_ENTRY) =>
+            {
+                None
+            }
+            file_type => {
+                Some(FileType::from_dir_entry(file_type).map_err(|_| {
+                    CorruptKind::DirEntryInvalidFileType(inode, file_type)
+                })?)
+            }
+        };
 
         let name = DirEntryNameBuf::try_from(name_slice)
             .map_err(|e| CorruptKind::DirEntryInvalidName(inode, e))?;
@@ -333,12 +344,14 @@ impl DirEntry {
     }
 
     /// Get the entry's file type.
+    ///
+    /// If the directory does not contain it, it is read from the
+    /// inode that the entry points to.
     pub fn file_type(&self) -> Result<FileType, Ext4Error> {
-        // Currently this function cannot fail, but return a `Result` to
-        // preserve that option for the future (may be needed for
-        // filesystems without `FILE_TYPE_IN_DIR_ENTRY`). This also
-        // matches the `std::fs::DirEntry` API.
-        Ok(self.file_type)
+        match self.file_type {
+            Some(file_type) => Ok(file_type),
+            None => Ok(self.metadata()?.file_type()),
+        }
     }
 
     /// Get [`Metadata`] for the entry.
@@ -493,7 +506,7 @@ mod tests {
             DirEntryNameBuf::try_from("abc".as_bytes()).unwrap()
         );
         assert_eq!(entry.path, path);
-        assert_eq!(entry.file_type, FileType::Regular);
+        assert_eq!(entry.file_type, Some(FileType::Regular));
         assert_eq!(entry.file_name(), "abc");
         assert_eq!(entry.path(), "path/abc");
 

@@ -638,12 +638,6 @@ impl Display for Incompatible {
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub(crate) enum IncompatibleKind {
-    /// One or more required features are missing.
-    MissingRequiredFeatures(
-        /// The missing features.
-        IncompatibleFeatures,
-    ),
-
     /// One or more unsupported features are present.
     #[allow(clippy::enum_variant_names)]
     UnsupportedFeatures(
@@ -695,9 +689,6 @@ pub(crate) enum IncompatibleKind {
 impl Display for IncompatibleKind {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Self::MissingRequiredFeatures(feat) => {
-                write!(f, "missing required features: {feat:?}")
-            }
             Self::UnsupportedFeatures(feat) => {
                 write!(f, "unsupported features: {feat:?}")
             }

@@ -58,11 +58,24 @@ impl Superblock {
         let s_blocks_per_group = read_u32le(bytes, 0x20);
         let s_inodes_per_group = read_u32le(bytes, 0x28);
         let s_magic = read_u16le(bytes, 0x38);
-        let s_inode_size = read_u16le(bytes, 0x58);
-        let s_feature_compat = read_u32le(bytes, 0x5c);
-        let s_feature_incompat = read_u32le(bytes, 0x60);
-        let s_feature_ro_compat =
-            read_u32le(bytes, Self::S_FEATURE_RO_COMPAT_OFFSET);
+        let s_rev_level = read_u32le(bytes, 0x4c);
+        // The original revision of ext2 has inodes of a fixed size and no
+        // features; the fields for them are undefined.
+        let (
+            s_inode_size,
+            s_feature_compat,
+            s_feature_incompat,
+            s_feature_ro_compat,
+        ) = if s_rev_level == 0 {
+            (128, 0, 0, 0)
+        } else {
+            (
+                read_u16le(bytes, 0x58),
+                read_u32le(bytes, 0x5c),
+                read_u32le(bytes, 0x60),
+                read_u32le(bytes, Self::S_FEATURE_RO_COMPAT_OFFSET),
+            )
+        };
         let s_uuid = &bytes[0x68..0x68 + 16];
         let s_volume_name = &bytes[0x78..0x78 + 16];
         let s_journal_inum = read_u32le(bytes, 0xe0);
@@ -210,7 +223,6 @@ fn check_incompat_features(
 
     // TODO: for now, be strict on many incompat features. May be able to
     // relax some of these in the future.
-    let required_features = IncompatibleFeatures::FILE_TYPE_IN_DIR_ENTRY;
     let disallowed_features = IncompatibleFeatures::COMPRESSION
         | IncompatibleFeatures::SEPARATE_JOURNAL_DEVICE
         | IncompatibleFeatures::META_BLOCK_GROUPS
@@ -219,13 +231,6 @@ fn check_incompat_features(
         | IncompatibleFeatures::DATA_IN_DIR_ENTRY
         | IncompatibleFeatures::LARGE_DIRECTORIES
         | IncompatibleFeatures::DATA_IN_INODE;
-
-    let present_required = actual & required_features;
-    if present_required != required_features {
-        return Err(IncompatibleKind::MissingRequiredFeatures(
-            required_features.difference(present_required),
-        ));
-    }
 
     let present_disallowed = actual & disallowed_features;
     if !present_disallowed.is_empty() {
@@ -391,17 +396,20 @@ mod tests {
 
     #[test]
     fn test_check_incompat_features() {
-        let required = (IncompatibleFeatures::FILE_TYPE_IN_DIR_ENTRY
+        let supported = (IncompatibleFeatures::FILE_TYPE_IN_DIR_ENTRY
             | IncompatibleFeatures::FLEXIBLE_BLOCK_GROUPS
             | IncompatibleFeatures::CHECKSUM_SEED_IN_SUPERBLOCK)
             .bits();
 
         // Success.
-        assert!(check_incompat_features(required).is_ok());
+        assert!(check_incompat_features(supported).is_ok());
+
+        // No feature is required.
+        assert!(check_incompat_features(0).is_ok());
 
         // Unknown incompatible bit is an error.
         assert_eq!(
-            check_incompat_features(required | 0x2_0000).unwrap_err(),
+            check_incompat_features(supported | 0x2_0000).unwrap_err(),
             IncompatibleKind::UnsupportedFeatures(
                 IncompatibleFeatures::from_bits_retain(0x2_0000)
             )
@@ -409,18 +417,7 @@ mod tests {
 
         assert_eq!(
             check_incompat_features(
-                required
-                    & (!IncompatibleFeatures::FILE_TYPE_IN_DIR_ENTRY.bits())
-            )
-            .unwrap_err(),
-            IncompatibleKind::MissingRequiredFeatures(
-                IncompatibleFeatures::FILE_TYPE_IN_DIR_ENTRY
-            )
-        );
-
-        assert_eq!(
-            check_incompat_features(
-                required | IncompatibleFeatures::SEPARATE_JOURNAL_DEVICE.bits()
+                supported | IncompatibleFeatures::SEPARATE_JOURNAL_DEVICE.bits()
             )
             .unwrap_err(),
             IncompatibleKind::UnsupportedFeatures(
