@@ -310,7 +310,8 @@ impl<C: ?Sized, D: DmaContext> Deref for Part<C, D> {
 /// that told the device where it is.
 ///
 /// A device that reads while the driver writes sees some bytes of before and some of after, no worse. What was written
-/// before a request was made available to the device is visible to it then: [`Queue::kick`](super::queue::Queue::kick) orders the two.
+/// before a request was made available to the device is visible to it then: [`Queue::kick`](super::queue::Queue::kick) orders
+/// the two.
 #[derive(Debug)]
 pub struct Outbound<D: DmaContext> {
     pieces: Arc<Vec<Dma<D>>>,

@@ -78,8 +78,8 @@ pub use self::transmit::{TransmitStats, TxFrame};
 ///
 /// By default the driver takes a megabyte of heap (1097 KiB at the usual MTU) and 56 KiB of memory for DMA. Most of it is
 /// [`receive_buffers`](field@Self::receive_buffers) times [`Self::receive_buffer_len`], and a buffer for the longest frame
-/// for each descriptor of the transmit queue. That is for speed; with 8 receive buffers on a queue of 8, and a transmit queue of 4, it takes 41
-/// and 16 KiB:
+/// for each descriptor of the transmit queue. That is for speed; with 8 receive buffers on a queue of 8, and a transmit queue
+/// of 4, it takes 41 and 16 KiB:
 ///
 /// ```
 /// # use vringlet::net::Options;

@@ -1,5 +1,5 @@
-//! The device configuration: [`Fields`] for drivers, and for transports accesses in the widths that the specification wants of a register-based transport (4.1.3.1,
-//! 4.2.2.2): a field of 8, 16 or 32 bits in one access, one of 64 bits in two of 32.
+//! The device configuration: [`Fields`] for drivers, and for transports accesses in the widths that the specification wants of
+//! a register-based transport (4.1.3.1, 4.2.2.2): a field of 8, 16 or 32 bits in one access, one of 64 bits in two of 32.
 
 use core::cell::Cell;
 

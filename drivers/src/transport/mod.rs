@@ -68,8 +68,9 @@ pub struct QueueAddresses {
     pub device: u64,
 }
 
-/// The memory of a queue, for [`Transport::enable_queue`]. Only a [`crate::authoring::queue::Queue`] makes one, of memory that it owns and
-/// does not free before it was shown a proof that the device has let go of it; so no device can be pointed anywhere else.
+/// The memory of a queue, for [`Transport::enable_queue`]. Only a [`crate::authoring::queue::Queue`] makes one, of memory that
+/// it owns and does not free before it was shown a proof that the device has let go of it; so no device can be pointed anywhere
+/// else.
 #[derive(Debug)]
 pub struct QueueMemory<'a> {
     addresses: QueueAddresses,
