@@ -135,7 +135,8 @@ pub(crate) mod field {
     pub const SIADDR: Field = 20..24;
     pub const GIADDR: Field = 24..28;
     pub const CHADDR: Field = 28..34;
-    pub const SNAME: Field = 34..108;
+    pub const CHADDR_PADDING: Field = 34..44;
+    pub const SNAME: Field = 44..108;
     pub const FILE: Field = 108..236;
     pub const MAGIC_NUMBER: Field = 236..240;
     pub const OPTIONS: Rest = 240..;
@@ -229,6 +230,41 @@ pub(crate) mod field {
     pub const OPT_REBINDING_TIME_VALUE: u8 = 59;
     pub const OPT_VENDOR_CLASS_ID: u8 = 60;
     pub const OPT_CLIENT_ID: u8 = 61;
+}
+
+/// Return an iterator over the options in a field.
+fn options_in(mut buf: &[u8]) -> impl Iterator<Item = DhcpOption<'_>> + '_ {
+    iter::from_fn(move || {
+        loop {
+            match buf.first().copied() {
+                // No more options, return.
+                None => return None,
+                Some(field::OPT_END) => return None,
+
+                // Skip padding.
+                Some(field::OPT_PAD) => buf = &buf[1..],
+                Some(kind) => {
+                    if buf.len() < 2 {
+                        return None;
+                    }
+
+                    let len = buf[1] as usize;
+
+                    if buf.len() < 2 + len {
+                        return None;
+                    }
+
+                    let opt = DhcpOption {
+                        kind,
+                        data: &buf[2..2 + len],
+                    };
+
+                    buf = &buf[2 + len..];
+                    return Some(opt);
+                }
+            }
+        }
+    })
 }
 
 impl<T: AsRef<[u8]>> Packet<T> {
@@ -358,40 +394,64 @@ impl<T: AsRef<[u8]>> Packet<T> {
         Flags::from_bits_truncate(NetworkEndian::read_u16(field))
     }
 
-    /// Return an iterator over the options.
+    /// Return an iterator over the options of the `options` field.
     #[inline]
     pub fn options(&self) -> impl Iterator<Item = DhcpOption<'_>> + '_ {
-        let mut buf = &self.buffer.as_ref()[field::OPTIONS];
-        iter::from_fn(move || {
-            loop {
-                match buf.first().copied() {
-                    // No more options, return.
-                    None => return None,
-                    Some(field::OPT_END) => return None,
+        options_in(&self.buffer.as_ref()[field::OPTIONS])
+    }
 
-                    // Skip padding.
-                    Some(field::OPT_PAD) => buf = &buf[1..],
-                    Some(kind) => {
-                        if buf.len() < 2 {
-                            return None;
-                        }
+    /// Return an iterator over all options: those of the `options` field, then those in the `file` and
+    /// `sname` fields, if the "option overload" option says that there are some (RFC 2131, section 4.1).
+    pub fn all_options(&self) -> impl Iterator<Item = DhcpOption<'_>> + '_ {
+        let data = self.buffer.as_ref();
+        let overload = self
+            .options()
+            .find(|option| option.kind == field::OPT_OPTION_OVERLOAD)
+            .and_then(|option| option.data.first().copied())
+            .unwrap_or(0);
+        let file = (overload & 1 != 0).then(|| options_in(&data[field::FILE]));
+        let sname = (overload & 2 != 0).then(|| options_in(&data[field::SNAME]));
+        self.options()
+            .chain(file.into_iter().flatten())
+            .chain(sname.into_iter().flatten())
+    }
 
-                        let len = buf[1] as usize;
-
-                        if buf.len() < 2 + len {
-                            return None;
-                        }
-
-                        let opt = DhcpOption {
-                            kind,
-                            data: &buf[2..2 + len],
-                        };
-
-                        buf = &buf[2 + len..];
-                        return Some(opt);
-                    }
+    /// Copy the value of an option into `buffer` and return its length. An option that occurs several
+    /// times is one long option (RFC 3396); what does not fit is cut off, and counts.
+    fn option(&self, kind: u8, buffer: &mut [u8]) -> usize {
+        self.all_options()
+            .filter(|option| option.kind == kind)
+            .flat_map(|option| option.data)
+            .enumerate()
+            .map(|(index, byte)| {
+                if let Some(slot) = buffer.get_mut(index) {
+                    *slot = *byte;
                 }
-            }
+            })
+            .count()
+    }
+
+    /// Return the value of an option of four bytes.
+    fn option_u32(&self, kind: u8) -> Option<u32> {
+        let mut bytes = [0; 4];
+        // A server that says the same thing twice is believed the first time.
+        match self.option(kind, &mut bytes) {
+            0 => None,
+            len if len.is_multiple_of(4) => Some(u32::from_be_bytes(bytes)),
+            _ => None,
+        }
+    }
+
+    /// Return the addresses in an option, as many as fit. A last one that is not whole is left out.
+    fn option_addresses<const N: usize>(&self, kind: u8) -> Option<Vec<Ipv4Address, N>> {
+        let mut bytes = [[0; 4]; N];
+        let len = self.option(kind, bytes.as_flattened_mut());
+        (len > 0).then(|| {
+            bytes
+                .into_iter()
+                .take(len / 4)
+                .map(Ipv4Address::from_octets)
+                .collect()
         })
     }
 
@@ -425,6 +485,9 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
     /// are undefined!**
     pub fn set_sname_and_boot_file_to_zero(&mut self) {
         let data = self.buffer.as_mut();
+        for byte in &mut data[field::CHADDR_PADDING] {
+            *byte = 0;
+        }
         for byte in &mut data[field::SNAME] {
             *byte = 0;
         }
@@ -730,83 +793,47 @@ impl<'a> Repr<'a> {
             return Err(Error);
         }
 
-        let mut message_type = Err(Error);
-        let mut requested_ip = None;
-        let mut client_identifier = None;
-        let mut server_identifier = None;
-        let mut router = None;
-        let mut subnet_mask = None;
-        let mut parameter_request_list = None;
-        let mut dns_servers = None;
-        let mut max_size = None;
-        let mut lease_duration = None;
-        let mut renew_duration = None;
-        let mut rebind_duration = None;
-
-        for option in packet.options() {
-            let data = option.data;
-            match (option.kind, data.len()) {
-                (field::OPT_DHCP_MESSAGE_TYPE, 1) => {
-                    let value = MessageType::from(data[0]);
-                    if value.opcode() == packet.opcode() {
-                        message_type = Ok(value);
-                    }
+        let mut client_identifier = [0; 7];
+        let client_identifier = match packet.option(field::OPT_CLIENT_ID, &mut client_identifier) {
+            7 => {
+                let hardware_type = Hardware::from(u16::from(client_identifier[0]));
+                if hardware_type != Hardware::Ethernet {
+                    return Err(Error);
                 }
-                (field::OPT_REQUESTED_IP, 4) => {
-                    requested_ip = Some(Ipv4Address::from_octets(data.try_into().unwrap()));
-                }
-                (field::OPT_CLIENT_ID, 7) => {
-                    let hardware_type = Hardware::from(u16::from(data[0]));
-                    if hardware_type != Hardware::Ethernet {
-                        return Err(Error);
-                    }
-                    client_identifier = Some(EthernetAddress::from_bytes(&data[1..]));
-                }
-                (field::OPT_SERVER_IDENTIFIER, 4) => {
-                    server_identifier = Some(Ipv4Address::from_octets(data.try_into().unwrap()));
-                }
-                (field::OPT_ROUTER, 4) => {
-                    router = Some(Ipv4Address::from_octets(data.try_into().unwrap()));
-                }
-                (field::OPT_SUBNET_MASK, 4) => {
-                    subnet_mask = Some(Ipv4Address::from_octets(data.try_into().unwrap()));
-                }
-                (field::OPT_MAX_DHCP_MESSAGE_SIZE, 2) => {
-                    max_size = Some(u16::from_be_bytes([data[0], data[1]]));
-                }
-                (field::OPT_RENEWAL_TIME_VALUE, 4) => {
-                    renew_duration = Some(u32::from_be_bytes([data[0], data[1], data[2], data[3]]))
-                }
-                (field::OPT_REBINDING_TIME_VALUE, 4) => {
-                    rebind_duration = Some(u32::from_be_bytes([data[0], data[1], data[2], data[3]]))
-                }
-                (field::OPT_IP_LEASE_TIME, 4) => {
-                    lease_duration = Some(u32::from_be_bytes([data[0], data[1], data[2], data[3]]))
-                }
-                (field::OPT_PARAMETER_REQUEST_LIST, _) => {
-                    parameter_request_list = Some(data);
-                }
-                (field::OPT_DOMAIN_NAME_SERVER, _) => {
-                    let mut servers = Vec::new();
-                    const IP_ADDR_BYTE_LEN: usize = 4;
-                    let mut addrs = data.chunks_exact(IP_ADDR_BYTE_LEN);
-                    for chunk in &mut addrs {
-                        // We ignore push failures because that will only happen
-                        // if we attempt to push more than 4 addresses, and the only
-                        // solution to that is to support more addresses.
-                        servers
-                            .push(Ipv4Address::from_octets(chunk.try_into().unwrap()))
-                            .ok();
-                    }
-                    dns_servers = Some(servers);
-
-                    if !addrs.remainder().is_empty() {
-                        net_trace!("DHCP domain name servers contained invalid address");
-                    }
-                }
-                _ => {}
+                Some(EthernetAddress::from_bytes(&client_identifier[1..]))
             }
+            _ => None,
+        };
+        let mut message_type = [0];
+        packet.option(field::OPT_DHCP_MESSAGE_TYPE, &mut message_type);
+        let message_type = MessageType::from(message_type[0]);
+        if message_type.opcode() != packet.opcode() {
+            return Err(Error);
         }
+        let mut max_size = [0; 2];
+        let max_size = (packet.option(field::OPT_MAX_DHCP_MESSAGE_SIZE, &mut max_size) == 2)
+            .then(|| u16::from_be_bytes(max_size));
+        let parameter_request_list = packet
+            .all_options()
+            .find(|option| option.kind == field::OPT_PARAMETER_REQUEST_LIST)
+            .map(|option| option.data);
+        let requested_ip = packet
+            .option_u32(field::OPT_REQUESTED_IP)
+            .map(Ipv4Address::from_bits);
+        let server_identifier = packet
+            .option_u32(field::OPT_SERVER_IDENTIFIER)
+            .map(Ipv4Address::from_bits);
+        let subnet_mask = packet
+            .option_u32(field::OPT_SUBNET_MASK)
+            .map(Ipv4Address::from_bits);
+        // The routers are in order of preference.
+        let router = packet
+            .option_addresses::<1>(field::OPT_ROUTER)
+            .and_then(|routers| routers.first().copied());
+        let dns_servers = packet.option_addresses(field::OPT_DOMAIN_NAME_SERVER);
+        let lease_duration = packet.option_u32(field::OPT_IP_LEASE_TIME);
+        let renew_duration = packet.option_u32(field::OPT_RENEWAL_TIME_VALUE);
+        let rebind_duration = packet.option_u32(field::OPT_REBINDING_TIME_VALUE);
 
         let broadcast = packet.flags().contains(Flags::BROADCAST);
 
@@ -830,7 +857,7 @@ impl<'a> Repr<'a> {
             lease_duration,
             renew_duration,
             rebind_duration,
-            message_type: message_type?,
+            message_type,
             additional_options: &[],
         })
     }
@@ -1314,5 +1341,89 @@ mod test {
         // Verify that the lease time in the ACK is properly parsed. The packet contains a lease
         // duration of 598s.
         assert_eq!(repr.lease_duration, Some(598));
+    }
+
+    /// An ACK with these options, and with these bytes in the `file` and `sname` fields.
+    fn ack(options: &[u8], file: &[u8], sname: &[u8]) -> std::vec::Vec<u8> {
+        let mut bytes = vec![0; field::OPTIONS.start];
+        let mut packet = Packet::new_unchecked(&mut bytes);
+        packet.set_opcode(OpCode::Reply);
+        packet.set_hardware_type(Hardware::Ethernet);
+        packet.set_hardware_len(6);
+        packet.set_magic_number(DHCP_MAGIC_NUMBER);
+        // Nobody says what comes after a hardware address of six bytes.
+        bytes[field::CHADDR_PADDING].fill(0xa5);
+        bytes[field::FILE][..file.len()].copy_from_slice(file);
+        bytes[field::SNAME][..sname.len()].copy_from_slice(sname);
+        bytes.extend_from_slice(&[field::OPT_DHCP_MESSAGE_TYPE, 1, 5]);
+        bytes.extend_from_slice(options);
+        bytes.push(field::OPT_END);
+        bytes
+    }
+
+    const MASK: Ipv4Address = Ipv4Address::new(255, 255, 255, 0);
+
+    #[test]
+    fn test_parse_several_routers() {
+        let bytes = ack(&[3, 12, 10, 0, 0, 1, 10, 0, 0, 2, 10, 0, 0, 3], &[], &[]);
+        let repr = Repr::parse(&Packet::new_unchecked(&bytes[..]))
+            .unwrap()
+            .router;
+        assert_eq!(repr, Some(Ipv4Address::new(10, 0, 0, 1)));
+    }
+
+    #[test]
+    fn test_parse_overloaded_fields() {
+        let file = [1, 4, 255, 255, 255, 0, 0, 3, 4, 10, 0, 0, 1, 255];
+        let sname = [51, 4, 0, 0, 2, 88, 255];
+        let read = |overload| {
+            let bytes = ack(&[52, 1, overload], &file, &sname);
+            let packet = Packet::new_unchecked(&bytes[..]);
+            let repr = Repr::parse(&packet).unwrap();
+            (repr.subnet_mask, repr.router, repr.lease_duration)
+        };
+        let router = Some(Ipv4Address::new(10, 0, 0, 1));
+        assert_eq!(read(0), (None, None, None));
+        assert_eq!(read(1), (Some(MASK), router, None));
+        assert_eq!(read(2), (None, None, Some(600)));
+        assert_eq!(read(3), (Some(MASK), router, Some(600)));
+    }
+
+    #[test]
+    fn test_parse_option_in_pieces() {
+        // The second address is in two pieces, the last of them in another field (RFC 3396).
+        let bytes = ack(
+            &[52, 1, 1, 6, 6, 10, 0, 0, 1, 10, 0, 1, 4, 255, 255, 255, 0],
+            &[6, 2, 0, 2, 255],
+            &[],
+        );
+        let repr = Repr::parse(&Packet::new_unchecked(&bytes[..]))
+            .unwrap()
+            .dns_servers;
+        let servers = [Ipv4Address::new(10, 0, 0, 1), Ipv4Address::new(10, 0, 0, 2)];
+        assert_eq!(repr.as_deref(), Some(&servers[..]));
+    }
+
+    #[test]
+    fn test_parse_option_twice_and_options_of_wrong_lengths() {
+        let read = |options: &[u8]| {
+            let bytes = ack(options, &[], &[]);
+            let packet = Packet::new_unchecked(&bytes[..]);
+            let repr = Repr::parse(&packet).unwrap();
+            (repr.subnet_mask, repr.lease_duration, repr.router)
+        };
+        assert_eq!(
+            read(&[1, 4, 255, 255, 255, 0, 1, 4, 255, 0, 0, 0]),
+            (Some(MASK), None, None)
+        );
+        assert_eq!(
+            read(&[1, 3, 255, 255, 255, 51, 5, 0, 0, 0, 0, 1, 3, 2, 10, 0]),
+            (None, None, None)
+        );
+        // The last option is longer than the packet.
+        assert_eq!(
+            read(&[1, 4, 255, 255, 255, 0, 3, 40, 10]),
+            (Some(MASK), None, None)
+        );
     }
 }
