@@ -240,8 +240,10 @@ impl World {
         let timers = timers.map(|next| Duration::from_micros(next.total_micros() as u64));
         let sleepers =
             SLEEPERS.with_borrow(|sleepers| sleepers.iter().map(|sleeper| sleeper.0).min());
+        let server = self.dhcp.as_ref().and_then(|server| server.borrow().next());
         let next = timers
             .chain(sleepers)
+            .chain(server)
             .min()
             .expect("everybody waits, and for nothing");
         NOW.set(next.max(NOW.get()));
@@ -719,23 +721,65 @@ struct DhcpServer {
     heard: Vec<(DhcpMessageType, u64)>,
     your_ip: Ipv4Address,
     router: Ipv4Address,
+    mask: Option<Ipv4Address>,
+    lease: u32,
     answers: bool,
+    /// It offers, and refuses what is then requested.
+    refuses: bool,
+    /// Another server on the same wire refuses what is requested of this one.
+    rival: bool,
+    /// How long it thinks about a message; the next one waits.
+    thinks: Duration,
+    /// Its answers, and when they are ready.
+    answering: VecDeque<(Duration, Vec<u8>)>,
 }
 
 impl DhcpServer {
+    const ADDRESS: Ipv4Address = Ipv4Address::new(10, 9, 0, 1);
+    const RIVAL: Ipv4Address = Ipv4Address::new(10, 9, 0, 7);
+
     fn serve(&mut self) -> bool {
         let heard = self.port.receive(World::now()).map(|(frame, _)| frame);
-        if let Some(answer) = heard.as_ref().and_then(|frame| self.answer(&frame.0)) {
+        if let Some(frame) = &heard {
+            self.answer(&frame.0);
+        }
+        // A flood would never let the time pass.
+        assert!(self.heard.len() < 10_000, "{:?}", &self.heard[9_990..]);
+        let ready = self.answering.pop_front_if(|(when, _)| *when <= NOW.get());
+        let worked = heard.is_some() || ready.is_some();
+        if let Some((_, answer)) = ready {
             self.port.outgoing.borrow_mut().push_back(answer);
         }
-        heard.is_some()
+        worked
     }
 
-    fn answer(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
-        let frame = EthernetFrame::new_checked(frame).ok()?;
-        let server = Ipv4Address::new(10, 9, 0, 1);
-        if frame.ethertype() == EthernetProtocol::Arp {
-            return self.answer_arp(frame.payload(), server);
+    /// When the next answer is ready.
+    fn next(&self) -> Option<Duration> {
+        self.answering.front().map(|(when, _)| *when)
+    }
+
+    fn answer(&mut self, frame: &[u8]) {
+        let Some((request, bytes)) = self.hear(frame) else {
+            return;
+        };
+        let last = self.answering.back().map_or(NOW.get(), |(when, _)| *when);
+        let ready = if request { last + self.thinks } else { last };
+        self.answering
+            .extend(bytes.into_iter().map(|bytes| (ready, bytes)));
+    }
+
+    /// Whether that was a DHCP message, and what is to be said to it.
+    fn hear(&mut self, frame: &[u8]) -> Option<(bool, Vec<Vec<u8>>)> {
+        let ethernet = EthernetFrame::new_checked(frame).ok()?;
+        if ethernet.ethertype() == EthernetProtocol::Arp {
+            return Some((
+                false,
+                self.answer_arp(ethernet.payload()).into_iter().collect(),
+            ));
+        }
+        let frame = ethernet;
+        if let Some(pong) = self.answer_ping(&frame) {
+            return Some((false, vec![pong]));
         }
         let packet = Ipv4Packet::new_checked(frame.payload())
             .ok()
@@ -746,60 +790,76 @@ impl DhcpServer {
         let dhcp = DhcpPacket::new_checked(udp.payload()).ok()?;
         let request = DhcpRepr::parse(&dhcp).ok()?;
         self.heard.push((request.message_type, NOW.get().as_secs()));
+        let asked = request.message_type == DhcpMessageType::Request;
         let answer = DhcpRepr {
             message_type: match request.message_type {
                 DhcpMessageType::Discover => DhcpMessageType::Offer,
+                _ if self.refuses => DhcpMessageType::Nak,
                 _ => DhcpMessageType::Ack,
             },
             your_ip: self.your_ip,
             router: Some(self.router),
-            subnet_mask: Some(Ipv4Address::new(255, 255, 255, 0)),
-            server_identifier: Some(server),
-            lease_duration: Some(1000),
-            dns_servers: Some([server].into_iter().collect()),
+            subnet_mask: self.mask,
+            server_identifier: Some(Self::ADDRESS),
+            lease_duration: Some(self.lease),
+            dns_servers: Some([Self::ADDRESS].into_iter().collect()),
             client_identifier: None,
             requested_ip: None,
             parameter_request_list: None,
             max_size: None,
             ..request.clone()
         };
-        let udp_repr = UdpRepr {
-            src_port: 67,
-            dst_port: 68,
+        let rival = DhcpRepr {
+            message_type: DhcpMessageType::Nak,
+            server_identifier: Some(Self::RIVAL),
+            ..answer.clone()
         };
-        let header = Ipv4Repr {
-            src_addr: server,
-            dst_addr: Ipv4Address::BROADCAST,
-            next_header: IpProtocol::Udp,
-            payload_len: udp_repr.header_len() + answer.buffer_len(),
-            hop_limit: 64,
-        };
-        let mut bytes = vec![0; 14 + 20 + header.payload_len];
-        let mut out = EthernetFrame::new_unchecked(&mut bytes);
-        out.set_src_addr(EthernetAddress([2, 0, 0, 0, 0, 0xdd]));
-        out.set_dst_addr(EthernetAddress::BROADCAST);
-        out.set_ethertype(EthernetProtocol::Ipv4);
-        let mut packet = Ipv4Packet::new_unchecked(out.payload_mut());
-        let checksums = ChecksumCapabilities::default();
-        header.emit(&mut packet, &checksums);
-        let mut udp = UdpPacket::new_unchecked(packet.payload_mut());
-        let (source, destination) = (header.src_addr.into(), header.dst_addr.into());
-        udp_repr.emit(
-            &mut udp,
-            &source,
-            &destination,
-            answer.buffer_len(),
-            |payload| {
-                answer
-                    .emit(&mut DhcpPacket::new_unchecked(payload))
-                    .unwrap();
-            },
-            &checksums,
-        );
-        self.answers.then_some(bytes)
+        let mut answers = Vec::new();
+        if self.rival && asked {
+            answers.push(dhcp_frame(Self::RIVAL, &rival));
+        }
+        if self.answers {
+            answers.push(dhcp_frame(Self::ADDRESS, &answer));
+        }
+        if self.rival && asked {
+            answers.push(dhcp_frame(Self::RIVAL, &rival));
+        }
+        Some((true, answers))
     }
 
-    fn answer_arp(&self, payload: &[u8], server: Ipv4Address) -> Option<Vec<u8>> {
+    /// It is the way to everywhere, and everybody there answers.
+    fn answer_ping(&self, frame: &EthernetFrame<&[u8]>) -> Option<Vec<u8>> {
+        let packet = Ipv4Packet::new_checked(frame.payload())
+            .ok()
+            .filter(|packet| packet.next_header() == IpProtocol::Icmp)?;
+        let checksums = ChecksumCapabilities::default();
+        let icmp = Icmpv4Packet::new_checked(packet.payload()).ok()?;
+        let Icmpv4Repr::EchoRequest {
+            ident,
+            seq_no,
+            data,
+        } = Icmpv4Repr::parse(&icmp, &checksums).ok()?
+        else {
+            return None;
+        };
+        let pong = Icmpv4Repr::EchoReply {
+            ident,
+            seq_no,
+            data,
+        };
+        let header = Ipv4Repr {
+            src_addr: packet.dst_addr(),
+            dst_addr: packet.src_addr(),
+            next_header: IpProtocol::Icmp,
+            payload_len: pong.buffer_len(),
+            hop_limit: 64,
+        };
+        Some(ipv4_frame(frame.src_addr(), &header, |payload| {
+            pong.emit(&mut Icmpv4Packet::new_unchecked(payload), &checksums);
+        }))
+    }
+
+    fn answer_arp(&self, payload: &[u8]) -> Option<Vec<u8>> {
         let ArpRepr::EthernetIpv4 {
             source_hardware_addr,
             source_protocol_addr,
@@ -811,19 +871,64 @@ impl DhcpServer {
         };
         let answer = ArpRepr::EthernetIpv4 {
             operation: ArpOperation::Reply,
-            source_hardware_addr: EthernetAddress([2, 0, 0, 0, 0, 0xdd]),
-            source_protocol_addr: server,
+            source_hardware_addr: SERVER_MAC,
+            source_protocol_addr: target_protocol_addr,
             target_hardware_addr: source_hardware_addr,
             target_protocol_addr: source_protocol_addr,
         };
         let mut bytes = vec![0; 14 + answer.buffer_len()];
         let mut out = EthernetFrame::new_unchecked(&mut bytes);
-        out.set_src_addr(EthernetAddress([2, 0, 0, 0, 0, 0xdd]));
+        out.set_src_addr(SERVER_MAC);
         out.set_dst_addr(source_hardware_addr);
         out.set_ethertype(EthernetProtocol::Arp);
         answer.emit(&mut ArpPacket::new_unchecked(out.payload_mut()));
-        (target_protocol_addr == server).then_some(bytes)
+        [Self::ADDRESS, self.router]
+            .contains(&target_protocol_addr)
+            .then_some(bytes)
     }
+}
+
+const SERVER_MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 0xdd]);
+
+fn dhcp_frame(server: Ipv4Address, answer: &DhcpRepr<'_>) -> Vec<u8> {
+    let ports = UdpRepr {
+        src_port: 67,
+        dst_port: 68,
+    };
+    let header = Ipv4Repr {
+        src_addr: server,
+        dst_addr: Ipv4Address::BROADCAST,
+        next_header: IpProtocol::Udp,
+        payload_len: ports.header_len() + answer.buffer_len(),
+        hop_limit: 64,
+    };
+    ipv4_frame(EthernetAddress::BROADCAST, &header, |payload| {
+        ports.emit(
+            &mut UdpPacket::new_unchecked(payload),
+            &header.src_addr.into(),
+            &header.dst_addr.into(),
+            answer.buffer_len(),
+            |payload| {
+                answer
+                    .emit(&mut DhcpPacket::new_unchecked(payload))
+                    .unwrap();
+            },
+            &ChecksumCapabilities::default(),
+        );
+    })
+}
+
+/// A frame of the server's.
+fn ipv4_frame(to: EthernetAddress, header: &Ipv4Repr, fill: impl FnOnce(&mut [u8])) -> Vec<u8> {
+    let mut bytes = vec![0; 14 + header.buffer_len() + header.payload_len];
+    let mut frame = EthernetFrame::new_unchecked(&mut bytes);
+    frame.set_src_addr(SERVER_MAC);
+    frame.set_dst_addr(to);
+    frame.set_ethertype(EthernetProtocol::Ipv4);
+    let mut packet = Ipv4Packet::new_unchecked(frame.payload_mut());
+    header.emit(&mut packet, &ChecksumCapabilities::default());
+    fill(packet.payload_mut());
+    bytes
 }
 
 /// A machine that asks for its address, and the server at the other end, to be changed while the world turns.
@@ -835,8 +940,14 @@ fn with_dhcp() -> (World, &'static Stack, Rc<RefCell<DhcpServer>>) {
         port: right,
         heard: Vec::new(),
         your_ip: Ipv4Address::new(10, 9, 0, 15),
-        router: Ipv4Address::new(10, 9, 0, 1),
+        router: DhcpServer::ADDRESS,
+        mask: Some(Ipv4Address::new(255, 255, 255, 0)),
+        lease: 1000,
         answers: true,
+        refuses: false,
+        rival: false,
+        thinks: Duration::ZERO,
+        answering: VecDeque::new(),
     }));
     world.dhcp = Some(server.clone());
     (world, stack, server)
@@ -965,6 +1076,99 @@ fn a_lease_that_no_host_can_have_is_not_taken() {
     server.borrow_mut().router = Ipv4Address::BROADCAST;
     world.pass(2);
     assert_eq!(stack.summary().lease.unwrap().gateway, None);
+}
+
+#[test]
+fn a_server_that_says_no_mask_means_that_of_the_class() {
+    let (mut world, stack, server) = with_dhcp();
+    server.borrow_mut().mask = None;
+    world.pass(2);
+    assert_eq!(leased(stack).as_deref(), Some("10.9.0.15/8"));
+}
+
+#[test]
+fn a_renewal_that_says_no_mask_keeps_the_one_before() {
+    let (mut world, stack, server) = with_dhcp();
+    world.pass(2);
+    server.borrow_mut().mask = None;
+    world.pass(600);
+    assert_eq!(stack.summary().lease.unwrap().renewals, 1);
+    assert_eq!(leased(stack).as_deref(), Some("10.9.0.15/24"));
+}
+
+#[test]
+fn a_slow_server_is_waited_for() {
+    for millis in [2500, 3500, 5000] {
+        let (mut world, stack, server) = with_dhcp();
+        server.borrow_mut().thinks = Duration::from_millis(millis);
+        world.pass(40);
+        assert_eq!(
+            leased(stack).as_deref(),
+            Some("10.9.0.15/24"),
+            "{millis} ms"
+        );
+        // Its answers to what was repeated meanwhile are late, and no renewals.
+        assert_eq!(stack.summary().lease.unwrap().renewals, 0);
+    }
+}
+
+#[test]
+fn another_server_cannot_refuse() {
+    let (mut world, stack, server) = with_dhcp();
+    server.borrow_mut().rival = true;
+    world.pass(600);
+    assert_eq!(leased(stack).as_deref(), Some("10.9.0.15/24"));
+    let kinds = server
+        .borrow()
+        .heard
+        .iter()
+        .map(|(kind, _)| *kind)
+        .collect::<Vec<_>>();
+    let renewal = DhcpMessageType::Request;
+    assert_eq!(
+        kinds,
+        [DhcpMessageType::Discover, DhcpMessageType::Request, renewal]
+    );
+}
+
+#[test]
+fn a_server_is_not_flooded_whatever_it_answers() {
+    let count = |set: fn(&mut DhcpServer)| {
+        let (mut world, stack, server) = with_dhcp();
+        set(&mut server.borrow_mut());
+        world.pass(600);
+        assert_eq!(leased(stack), None);
+        let heard = server.borrow().heard.len();
+        // It asks on, without end.
+        world.pass(200);
+        assert!(server.borrow().heard.len() > heard);
+        heard
+    };
+    // A message at 0, 3, 9, 21, 45, 93 seconds and once a minute from then on, with a request each if one is offered.
+    let silent = count(|server| server.answers = false);
+    let refuses = count(|server| server.refuses = true);
+    let nothing = count(|server| server.lease = 0);
+    assert!((10..=16).contains(&silent), "{silent}");
+    assert!((20..=32).contains(&refuses), "{refuses}");
+    assert!((10..=16).contains(&nothing), "{nothing}");
+}
+
+#[test]
+fn the_shortest_lease_is_renewed_and_the_longest_never_ends() {
+    let (mut world, stack, server) = with_dhcp();
+    server.borrow_mut().lease = 1;
+    world.pass(60);
+    assert_eq!(leased(stack).as_deref(), Some("10.9.0.15/24"));
+    assert!(
+        server.borrow().heard.len() < 200,
+        "{}",
+        server.borrow().heard.len()
+    );
+    let (mut world, stack, server) = with_dhcp();
+    server.borrow_mut().lease = u32::MAX;
+    world.pass(1000);
+    assert_eq!(stack.summary().lease.unwrap().duration, None);
+    assert_eq!(server.borrow().heard.len(), 2);
 }
 
 #[test]

@@ -100,6 +100,8 @@ fn show_lease(lease: &Lease, out: Output<'_>) -> Result<(), Error> {
             .saturating_add_unsigned(duration.total_micros());
         let left = end.saturating_sub_unsigned(time::now().as_micros()) / 1_000_000;
         write!(out, ": {} s, {left} s left", duration.secs())?;
+    } else {
+        write!(out, ", for ever")?;
     }
     write!(out, ", renewed {} times, DNS", lease.renewals)?;
     for server in &lease.dns {

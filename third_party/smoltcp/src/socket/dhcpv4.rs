@@ -57,8 +57,9 @@ pub struct ServerInfo {
 #[derive(Debug)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 struct DiscoverState {
-    /// When to send next request
-    retry_at: Instant,
+    /// Whether a DISCOVER was sent, so that offers are answers to it. The next ones belong to the same
+    /// transaction: the offer of a slow server counts, whichever of them it answers.
+    sent: bool,
 }
 
 #[derive(Debug)]
@@ -68,17 +69,27 @@ struct RequestState {
     retry_at: Instant,
     /// How many retries have been done
     retry: u16,
-    /// Server we're trying to request from
-    server: ServerInfo,
-    /// IP address that we're trying to request.
-    requested_ip: Ipv4Address,
+    /// What we're trying to request, and from which server.
+    offer: Lease,
+}
+
+/// What a server gives us: parsed from an OFFER or an ACK.
+#[derive(Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+struct Lease {
+    config: Config<'static>,
+    /// For how long. Never zero.
+    duration: Duration,
 }
 
 #[derive(Debug)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 struct RenewState {
-    /// Active network config
-    config: Config<'static>,
+    /// Active network config, and for how long it was given
+    lease: Lease,
+
+    /// Whether a request was sent that nobody has answered yet. Without one, every answer is late or stray.
+    requested: bool,
 
     /// Renew timer. When reached, we will start attempting
     /// to renew this lease with the DHCP server.
@@ -117,7 +128,13 @@ enum ClientState {
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[non_exhaustive]
 pub struct RetryConfig {
+    /// How long to wait for an OFFER after the first DISCOVER. The timeout doubles with every further one until
+    /// there is a lease.
+    ///
+    /// No two DISCOVERs are closer together, whatever servers answer, except after [`Socket::reset`].
     pub discover_timeout: Duration,
+    /// An upper bound on how long to wait for an OFFER.
+    pub max_discover_timeout: Duration,
     /// The REQUEST timeout doubles every 2 tries.
     pub initial_request_timeout: Duration,
     pub request_retries: u16,
@@ -132,6 +149,7 @@ impl Default for RetryConfig {
     fn default() -> Self {
         Self {
             discover_timeout: Duration::from_secs(10),
+            max_discover_timeout: Duration::from_secs(64),
             initial_request_timeout: Duration::from_secs(5),
             request_retries: 5,
             min_renew_timeout: Duration::from_secs(60),
@@ -158,6 +176,10 @@ pub struct Socket<'a> {
     config_changed: bool,
     /// xid of the last sent message.
     transaction_id: u32,
+    /// When to send the next DISCOVER, if there is no lease then.
+    discover_at: Instant,
+    /// How many DISCOVERs were sent since there was a lease.
+    discover_tries: u32,
 
     /// Max lease duration. If set, it sets a maximum cap to the server-provided lease duration.
     /// Useful to react faster to IP configuration changes and to test whether renews work correctly.
@@ -188,6 +210,143 @@ pub struct Socket<'a> {
     waker: WakerRegistration,
 }
 
+impl Lease {
+    /// Parse what a server gives us. What it does not repeat of an earlier message about the same address
+    /// stays as it was.
+    fn parse(
+        dhcp_repr: &DhcpRepr,
+        server: ServerInfo,
+        max_duration: Option<Duration>,
+        earlier: Option<&Lease>,
+    ) -> Option<Lease> {
+        let address = dhcp_repr.your_ip;
+        if !address.x_is_unicast() {
+            net_debug!("DHCP ignoring a lease because your_ip is not unicast");
+            return None;
+        }
+        let earlier = earlier.filter(|earlier| earlier.config.address.address() == address);
+
+        let prefix_len = match (dhcp_repr.subnet_mask, earlier) {
+            (Some(subnet_mask), _) => match IpAddress::Ipv4(subnet_mask).prefix_len() {
+                Some(prefix_len) => prefix_len,
+                None => {
+                    net_debug!("DHCP ignoring a lease because subnet_mask is not a valid mask");
+                    return None;
+                }
+            },
+            (None, Some(earlier)) => earlier.config.address.prefix_len(),
+            (None, None) => class_prefix_len(address),
+        };
+
+        let duration = match (dhcp_repr.lease_duration, earlier) {
+            (Some(seconds), _) => Duration::from_secs(seconds.into()),
+            (None, Some(earlier)) => earlier.duration,
+            (None, None) => DEFAULT_LEASE_DURATION,
+        };
+        let duration = max_duration.map_or(duration, |max| duration.min(max));
+        if duration == Duration::ZERO {
+            net_debug!("DHCP ignoring a lease because it is over already");
+            return None;
+        }
+
+        let dns_servers = match (&dhcp_repr.dns_servers, earlier) {
+            // Cleanup the DNS servers list, keeping only unicasts/
+            // TP-Link TD-W8970 sends 0.0.0.0 as second DNS server if there's only one configured :(
+            (Some(servers), _) => servers
+                .iter()
+                .copied()
+                .filter(|server| server.x_is_unicast())
+                .collect(),
+            (None, Some(earlier)) => earlier.config.dns_servers.clone(),
+            (None, None) => Vec::new(),
+        };
+
+        Some(Lease {
+            config: Config {
+                server,
+                address: Ipv4Cidr::new(address, prefix_len),
+                router: dhcp_repr
+                    .router
+                    .or_else(|| earlier.and_then(|earlier| earlier.config.router)),
+                dns_servers,
+                packet: None,
+            },
+            duration,
+        })
+    }
+}
+
+/// The prefix length of an address whose server says nothing about it: that of its class (RFC 1122, section
+/// 3.2.1.3), as other clients take it.
+fn class_prefix_len(address: Ipv4Address) -> u8 {
+    match address.octets()[0] {
+        0..=127 => 8,
+        128..=191 => 16,
+        _ => 24,
+    }
+}
+
+impl RenewState {
+    fn new(lease: Lease, dhcp_repr: &DhcpRepr, now: Instant) -> RenewState {
+        let lease_duration = lease.duration;
+        // Set renew and rebind times as per RFC 2131:
+        // Times T1 and T2 are configurable by the server through
+        // options. T1 defaults to (0.5 * duration_of_lease). T2
+        // defaults to (0.875 * duration_of_lease).
+        // When receiving T1 and T2, they must be in the order:
+        // T1 < T2 < lease_duration
+        // A time of zero would have the lease renewed without end; it counts as not given.
+        let given = |seconds: Option<u32>| {
+            seconds
+                .filter(|seconds| *seconds > 0)
+                .map(|seconds| Duration::from_secs(seconds.into()))
+        };
+        let (renew_duration, rebind_duration) = match (
+            given(dhcp_repr.renew_duration),
+            given(dhcp_repr.rebind_duration),
+        ) {
+            (Some(renew_duration), Some(rebind_duration))
+                if renew_duration < rebind_duration && rebind_duration < lease_duration =>
+            {
+                (renew_duration, rebind_duration)
+            }
+            // RFC 2131 does not say what to do if only one value is
+            // provided, so:
+
+            // If only T1 is provided, set T2 to be 0.75 through the gap
+            // between T1 and the duration of the lease. If T1 is set to
+            // the default (0.5 * duration_of_lease), then T2 will also
+            // be set to the default (0.875 * duration_of_lease).
+            (Some(renew_duration), None) if renew_duration < lease_duration => (
+                renew_duration,
+                renew_duration + (lease_duration - renew_duration) * 3 / 4,
+            ),
+
+            // If only T2 is provided, then T1 will be set to be
+            // whichever is smaller of the default (0.5 *
+            // duration_of_lease) or T2.
+            (None, Some(rebind_duration)) if rebind_duration < lease_duration => {
+                ((lease_duration / 2).min(rebind_duration), rebind_duration)
+            }
+
+            // Use the defaults if the following order is not met:
+            // T1 < T2 < lease_duration
+            (_, _) => {
+                net_debug!("using default T1 and T2 values since the provided values are invalid");
+                (lease_duration / 2, lease_duration * 7 / 8)
+            }
+        };
+        RenewState {
+            lease,
+            requested: false,
+            renew_at: now + renew_duration,
+            rebind_at: now + rebind_duration,
+            rebinding: false,
+            expires_at: now + lease_duration,
+        }
+    }
+}
+
 /// DHCP client socket.
 ///
 /// The socket acquires an IP address configuration through DHCP autonomously.
@@ -198,11 +357,11 @@ impl<'a> Socket<'a> {
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         Socket {
-            state: ClientState::Discovering(DiscoverState {
-                retry_at: Instant::from_millis(0),
-            }),
+            state: ClientState::Discovering(DiscoverState { sent: false }),
             config_changed: true,
             transaction_id: 1,
+            discover_at: Instant::ZERO,
+            discover_tries: 0,
             max_lease_duration: None,
             retry_config: RetryConfig::default(),
             ignore_naks: false,
@@ -290,7 +449,7 @@ impl<'a> Socket<'a> {
 
     pub(crate) fn poll_at(&self, _cx: &mut Context) -> PollAt {
         let t = match &self.state {
-            ClientState::Discovering(state) => state.retry_at,
+            ClientState::Discovering(_) => self.discover_at,
             ClientState::Requesting(state) => state.retry_at,
             ClientState::Renewing(state) => if state.rebinding {
                 state.rebind_at
@@ -364,63 +523,58 @@ impl<'a> Socket<'a> {
             buffer.copy_from_slice(payload);
         }
 
+        let server = ServerInfo {
+            address: src_ip,
+            identifier: server_identifier,
+        };
+        let parse = |earlier: Option<&Lease>| {
+            Lease::parse(&dhcp_repr, server, self.max_lease_duration, earlier)
+        };
         match (&mut self.state, dhcp_repr.message_type) {
-            (ClientState::Discovering(_state), DhcpMessageType::Offer) => {
-                if !dhcp_repr.your_ip.x_is_unicast() {
-                    net_debug!("DHCP ignoring OFFER because your_ip is not unicast");
-                    return;
+            (ClientState::Discovering(state), DhcpMessageType::Offer) if state.sent => {
+                if let Some(offer) = parse(None) {
+                    self.state = ClientState::Requesting(RequestState {
+                        retry_at: cx.now(),
+                        retry: 0,
+                        offer,
+                    });
                 }
-
-                self.state = ClientState::Requesting(RequestState {
-                    retry_at: cx.now(),
-                    retry: 0,
-                    server: ServerInfo {
-                        address: src_ip,
-                        identifier: server_identifier,
-                    },
-                    requested_ip: dhcp_repr.your_ip, // use the offered ip
-                });
+            }
+            // The servers that were not chosen have nothing to say about it (RFC 2131, section 3.1).
+            (ClientState::Requesting(state), _)
+                if server_identifier != state.offer.config.server.identifier =>
+            {
+                net_debug!("DHCP ignoring the answer of a server that was not asked");
             }
             (ClientState::Requesting(state), DhcpMessageType::Ack) => {
-                if let Some((config, renew_at, rebind_at, expires_at)) =
-                    Self::parse_ack(cx.now(), &dhcp_repr, self.max_lease_duration, state.server)
-                {
-                    self.state = ClientState::Renewing(RenewState {
-                        config,
-                        renew_at,
-                        rebind_at,
-                        expires_at,
-                        rebinding: false,
-                    });
+                if let Some(lease) = parse(Some(&state.offer)) {
+                    self.state =
+                        ClientState::Renewing(RenewState::new(lease, &dhcp_repr, cx.now()));
+                    self.discover_tries = 0;
                     self.config_changed();
                 }
             }
             (ClientState::Requesting(_), DhcpMessageType::Nak) => {
                 if !self.ignore_naks {
-                    self.reset();
+                    self.restart();
                 }
             }
+            (ClientState::Renewing(state), _)
+                if !state.requested
+                    || !state.rebinding
+                        && server_identifier != state.lease.config.server.identifier =>
+            {
+                net_debug!("DHCP ignoring an answer that was not asked for");
+            }
             (ClientState::Renewing(state), DhcpMessageType::Ack) => {
-                if let Some((config, renew_at, rebind_at, expires_at)) = Self::parse_ack(
-                    cx.now(),
-                    &dhcp_repr,
-                    self.max_lease_duration,
-                    state.config.server,
-                ) {
-                    state.renew_at = renew_at;
-                    state.rebind_at = rebind_at;
-                    state.rebinding = false;
-                    state.expires_at = expires_at;
+                if let Some(lease) = parse(Some(&state.lease)) {
                     // The `receive_packet_buffer` field isn't populated until
                     // the client asks for the state, but receiving any packet
                     // will change it, so we indicate that the config has
-                    // changed every time if the receive packet buffer is set,
-                    // but we only write changes to the rest of the config now.
+                    // changed every time if the receive packet buffer is set.
                     let config_changed =
-                        state.config != config || self.receive_packet_buffer.is_some();
-                    if state.config != config {
-                        state.config = config;
-                    }
+                        state.lease.config != lease.config || self.receive_packet_buffer.is_some();
+                    *state = RenewState::new(lease, &dhcp_repr, cx.now());
                     if config_changed {
                         self.config_changed();
                     }
@@ -428,7 +582,7 @@ impl<'a> Socket<'a> {
             }
             (ClientState::Renewing(_), DhcpMessageType::Nak) => {
                 if !self.ignore_naks {
-                    self.reset();
+                    self.restart();
                 }
             }
             _ => {
@@ -440,114 +594,17 @@ impl<'a> Socket<'a> {
         }
     }
 
-    fn parse_ack(
-        now: Instant,
-        dhcp_repr: &DhcpRepr,
-        max_lease_duration: Option<Duration>,
-        server: ServerInfo,
-    ) -> Option<(Config<'static>, Instant, Instant, Instant)> {
-        let subnet_mask = match dhcp_repr.subnet_mask {
-            Some(subnet_mask) => subnet_mask,
-            None => {
-                net_debug!("DHCP ignoring ACK because missing subnet_mask");
-                return None;
-            }
-        };
+    /// About this long: up to a second more or less, so that clients that were started together don't ask together.
+    #[cfg(not(test))]
+    fn randomized(timeout: Duration, cx: &mut Context) -> Duration {
+        let spread = (timeout / 4).min(Duration::from_secs(1));
+        let random = u64::from(cx.rand().rand_u32()) % (2 * spread.total_micros()).max(1);
+        timeout - spread + Duration::from_micros(random)
+    }
 
-        let prefix_len = match IpAddress::Ipv4(subnet_mask).prefix_len() {
-            Some(prefix_len) => prefix_len,
-            None => {
-                net_debug!("DHCP ignoring ACK because subnet_mask is not a valid mask");
-                return None;
-            }
-        };
-
-        if !dhcp_repr.your_ip.x_is_unicast() {
-            net_debug!("DHCP ignoring ACK because your_ip is not unicast");
-            return None;
-        }
-
-        let mut lease_duration = dhcp_repr
-            .lease_duration
-            .map(|d| Duration::from_secs(d as _))
-            .unwrap_or(DEFAULT_LEASE_DURATION);
-        if let Some(max_lease_duration) = max_lease_duration {
-            lease_duration = lease_duration.min(max_lease_duration);
-        }
-
-        // Cleanup the DNS servers list, keeping only unicasts/
-        // TP-Link TD-W8970 sends 0.0.0.0 as second DNS server if there's only one configured :(
-        let mut dns_servers = Vec::new();
-
-        dhcp_repr
-            .dns_servers
-            .iter()
-            .flatten()
-            .filter(|s| s.x_is_unicast())
-            .for_each(|a| {
-                // This will never produce an error, as both the arrays and `dns_servers`
-                // have length DHCP_MAX_DNS_SERVER_COUNT
-                dns_servers.push(*a).ok();
-            });
-
-        let config = Config {
-            server,
-            address: Ipv4Cidr::new(dhcp_repr.your_ip, prefix_len),
-            router: dhcp_repr.router,
-            dns_servers,
-            packet: None,
-        };
-
-        // Set renew and rebind times as per RFC 2131:
-        // Times T1 and T2 are configurable by the server through
-        // options. T1 defaults to (0.5 * duration_of_lease). T2
-        // defaults to (0.875 * duration_of_lease).
-        // When receiving T1 and T2, they must be in the order:
-        // T1 < T2 < lease_duration
-        let (renew_duration, rebind_duration) = match (
-            dhcp_repr
-                .renew_duration
-                .map(|d| Duration::from_secs(d as u64)),
-            dhcp_repr
-                .rebind_duration
-                .map(|d| Duration::from_secs(d as u64)),
-        ) {
-            (Some(renew_duration), Some(rebind_duration))
-                if renew_duration < rebind_duration && rebind_duration < lease_duration =>
-            {
-                (renew_duration, rebind_duration)
-            }
-            // RFC 2131 does not say what to do if only one value is
-            // provided, so:
-
-            // If only T1 is provided, set T2 to be 0.75 through the gap
-            // between T1 and the duration of the lease. If T1 is set to
-            // the default (0.5 * duration_of_lease), then T2 will also
-            // be set to the default (0.875 * duration_of_lease).
-            (Some(renew_duration), None) if renew_duration < lease_duration => (
-                renew_duration,
-                renew_duration + (lease_duration - renew_duration) * 3 / 4,
-            ),
-
-            // If only T2 is provided, then T1 will be set to be
-            // whichever is smaller of the default (0.5 *
-            // duration_of_lease) or T2.
-            (None, Some(rebind_duration)) if rebind_duration < lease_duration => {
-                ((lease_duration / 2).min(rebind_duration), rebind_duration)
-            }
-
-            // Use the defaults if the following order is not met:
-            // T1 < T2 < lease_duration
-            (_, _) => {
-                net_debug!("using default T1 and T2 values since the provided values are invalid");
-                (lease_duration / 2, lease_duration * 7 / 8)
-            }
-        };
-        let renew_at = now + renew_duration;
-        let rebind_at = now + rebind_duration;
-        let expires_at = now + lease_duration;
-
-        Some((config, renew_at, rebind_at, expires_at))
+    #[cfg(test)]
+    fn randomized(timeout: Duration, _cx: &mut Context) -> Duration {
+        timeout
     }
 
     #[cfg(not(test))]
@@ -616,11 +673,14 @@ impl<'a> Socket<'a> {
 
         match &mut self.state {
             ClientState::Discovering(state) => {
-                if cx.now() < state.retry_at {
+                if cx.now() < self.discover_at {
                     return Ok(());
                 }
 
-                let next_transaction_id = Self::random_transaction_id(cx);
+                let next_transaction_id = match state.sent {
+                    true => self.transaction_id,
+                    false => Self::random_transaction_id(cx),
+                };
                 dhcp_repr.transaction_id = next_transaction_id;
 
                 // send packet
@@ -633,7 +693,19 @@ impl<'a> Socket<'a> {
                 emit(cx, (ipv4_repr, udp_repr, dhcp_repr))?;
 
                 // Update state AFTER the packet has been successfully sent.
-                state.retry_at = cx.now() + self.retry_config.discover_timeout;
+                state.sent = true;
+                // Exponential backoff, so that a server that is down, or that offers what it then refuses,
+                // isn't asked more and more by more and more clients.
+                let timeout = self
+                    .retry_config
+                    .discover_timeout
+                    .total_micros()
+                    .saturating_mul(1 << self.discover_tries.min(16));
+                let timeout = Duration::from_micros(timeout)
+                    .min(self.retry_config.max_discover_timeout)
+                    .max(self.retry_config.discover_timeout);
+                self.discover_at = cx.now() + Self::randomized(timeout, cx);
+                self.discover_tries = self.discover_tries.saturating_add(1);
                 self.transaction_id = next_transaction_id;
                 Ok(())
             }
@@ -644,13 +716,13 @@ impl<'a> Socket<'a> {
 
                 if state.retry >= self.retry_config.request_retries {
                     net_debug!("DHCP request retries exceeded, restarting discovery");
-                    self.reset();
+                    self.restart();
                     return Ok(());
                 }
 
                 dhcp_repr.message_type = DhcpMessageType::Request;
-                dhcp_repr.requested_ip = Some(state.requested_ip);
-                dhcp_repr.server_identifier = Some(state.server.identifier);
+                dhcp_repr.requested_ip = Some(state.offer.config.address.address());
+                dhcp_repr.server_identifier = Some(state.offer.config.server.identifier);
 
                 net_debug!(
                     "DHCP send request to {}: {:?}",
@@ -661,8 +733,8 @@ impl<'a> Socket<'a> {
                 emit(cx, (ipv4_repr, udp_repr, dhcp_repr))?;
 
                 // Exponential backoff: Double every 2 retries.
-                state.retry_at = cx.now()
-                    + (self.retry_config.initial_request_timeout << (state.retry as u32 / 2));
+                let timeout = self.retry_config.initial_request_timeout << (state.retry as u32 / 2);
+                state.retry_at = cx.now() + Self::randomized(timeout, cx);
                 state.retry += 1;
 
                 Ok(())
@@ -671,7 +743,7 @@ impl<'a> Socket<'a> {
                 let now = cx.now();
                 if state.expires_at <= now {
                     net_debug!("DHCP lease expired");
-                    self.reset();
+                    self.restart();
                     // return Ok so we get polled again
                     return Ok(());
                 }
@@ -682,13 +754,13 @@ impl<'a> Socket<'a> {
 
                 state.rebinding |= now >= state.rebind_at;
 
-                ipv4_repr.src_addr = state.config.address.address();
+                ipv4_repr.src_addr = state.lease.config.address.address();
                 // Renewing is unicast to the original server, rebinding is broadcast
                 if !state.rebinding {
-                    ipv4_repr.dst_addr = state.config.server.address;
+                    ipv4_repr.dst_addr = state.lease.config.server.address;
                 }
                 dhcp_repr.message_type = DhcpMessageType::Request;
-                dhcp_repr.client_ip = state.config.address.address();
+                dhcp_repr.client_ip = state.lease.config.address.address();
 
                 let next_transaction_id = Self::random_transaction_id(cx);
                 dhcp_repr.transaction_id = next_transaction_id;
@@ -696,6 +768,8 @@ impl<'a> Socket<'a> {
                 net_debug!("DHCP send renew to {}: {:?}", ipv4_repr.dst_addr, dhcp_repr);
                 ipv4_repr.payload_len = udp_repr.header_len() + dhcp_repr.buffer_len();
                 emit(cx, (ipv4_repr, udp_repr, dhcp_repr))?;
+
+                state.requested = true;
 
                 // In both RENEWING and REBINDING states, if the client receives no
                 // response to its DHCPREQUEST message, the client SHOULD wait one-half
@@ -731,12 +805,26 @@ impl<'a> Socket<'a> {
     /// network if a link was down and it is now back up.
     pub fn reset(&mut self) {
         net_trace!("DHCP reset");
+        self.discover_at = Instant::ZERO;
+        self.discover_tries = 0;
+        self.restart();
+    }
+
+    /// Start over, but not sooner than the backoff lets us.
+    fn restart(&mut self) {
         if let ClientState::Renewing(_) = &self.state {
             self.config_changed();
         }
-        self.state = ClientState::Discovering(DiscoverState {
-            retry_at: Instant::from_millis(0),
-        });
+        self.state = ClientState::Discovering(DiscoverState { sent: false });
+    }
+
+    /// For how long the server gave us the configuration that we have, counted from when it last did so. 2^32 - 1
+    /// seconds means for ever (RFC 2131, section 3.3).
+    pub fn lease_duration(&self) -> Option<Duration> {
+        match &self.state {
+            ClientState::Renewing(state) => Some(state.lease.duration),
+            _ => None,
+        }
     }
 
     /// Query the socket for configuration changes.
@@ -749,10 +837,10 @@ impl<'a> Socket<'a> {
         } else if let ClientState::Renewing(state) = &self.state {
             self.config_changed = false;
             Some(Event::Configured(Config {
-                server: state.config.server,
-                address: state.config.address,
-                router: state.config.router,
-                dns_servers: state.config.dns_servers.clone(),
+                server: state.lease.config.server,
+                address: state.lease.config.address,
+                router: state.lease.config.router,
+                dns_servers: state.lease.config.dns_servers.clone(),
                 packet: self
                     .receive_packet_buffer
                     .as_deref()
@@ -1104,16 +1192,20 @@ mod test {
     fn socket_bound(medium: Medium) -> TestSocket {
         let mut s = socket(medium);
         s.state = ClientState::Renewing(RenewState {
-            config: Config {
-                server: ServerInfo {
-                    address: SERVER_IP,
-                    identifier: SERVER_IP,
+            lease: Lease {
+                config: Config {
+                    server: ServerInfo {
+                        address: SERVER_IP,
+                        identifier: SERVER_IP,
+                    },
+                    address: Ipv4Cidr::new(MY_IP, 24),
+                    dns_servers: Vec::from_slice(DNS_IPS).unwrap(),
+                    router: Some(SERVER_IP),
+                    packet: None,
                 },
-                address: Ipv4Cidr::new(MY_IP, 24),
-                dns_servers: Vec::from_slice(DNS_IPS).unwrap(),
-                router: Some(SERVER_IP),
-                packet: None,
+                duration: Duration::from_secs(1000),
             },
+            requested: false,
             renew_at: Instant::from_secs(500),
             rebind_at: Instant::from_secs(875),
             rebinding: false,
@@ -1208,12 +1300,19 @@ mod test {
         recv!(s, time 0, [(IP_BROADCAST, UDP_SEND, DHCP_DISCOVER)]);
         recv!(s, time 1_000, []);
         recv!(s, time 10_000, [(IP_BROADCAST, UDP_SEND, DHCP_DISCOVER)]);
-        recv!(s, time 11_000, []);
-        recv!(s, time 20_000, [(IP_BROADCAST, UDP_SEND, DHCP_DISCOVER)]);
+        recv!(s, time 29_000, []);
+        recv!(s, time 30_000, [(IP_BROADCAST, UDP_SEND, DHCP_DISCOVER)]);
+        recv!(s, time 69_000, []);
+        recv!(s, time 70_000, [(IP_BROADCAST, UDP_SEND, DHCP_DISCOVER)]);
+        // From here on it is the maximum.
+        for n in 1..5 {
+            recv!(s, time 69_000 + 64_000 * n, []);
+            recv!(s, time 70_000 + 64_000 * n, [(IP_BROADCAST, UDP_SEND, DHCP_DISCOVER)]);
+        }
 
         // check after retransmits it still works
-        send!(s, time 20_000, (IP_RECV, UDP_RECV, dhcp_offer()));
-        recv!(s, time 20_000, [(IP_BROADCAST, UDP_SEND, DHCP_REQUEST)]);
+        send!(s, time 330_000, (IP_RECV, UDP_RECV, dhcp_offer()));
+        recv!(s, time 330_000, [(IP_BROADCAST, UDP_SEND, DHCP_REQUEST)]);
     }
 
     #[rstest]
@@ -1277,7 +1376,155 @@ mod test {
         send!(s, time 0, (IP_RECV, UDP_RECV, dhcp_offer()));
         recv!(s, time 0, [(IP_BROADCAST, UDP_SEND, DHCP_REQUEST)]);
         send!(s, time 0, (IP_SERVER_BROADCAST, UDP_RECV, DHCP_NAK));
+        // A server that refuses what it offers isn't asked faster than one that doesn't answer.
+        recv!(s, time 9_000, []);
+        // What a server offers in answer to the DISCOVER before is late.
+        send!(s, time 9_000, (IP_RECV, UDP_RECV, dhcp_offer()));
+        recv!(s, time 9_000, []);
+        recv!(s, time 10_000, [(IP_BROADCAST, UDP_SEND, DHCP_DISCOVER)]);
+        send!(s, time 10_000, (IP_RECV, UDP_RECV, dhcp_offer()));
+        recv!(s, time 10_000, [(IP_BROADCAST, UDP_SEND, DHCP_REQUEST)]);
+        send!(s, time 10_000, (IP_SERVER_BROADCAST, UDP_RECV, DHCP_NAK));
+        recv!(s, time 29_000, []);
+        recv!(s, time 30_000, [(IP_BROADCAST, UDP_SEND, DHCP_DISCOVER)]);
+        // Unless it is told to forget all that.
+        s.reset();
+        recv!(s, time 30_000, [(IP_BROADCAST, UDP_SEND, DHCP_DISCOVER)]);
+    }
+
+    const OTHER_SERVER: Ipv4Address = Ipv4Address::new(192, 168, 1, 2);
+
+    fn of_other_server(repr: DhcpRepr<'static>) -> DhcpRepr<'static> {
+        DhcpRepr {
+            server_identifier: Some(OTHER_SERVER),
+            ..repr
+        }
+    }
+
+    #[rstest]
+    #[case::ip(Medium::Ethernet)]
+    #[cfg(feature = "medium-ethernet")]
+    fn test_answers_of_servers_not_asked(#[case] medium: Medium) {
+        let mut s = socket(medium);
+
         recv!(s, time 0, [(IP_BROADCAST, UDP_SEND, DHCP_DISCOVER)]);
+        send!(s, time 0, (IP_RECV, UDP_RECV, dhcp_offer()));
+        recv!(s, time 0, [(IP_BROADCAST, UDP_SEND, DHCP_REQUEST)]);
+        send!(s, time 0, (IP_SERVER_BROADCAST, UDP_RECV, of_other_server(DHCP_NAK)));
+        send!(s, time 0, (IP_RECV, UDP_RECV, of_other_server(dhcp_ack())));
+        assert_eq!(s.poll(), None);
+        send!(s, time 0, (IP_RECV, UDP_RECV, dhcp_ack()));
+        assert!(matches!(s.poll(), Some(Event::Configured(_))));
+
+        // Nothing was asked, so nothing that comes now is an answer.
+        send!(s, time 100_000, (IP_SERVER_BROADCAST, UDP_RECV, DHCP_NAK));
+        send!(s, time 100_000, (IP_RECV, UDP_RECV, dhcp_ack()));
+        recv!(s, time 499_000, []);
+        recv!(s, time 500_000, [(IP_SEND, UDP_SEND, DHCP_RENEW)]);
+        send!(s, time 500_000, (IP_SERVER_BROADCAST, UDP_RECV, of_other_server(DHCP_NAK)));
+        assert_eq!(s.poll(), None);
+
+        // The lease's server is silent. Whoever answers a broadcast is the lease's server from then on.
+        recv!(s, time 875_000, [(IP_BROADCAST_ADDRESSED, UDP_SEND, DHCP_REBIND)]);
+        send!(s, time 875_000, (IP_RECV, UDP_RECV, of_other_server(dhcp_ack())));
+        let Some(Event::Configured(config)) = s.poll() else {
+            panic!("no lease");
+        };
+        assert_eq!(config.server.identifier, OTHER_SERVER);
+    }
+
+    #[rstest]
+    #[case::ip(Medium::Ethernet)]
+    #[cfg(feature = "medium-ethernet")]
+    fn test_lease_of_zero(#[case] medium: Medium) {
+        let zero = |repr: DhcpRepr<'static>| DhcpRepr {
+            lease_duration: Some(0),
+            ..repr
+        };
+        let mut s = socket(medium);
+
+        recv!(s, time 0, [(IP_BROADCAST, UDP_SEND, DHCP_DISCOVER)]);
+        send!(s, time 0, (IP_RECV, UDP_RECV, zero(dhcp_offer())));
+        recv!(s, time 9_000, []);
+        recv!(s, time 10_000, [(IP_BROADCAST, UDP_SEND, DHCP_DISCOVER)]);
+        send!(s, time 10_000, (IP_RECV, UDP_RECV, dhcp_offer()));
+        recv!(s, time 10_000, [(IP_BROADCAST, UDP_SEND, DHCP_REQUEST)]);
+        send!(s, time 10_000, (IP_RECV, UDP_RECV, zero(dhcp_ack())));
+        assert_eq!(s.poll(), None);
+        recv!(s, time 14_000, []);
+        assert_eq!(s.lease_duration(), None);
+    }
+
+    #[rstest]
+    #[case::ip(Medium::Ethernet)]
+    #[cfg(feature = "medium-ethernet")]
+    fn test_what_is_not_repeated_stays(#[case] medium: Medium) {
+        let bare = DhcpRepr {
+            router: None,
+            subnet_mask: None,
+            dns_servers: None,
+            lease_duration: None,
+            ..dhcp_ack()
+        };
+        let mut s = socket_bound(medium);
+
+        recv!(s, time 500_000, [(IP_SEND, UDP_SEND, DHCP_RENEW)]);
+        send!(s, time 500_000, (IP_RECV, UDP_RECV, bare.clone()));
+        assert_eq!(s.poll(), None);
+        assert_eq!(s.lease_duration(), Some(Duration::from_secs(1000)));
+
+        // But not if it is about another address.
+        recv!(s, time 1_000_000, [(IP_SEND, UDP_SEND, DHCP_RENEW)]);
+        let other = Ipv4Address::new(10, 0, 0, 1);
+        let bare = DhcpRepr {
+            your_ip: other,
+            ..bare
+        };
+        send!(s, time 1_000_000, (IP_RECV, UDP_RECV, bare));
+        let Some(Event::Configured(config)) = s.poll() else {
+            panic!("no lease");
+        };
+        assert_eq!(config.address, Ipv4Cidr::new(other, 8));
+        assert_eq!((config.router, config.dns_servers.len()), (None, 0));
+        assert_eq!(s.lease_duration(), Some(DEFAULT_LEASE_DURATION));
+    }
+
+    #[rstest]
+    #[case::ip(Medium::Ethernet)]
+    #[cfg(feature = "medium-ethernet")]
+    fn test_renewal_times_of_zero(#[case] medium: Medium) {
+        const NEVER: &[u8] = &[0; 4];
+        const SOON: &[u8] = &[0, 0, 0, 9];
+        for (t1, t2, renew, rebind) in [
+            (NEVER, NEVER, 500, 875),
+            (NEVER, SOON, 9, 9),
+            (SOON, NEVER, 9, 9 + 743),
+        ] {
+            let mut s = socket(medium);
+            recv!(s, time 0, [(IP_BROADCAST, UDP_SEND, DHCP_DISCOVER)]);
+            send!(s, time 0, (IP_RECV, UDP_RECV, dhcp_offer()));
+            recv!(s, time 0, [(IP_BROADCAST, UDP_SEND, DHCP_REQUEST)]);
+            let options = [
+                DhcpOption {
+                    kind: dhcpv4_field::OPT_RENEWAL_TIME_VALUE,
+                    data: t1,
+                },
+                DhcpOption {
+                    kind: dhcpv4_field::OPT_REBINDING_TIME_VALUE,
+                    data: t2,
+                },
+            ];
+            let ack = DhcpRepr {
+                additional_options: &options,
+                ..dhcp_ack()
+            };
+            send!(s, time 0, (IP_RECV, UDP_RECV, ack));
+            let ClientState::Renewing(state) = &s.state else {
+                panic!("Invalid state");
+            };
+            assert_eq!(state.renew_at.secs(), renew);
+            assert_eq!(state.rebind_at.secs(), rebind);
+        }
     }
 
     #[rstest]
