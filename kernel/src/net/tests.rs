@@ -1079,6 +1079,25 @@ fn a_lease_that_no_host_can_have_is_not_taken() {
 }
 
 #[test]
+fn a_router_is_reached_wherever_its_address_is() {
+    for (mask, router) in [
+        (Some("255.255.255.255"), "10.9.0.1"),
+        (Some("255.255.255.0"), "10.77.0.1"),
+        (None, "10.9.0.1"),
+    ] {
+        let (mut world, stack, server) = with_dhcp();
+        server.borrow_mut().mask = mask.map(|mask| mask.parse().unwrap());
+        server.borrow_mut().router = router.parse().unwrap();
+        world.pass(2);
+        for target in [router, "8.8.8.8"] {
+            let pinger = Pinger::new(stack, TestClock, address(target), 5);
+            let answer = world.run(pinger.ask(0, Duration::from_secs(3)));
+            assert!(answer.is_some(), "{target} by {router}, mask {mask:?}");
+        }
+    }
+}
+
+#[test]
 fn a_server_that_says_no_mask_means_that_of_the_class() {
     let (mut world, stack, server) = with_dhcp();
     server.borrow_mut().mask = None;

@@ -169,6 +169,11 @@ impl Routes {
         }
     }
 
+    /// Whether there is a route via this address.
+    pub(crate) fn is_router(&self, addr: &IpAddress) -> bool {
+        self.storage.iter().any(|route| route.via_router == *addr)
+    }
+
     pub(crate) fn lookup(&self, addr: &IpAddress, timestamp: Instant) -> Option<IpAddress> {
         assert!(addr.is_unicast());
 

@@ -285,7 +285,10 @@ impl InterfaceInner {
                     return None;
                 }
 
-                if !self.in_same_network(&IpAddress::Ipv4(source_protocol_addr)) {
+                // A router is a neighbour wherever its address is: with a network of one address, it can't be
+                // on it (RFC 3442 calls for such routes, and DHCP servers of clouds give them).
+                let source = IpAddress::Ipv4(source_protocol_addr);
+                if !self.in_same_network(&source) && !self.routes.is_router(&source) {
                     net_debug!("arp: source IP address not in same network as us");
                     return None;
                 }
