@@ -452,6 +452,58 @@ fn datagrams_are_echoed_but_not_to_another_echo_service() {
 }
 
 #[test]
+fn datagrams_for_which_there_is_no_room_are_counted() {
+    let (mut world, one, two) = World::pair();
+    world.spawn(echo::udp(two));
+    let socket = UdpSocket::bind(one, 4000, 8, 8000).unwrap();
+    world.run(async {
+        socket
+            .send(b"hello", endpoint("10.0.0.2", 7).into())
+            .await
+            .unwrap();
+        socket.receive(|_, _| ()).await;
+    });
+    // At once, and more than fit.
+    let echoed = flood(&mut world, 300);
+    let dropped = |stack: &Stack| -> u64 {
+        let sockets = stack.sockets().into_iter();
+        sockets.map(|socket| socket.dropped).sum()
+    };
+    assert!(dropped(two) > 0);
+    assert_eq!(echoed + dropped(two), 300);
+}
+
+/// Has machine 2's echo service get `count` datagrams between two polls. Returns how many came back.
+fn flood(world: &mut World, count: usize) -> u64 {
+    let datagram = udp_frame(4001, 7, b"hello");
+    let answers = in_place_of_one(world, vec![datagram; count]);
+    answers.iter().filter(|frame| is_udp_from(frame, 7)).count() as u64
+}
+
+/// Sends frames to machine 2 as machine 1 would, and returns what it answers.
+fn in_place_of_one(world: &mut World, frames: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    let [_, two] = &mut world.machines[..] else {
+        unreachable!()
+    };
+    let Card::Wire(port) = &two.card else {
+        unreachable!()
+    };
+    let outgoing = port.outgoing.clone();
+    port.incoming.borrow_mut().extend(frames);
+    let mut answers = Vec::new();
+    loop {
+        let _ = world
+            .tasks
+            .poll_next_unpin(&mut Context::from_waker(Waker::noop()));
+        if !two.has_work(World::now()) {
+            return answers;
+        }
+        two.poll(World::now());
+        answers.extend(outgoing.borrow_mut().drain(..));
+    }
+}
+
+#[test]
 fn a_closed_port_refuses_and_an_absent_host_does_not_keep_us() {
     let (mut world, one, _) = World::pair();
     let result = world.run(TcpStream::connect(one, endpoint("10.0.0.2", 81), SMALL));
@@ -666,6 +718,45 @@ fn half_open_connections_do_not_keep_others_out() {
     });
 }
 
+fn mac(number: u8) -> EthernetAddress {
+    EthernetAddress([2, 0, 0, 0, 0, number])
+}
+
+/// A datagram from machine 1 to machine 2.
+fn udp_frame(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
+    let ports = UdpRepr {
+        src_port: from,
+        dst_port: to,
+    };
+    let header = Ipv4Repr {
+        src_addr: Ipv4Address::new(10, 0, 0, 1),
+        dst_addr: Ipv4Address::new(10, 0, 0, 2),
+        next_header: IpProtocol::Udp,
+        payload_len: ports.header_len() + payload.len(),
+        hop_limit: 64,
+    };
+    ipv4_frame(mac(1), mac(2), &header, |bytes| {
+        ports.emit(
+            &mut UdpPacket::new_unchecked(bytes),
+            &header.src_addr.into(),
+            &header.dst_addr.into(),
+            payload.len(),
+            |bytes| bytes.copy_from_slice(payload),
+            &ChecksumCapabilities::default(),
+        );
+    })
+}
+
+fn is_udp_from(frame: &[u8], port: u16) -> bool {
+    let udp = |frame| {
+        let frame = EthernetFrame::new_checked(frame).ok()?;
+        let packet = Ipv4Packet::new_checked(frame.payload()).ok()?;
+        let udp = UdpPacket::new_checked(packet.payload()).ok()?;
+        (packet.next_header() == IpProtocol::Udp).then_some(udp.src_port())
+    };
+    udp(frame) == Some(port)
+}
+
 /// A SYN to machine 2 from an address that never answers.
 fn syn(from: u16, to: u16) -> Vec<u8> {
     let header = Ipv4Repr {
@@ -854,9 +945,14 @@ impl DhcpServer {
             payload_len: pong.buffer_len(),
             hop_limit: 64,
         };
-        Some(ipv4_frame(frame.src_addr(), &header, |payload| {
-            pong.emit(&mut Icmpv4Packet::new_unchecked(payload), &checksums);
-        }))
+        Some(ipv4_frame(
+            SERVER_MAC,
+            frame.src_addr(),
+            &header,
+            |payload| {
+                pong.emit(&mut Icmpv4Packet::new_unchecked(payload), &checksums);
+            },
+        ))
     }
 
     fn answer_arp(&self, payload: &[u8]) -> Option<Vec<u8>> {
@@ -902,7 +998,7 @@ fn dhcp_frame(server: Ipv4Address, answer: &DhcpRepr<'_>) -> Vec<u8> {
         payload_len: ports.header_len() + answer.buffer_len(),
         hop_limit: 64,
     };
-    ipv4_frame(EthernetAddress::BROADCAST, &header, |payload| {
+    ipv4_frame(SERVER_MAC, EthernetAddress::BROADCAST, &header, |payload| {
         ports.emit(
             &mut UdpPacket::new_unchecked(payload),
             &header.src_addr.into(),
@@ -918,11 +1014,15 @@ fn dhcp_frame(server: Ipv4Address, answer: &DhcpRepr<'_>) -> Vec<u8> {
     })
 }
 
-/// A frame of the server's.
-fn ipv4_frame(to: EthernetAddress, header: &Ipv4Repr, fill: impl FnOnce(&mut [u8])) -> Vec<u8> {
+fn ipv4_frame(
+    from: EthernetAddress,
+    to: EthernetAddress,
+    header: &Ipv4Repr,
+    fill: impl FnOnce(&mut [u8]),
+) -> Vec<u8> {
     let mut bytes = vec![0; 14 + header.buffer_len() + header.payload_len];
     let mut frame = EthernetFrame::new_unchecked(&mut bytes);
-    frame.set_src_addr(SERVER_MAC);
+    frame.set_src_addr(from);
     frame.set_dst_addr(to);
     frame.set_ethertype(EthernetProtocol::Ipv4);
     let mut packet = Ipv4Packet::new_unchecked(frame.payload_mut());

@@ -136,11 +136,12 @@ fn sockets(out: Output<'_>) -> Result<(), Error> {
         for socket in stack.sockets() {
             let name = stack.name();
             let (received, sent) = socket.queued;
+            let dropped = socket.dropped;
             let (protocol, local, remote, state) =
                 (socket.protocol, socket.local, socket.remote, socket.state);
             writeln!(
                 out,
-                "{name:5} {protocol:6} {local:30} {remote:30} {state:12} in={received} out={sent}"
+                "{name:5} {protocol:6} {local:30} {remote:30} {state:12} in={received} out={sent} dropped={dropped}"
             )?;
         }
     }

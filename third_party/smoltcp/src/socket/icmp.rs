@@ -118,6 +118,8 @@ pub type PacketBuffer<'a> = crate::storage::PacketBuffer<'a, IpAddress>;
 pub struct Socket<'a> {
     rx_buffer: PacketBuffer<'a>,
     tx_buffer: PacketBuffer<'a>,
+    /// How many packets found no room in `rx_buffer`.
+    dropped: u64,
     /// The endpoint this socket is communicating with
     endpoint: Endpoint,
     /// The time-to-live (IPv4) or hop limit (IPv6) value used in outgoing packets.
@@ -134,6 +136,7 @@ impl<'a> Socket<'a> {
         Socket {
             rx_buffer,
             tx_buffer,
+            dropped: 0,
             endpoint: Default::default(),
             hop_limit: None,
             #[cfg(feature = "async")]
@@ -417,6 +420,11 @@ impl<'a> Socket<'a> {
         self.tx_buffer.payload_bytes_count()
     }
 
+    /// Return the number of packets that were dropped because there was no room for them in the receive buffer.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
     /// Return the amount of octets queued in the receive buffer.
     pub fn recv_queue(&self) -> usize {
         self.rx_buffer.payload_bytes_count()
@@ -565,7 +573,10 @@ impl<'a> Socket<'a> {
                     &ChecksumCapabilities::default(),
                 );
             }
-            Err(_) => net_trace!("icmp: buffer full, dropped incoming packet"),
+            Err(_) => {
+                self.dropped += 1;
+                net_trace!("icmp: buffer full, dropped incoming packet")
+            }
         }
 
         #[cfg(feature = "async")]
@@ -591,7 +602,10 @@ impl<'a> Socket<'a> {
                 &mut Icmpv6Packet::new_unchecked(packet_buf),
                 &ChecksumCapabilities::default(),
             ),
-            Err(_) => net_trace!("icmp: buffer full, dropped incoming packet"),
+            Err(_) => {
+                self.dropped += 1;
+                net_trace!("icmp: buffer full, dropped incoming packet")
+            }
         }
 
         #[cfg(feature = "async")]

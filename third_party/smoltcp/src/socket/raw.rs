@@ -85,6 +85,8 @@ pub struct Socket<'a> {
     ip_protocol: Option<IpProtocol>,
     rx_buffer: PacketBuffer<'a>,
     tx_buffer: PacketBuffer<'a>,
+    /// How many packets found no room in `rx_buffer`.
+    dropped: u64,
     #[cfg(feature = "async")]
     rx_waker: WakerRegistration,
     #[cfg(feature = "async")]
@@ -105,6 +107,7 @@ impl<'a> Socket<'a> {
             ip_protocol,
             rx_buffer,
             tx_buffer,
+            dropped: 0,
             #[cfg(feature = "async")]
             rx_waker: WakerRegistration::new(),
             #[cfg(feature = "async")]
@@ -329,6 +332,11 @@ impl<'a> Socket<'a> {
         self.tx_buffer.payload_bytes_count()
     }
 
+    /// Return the number of packets that were dropped because there was no room for them in the receive buffer.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
     /// Return the amount of octets queued in the receive buffer.
     pub fn recv_queue(&self) -> usize {
         self.rx_buffer.payload_bytes_count()
@@ -370,11 +378,14 @@ impl<'a> Socket<'a> {
                 ip_repr.emit(&mut buf[..header_len], &cx.checksum_caps());
                 buf[header_len..].copy_from_slice(payload);
             }
-            Err(_) => net_trace!(
-                "raw:{:?}:{:?}: buffer full, dropped incoming packet",
-                self.ip_version,
-                self.ip_protocol
-            ),
+            Err(_) => {
+                self.dropped += 1;
+                net_trace!(
+                    "raw:{:?}:{:?}: buffer full, dropped incoming packet",
+                    self.ip_version,
+                    self.ip_protocol
+                )
+            }
         }
 
         #[cfg(feature = "async")]

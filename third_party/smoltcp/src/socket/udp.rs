@@ -118,6 +118,8 @@ pub struct Socket<'a> {
     endpoint: IpListenEndpoint,
     rx_buffer: PacketBuffer<'a>,
     tx_buffer: PacketBuffer<'a>,
+    /// How many packets found no room in `rx_buffer`.
+    dropped: u64,
     /// The time-to-live (IPv4) or hop limit (IPv6) value used in outgoing packets.
     hop_limit: Option<u8>,
     #[cfg(feature = "async")]
@@ -133,6 +135,7 @@ impl<'a> Socket<'a> {
             endpoint: IpListenEndpoint::default(),
             rx_buffer,
             tx_buffer,
+            dropped: 0,
             hop_limit: None,
             #[cfg(feature = "async")]
             rx_waker: WakerRegistration::new(),
@@ -465,6 +468,11 @@ impl<'a> Socket<'a> {
         self.tx_buffer.payload_bytes_count()
     }
 
+    /// Return the number of packets that were dropped because there was no room for them in the receive buffer.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
     /// Return the amount of octets queued in the receive buffer. This value can be larger than
     /// the slice read by the next `recv` or `peek` call because it includes all queued octets,
     /// and not only the octets that may be returned as a contiguous slice.
@@ -521,11 +529,14 @@ impl<'a> Socket<'a> {
 
         match self.rx_buffer.enqueue(size, metadata) {
             Ok(buf) => buf.copy_from_slice(payload),
-            Err(_) => net_trace!(
-                "udp:{}:{}: buffer full, dropped incoming packet",
-                self.endpoint,
-                remote_endpoint
-            ),
+            Err(_) => {
+                self.dropped += 1;
+                net_trace!(
+                    "udp:{}:{}: buffer full, dropped incoming packet",
+                    self.endpoint,
+                    remote_endpoint
+                )
+            }
         }
 
         #[cfg(feature = "async")]
