@@ -757,6 +757,131 @@ fn is_udp_from(frame: &[u8], port: u16) -> bool {
     udp(frame) == Some(port)
 }
 
+/// A TCP segment from machine 1 to port 80 of machine 2.
+fn segment(from: u16, control: TcpControl, seq: u32, ack: Option<u32>, payload: &[u8]) -> Vec<u8> {
+    let number = |number: u32| TcpSeqNumber(number as i32);
+    let segment = TcpRepr {
+        src_port: from,
+        dst_port: 80,
+        control,
+        seq_number: number(seq),
+        ack_number: ack.map(number),
+        window_len: 20_000,
+        window_scale: None,
+        max_seg_size: None,
+        sack_permitted: false,
+        sack_ranges: [None; 3],
+        timestamp: None,
+        payload,
+    };
+    let header = Ipv4Repr {
+        src_addr: Ipv4Address::new(10, 0, 0, 1),
+        dst_addr: Ipv4Address::new(10, 0, 0, 2),
+        next_header: IpProtocol::Tcp,
+        payload_len: segment.buffer_len(),
+        hop_limit: 64,
+    };
+    ipv4_frame(mac(1), mac(2), &header, |bytes| {
+        segment.emit(
+            &mut TcpPacket::new_unchecked(bytes),
+            &header.src_addr.into(),
+            &header.dst_addr.into(),
+            &ChecksumCapabilities::default(),
+        );
+    })
+}
+
+/// Of a segment in a frame: its sequence number, the one after it, its acknowledgement, and whether it is a SYN.
+fn read_segment(frame: &[u8]) -> Option<(u32, u32, u32, bool)> {
+    let frame = EthernetFrame::new_checked(frame).ok()?;
+    let packet = Ipv4Packet::new_checked(frame.payload()).ok()?;
+    let tcp = TcpPacket::new_checked(packet.payload()).ok()?;
+    (packet.next_header() == IpProtocol::Tcp).then_some((
+        tcp.seq_number().0 as u32,
+        (tcp.seq_number() + tcp.segment_len()).0 as u32,
+        tcp.ack_number().0 as u32,
+        tcp.syn(),
+    ))
+}
+
+/// Opens a connection from this port. The sequence number of the answer to the SYN, or what was acknowledged instead.
+fn open(world: &mut World, from: u16, seq: u32) -> core::result::Result<u32, u32> {
+    let answers = in_place_of_one(world, vec![segment(from, TcpControl::Syn, seq, None, b"")]);
+    let (answer, _, ack, syn) = answers
+        .iter()
+        .find_map(|frame| read_segment(frame))
+        .expect("an answer to a SYN");
+    if syn { Ok(answer) } else { Err(ack) }
+}
+
+/// Asks for the page's data and lets the server close: it is in TIME-WAIT afterwards.
+fn ask_and_close(world: &mut World, from: u16, seq: u32) {
+    let first = open(world, from, seq).unwrap();
+    let request = b"GET /status.json HTTP/1.0\r\n\r\n";
+    let ask = segment(
+        from,
+        TcpControl::Psh,
+        seq + 1,
+        Some(first.wrapping_add(1)),
+        request,
+    );
+    let answers = in_place_of_one(world, vec![ask]);
+    let end = answers
+        .iter()
+        .filter_map(|frame| read_segment(frame))
+        .next_back()
+        .unwrap()
+        .1;
+    let seq = seq + 1 + request.len() as u32;
+    in_place_of_one(
+        world,
+        vec![segment(from, TcpControl::Fin, seq, Some(end), b"")],
+    );
+}
+
+fn states(stack: &Stack, remote: &str) -> Vec<String> {
+    let sockets = stack.sockets().into_iter();
+    let of_remote = sockets.filter(|socket| socket.remote == remote);
+    of_remote.map(|socket| socket.state).collect()
+}
+
+#[test]
+fn a_client_may_use_its_port_again_at_once() {
+    let (mut world, one, two) = World::pair();
+    serve_http(&world, two);
+    world.run(talk(one, "GET / HTTP/1.0\r\n\r\n"));
+    ask_and_close(&mut world, 4000, 1000);
+    assert_eq!(states(two, "10.0.0.1:4000"), ["TIME-WAIT"]);
+    ask_and_close(&mut world, 4000, 5_000_000);
+    assert_eq!(states(two, "10.0.0.1:4000"), ["TIME-WAIT"]);
+    // What could be a SYN of the past is answered by what was acknowledged last; a client that has begun anew ends
+    // the old connection for that, and asks again.
+    let last = open(&mut world, 4000, 77).unwrap_err();
+    in_place_of_one(
+        &mut world,
+        vec![segment(4000, TcpControl::Rst, last, None, b"")],
+    );
+    ask_and_close(&mut world, 4000, 77);
+    assert_eq!(states(two, "10.0.0.1:4000"), ["TIME-WAIT"]);
+}
+
+#[test]
+fn a_syn_that_comes_twice_opens_one_connection() {
+    let (mut world, one, two) = World::pair();
+    serve_http(&world, two);
+    // Whichever place the next listening socket has among the sockets.
+    for from in 4000..4010 {
+        world.run(talk(one, "GET / HTTP/1.0\r\n\r\n"));
+        world.pass(if from % 2 == 0 { 0 } else { 20 });
+        assert!(open(&mut world, from, 1000).is_ok());
+        in_place_of_one(
+            &mut world,
+            vec![segment(from, TcpControl::Syn, 1000, None, b"")],
+        );
+        assert_eq!(states(two, &std::format!("10.0.0.1:{from}")).len(), 1);
+    }
+}
+
 /// A SYN to machine 2 from an address that never answers.
 fn syn(from: u16, to: u16) -> Vec<u8> {
     let header = Ipv4Repr {

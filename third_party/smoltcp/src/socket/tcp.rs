@@ -1582,6 +1582,33 @@ impl<'a> Socket<'a> {
         }
     }
 
+    /// In TIME-WAIT, whether this is the SYN of a new connection between the same endpoints: it begins after
+    /// everything that was sent on this one, so that neither can be mistaken for the other (RFC 1122, section
+    /// 4.2.2.13). If it is, this socket is closed.
+    ///
+    /// RFC 6191 also has a higher timestamp count. A socket here doesn't have one to compare with unless it has a
+    /// timestamp generator.
+    pub(crate) fn gives_way_to(&mut self, repr: &TcpRepr) -> bool {
+        if self.state != State::TimeWait
+            || repr.control != TcpControl::Syn
+            || repr.ack_number.is_some()
+        {
+            return false;
+        }
+        let later = match repr.timestamp {
+            Some(timestamp) if self.tsval_generator.is_some() => {
+                (timestamp.tsval.wrapping_sub(self.last_remote_tsval) as i32) > 0
+            }
+            _ => false,
+        };
+        let begins_after = repr.seq_number >= self.remote_seq_no + self.rx_buffer.len();
+        if later || begins_after {
+            self.set_state(State::Closed);
+            self.tuple = None;
+        }
+        later || begins_after
+    }
+
     pub(crate) fn process(
         &mut self,
         cx: &mut Context,
@@ -1655,6 +1682,11 @@ impl<'a> Socket<'a> {
             (State::SynSent, _, _) => {
                 net_debug!("expecting a SYN|ACK");
                 return None;
+            }
+            // The other end has begun anew, or this is a SYN of the past: it is told what we have, and whichever of
+            // the two it is, it knows what to do (RFC 9293, section 3.10.7.4).
+            (state, TcpControl::Syn, None) if state != State::SynReceived => {
+                return self.challenge_ack_reply(cx, ip_repr, repr);
             }
             // Every packet after the initial SYN must be an acknowledgement.
             (_, _, None) => {

@@ -29,11 +29,19 @@ impl InterfaceInner {
             &self.caps.checksum
         ));
 
-        for tcp_socket in sockets
-            .items_mut()
-            .filter_map(|i| Socket::downcast_mut(&mut i.socket))
-        {
-            if tcp_socket.accepts(self, &ip_repr, &tcp_repr) {
+        // A connection comes before a socket that listens on its port, whatever their order in the set: a SYN that
+        // is sent again belongs to the connection that it opened.
+        for listening in [false, true] {
+            for tcp_socket in sockets
+                .items_mut()
+                .filter_map(|i| Socket::downcast_mut(&mut i.socket))
+            {
+                if (tcp_socket.state() == crate::socket::tcp::State::Listen) != listening
+                    || !tcp_socket.accepts(self, &ip_repr, &tcp_repr)
+                    || tcp_socket.gives_way_to(&tcp_repr)
+                {
+                    continue;
+                }
                 return tcp_socket
                     .process(self, &ip_repr, &tcp_repr)
                     .map(|(ip, tcp)| Packet::new(ip, IpPayload::Tcp(tcp)));
