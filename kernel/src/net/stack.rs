@@ -13,7 +13,7 @@ use core::task::{Context, Poll};
 
 use atomic_waker::AtomicWaker;
 use smoltcp::iface::{
-    Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet,
+    Config, Drops, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet,
 };
 use smoltcp::phy::{Device, Medium};
 use smoltcp::socket::{AnySocket, Socket, tcp};
@@ -81,6 +81,8 @@ pub struct Summary {
     pub lease: Option<super::addresses::Lease>,
     /// The default routers.
     pub gateways: Vec<IpAddress>,
+    /// What neither a socket got nor a neighbour.
+    pub drops: Drops,
 }
 
 /// One socket, for the shell and the status page.
@@ -299,6 +301,7 @@ impl Stack {
             mtu: inner.mtu,
             addresses: inner.interface.ip_addrs().to_vec(),
             lease: addresses.and_then(|addresses| addresses.lease().cloned()),
+            drops: inner.interface.drops(),
             gateways: match addresses {
                 Some(_) => gateways
                     .into_iter()

@@ -452,6 +452,94 @@ fn datagrams_are_echoed_but_not_to_another_echo_service() {
 }
 
 #[test]
+fn the_longest_ping_is_answered_and_lost_fragments_keep_nobody_out() {
+    let (mut world, one, two) = World::pair();
+    let know = Pinger::new(one, TestClock, address("10.0.0.2"), 99);
+    world.run(know.ask(0, Duration::from_secs(3)));
+    // The payload of the longest packet there is, and others in order, backwards and twice.
+    for length in [1473, 4080, 8000, 65507] {
+        for order in [
+            |_: &mut Vec<Vec<u8>>| {},
+            |fragments: &mut Vec<Vec<u8>>| fragments.reverse(),
+            |fragments: &mut Vec<Vec<u8>>| fragments.extend_from_within(..1),
+        ] {
+            let mut fragments = fragments_of_ping(length, 1);
+            order(&mut fragments);
+            let answers = in_place_of_one(&mut world, fragments);
+            assert_eq!(length_of_pong(&answers), Some(length), "{length}");
+        }
+    }
+    // Forty pings without an end, and one that is longer than a packet can be.
+    for identifier in 0..40 {
+        let beginning = fragments_of_ping(2000, 100 + identifier).swap_remove(0);
+        assert!(in_place_of_one(&mut world, vec![beginning]).is_empty());
+    }
+    let fragments = fragments_of_ping(65507 + 8, 200);
+    assert_eq!(
+        length_of_pong(&in_place_of_one(&mut world, fragments)),
+        None
+    );
+    let answers = in_place_of_one(&mut world, fragments_of_ping(2000, 300));
+    assert_eq!(length_of_pong(&answers), Some(2000));
+    let drops = two.summary().drops;
+    assert!(drops.unassembled >= 36, "{drops:?}");
+    assert_eq!(drops.unsent, 0);
+}
+
+/// A ping of machine 1's with this much payload, in as many fragments as it needs.
+fn fragments_of_ping(length: usize, identifier: u16) -> Vec<Vec<u8>> {
+    const FRAGMENT: usize = 1480;
+    let payload: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
+    let ping = Icmpv4Repr::EchoRequest {
+        ident: 7,
+        seq_no: 1,
+        data: &payload,
+    };
+    let mut message = vec![0; ping.buffer_len()];
+    let checksums = ChecksumCapabilities::default();
+    ping.emit(&mut Icmpv4Packet::new_unchecked(&mut message), &checksums);
+    let last = (message.len() - 1) / FRAGMENT;
+    let fragment = |(index, piece): (usize, &[u8])| {
+        let header = Ipv4Repr {
+            src_addr: Ipv4Address::new(10, 0, 0, 1),
+            dst_addr: Ipv4Address::new(10, 0, 0, 2),
+            next_header: IpProtocol::Icmp,
+            payload_len: piece.len(),
+            hop_limit: 64,
+        };
+        let mut frame = ipv4_frame(mac(1), mac(2), &header, |bytes| {
+            bytes.copy_from_slice(piece)
+        });
+        let mut frame_out = EthernetFrame::new_unchecked(&mut frame);
+        let mut packet = Ipv4Packet::new_unchecked(frame_out.payload_mut());
+        packet.set_ident(identifier);
+        packet.set_more_frags(index < last);
+        packet.set_frag_offset((index * FRAGMENT) as u16);
+        packet.fill_checksum();
+        frame
+    };
+    message.chunks(FRAGMENT).enumerate().map(fragment).collect()
+}
+
+/// How much payload the answer to a ping has, put together from its fragments.
+fn length_of_pong(frames: &[Vec<u8>]) -> Option<usize> {
+    let mut message = Vec::new();
+    let mut more = true;
+    for frame in frames {
+        let frame = EthernetFrame::new_checked(&frame[..]).ok()?;
+        let packet = Ipv4Packet::new_checked(frame.payload()).ok()?;
+        assert_eq!(usize::from(packet.frag_offset()), message.len());
+        message.extend_from_slice(packet.payload());
+        more = packet.more_frags();
+    }
+    let icmp = Icmpv4Packet::new_checked(&message[..]).ok()?;
+    match Icmpv4Repr::parse(&icmp, &ChecksumCapabilities::default()).ok()? {
+        Icmpv4Repr::EchoReply { data, .. } if !more => Some(data.len()),
+        _ => None,
+    }
+}
+
+#[test]
 fn datagrams_for_which_there_is_no_room_are_counted() {
     let (mut world, one, two) = World::pair();
     world.spawn(echo::udp(two));

@@ -83,6 +83,12 @@ fn interfaces(out: Output<'_>) -> Result<(), Error> {
         if let Some(card) = cards::find(Some(&summary.name)) {
             show_counters(card, out)?;
         }
+        let drops = summary.drops;
+        writeln!(
+            out,
+            "  answers not sent={} packets not reassembled={}",
+            drops.unsent, drops.unassembled
+        )?;
     }
     Ok(())
 }

@@ -16,6 +16,17 @@ type Buffer = alloc::vec::Vec<u8>;
 #[cfg(not(feature = "alloc"))]
 type Buffer = [u8; REASSEMBLY_BUFFER_SIZE];
 
+/// Make a buffer at least this long, if there is memory for that.
+#[cfg(feature = "alloc")]
+fn grow(
+    buffer: &mut alloc::vec::Vec<u8>,
+    len: usize,
+) -> Result<(), alloc::collections::TryReserveError> {
+    buffer.try_reserve(len.saturating_sub(buffer.len()))?;
+    buffer.resize(len.max(buffer.len()), 0);
+    Ok(())
+}
+
 /// Problem when assembling: something was out of bounds.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -55,6 +66,9 @@ pub struct PacketAssembler<K> {
     assembler: Assembler,
     total_size: Option<usize>,
     expires_at: Instant,
+
+    /// How many packets were given up here.
+    dropped: u64,
 }
 
 impl<K> PacketAssembler<K> {
@@ -71,7 +85,14 @@ impl<K> PacketAssembler<K> {
             assembler: Assembler::new(),
             total_size: None,
             expires_at: Instant::ZERO,
+            dropped: 0,
         }
+    }
+
+    /// Give up the packet.
+    pub(crate) fn drop_packet(&mut self) {
+        self.dropped += 1;
+        self.reset();
     }
 
     pub(crate) fn reset(&mut self) {
@@ -95,9 +116,7 @@ impl<K> PacketAssembler<K> {
         }
 
         #[cfg(feature = "alloc")]
-        if self.buffer.len() < size {
-            self.buffer.resize(size, 0);
-        }
+        grow(&mut self.buffer, size).map_err(|_| AssemblerError)?;
 
         self.total_size = Some(size);
         Ok(())
@@ -137,15 +156,20 @@ impl<K> PacketAssembler<K> {
     /// - Returns [`Error::PacketAssemblerBufferTooSmall`] when trying to add data into the buffer at a non-existing
     ///   place.
     pub(crate) fn add(&mut self, data: &[u8], offset: usize) -> Result<(), AssemblerError> {
+        if self
+            .total_size
+            .is_some_and(|size| size < offset + data.len())
+        {
+            return Err(AssemblerError);
+        }
+
         #[cfg(not(feature = "alloc"))]
         if self.buffer.len() < offset + data.len() {
             return Err(AssemblerError);
         }
 
         #[cfg(feature = "alloc")]
-        if self.buffer.len() < offset + data.len() {
-            self.buffer.resize(offset + data.len(), 0);
-        }
+        grow(&mut self.buffer, offset + data.len()).map_err(|_| AssemblerError)?;
 
         let len = data.len();
         self.buffer[offset..][..len].copy_from_slice(data);
@@ -156,8 +180,9 @@ impl<K> PacketAssembler<K> {
             offset
         );
 
-        self.assembler.add(offset, data.len());
-        Ok(())
+        self.assembler
+            .add(offset, data.len())
+            .map_err(|_| AssemblerError)
     }
 
     /// Get an immutable slice of the underlying packet data, if reassembly complete.
@@ -204,23 +229,29 @@ impl<K: Eq + Copy> PacketAssemblerSet<K> {
     ///
     /// If it doesn't exist, it is created, with the `expires_at` timestamp.
     ///
-    /// If the assembler set is full, in which case an error is returned.
+    /// If the assembler set is full, the packet that began first is given up: its other fragments are the least
+    /// likely to come.
     pub(crate) fn get(
         &mut self,
         key: &K,
         expires_at: Instant,
     ) -> Result<&mut PacketAssembler<K>, AssemblerFullError> {
-        let mut empty_slot = None;
+        let mut empty_slot: Option<&mut PacketAssembler<K>> = None;
         for slot in &mut self.assemblers {
             if slot.key.as_ref() == Some(key) {
                 return Ok(slot);
             }
-            if slot.is_free() {
+            if empty_slot.as_ref().is_none_or(|oldest| {
+                !oldest.is_free() && (slot.is_free() || slot.expires_at < oldest.expires_at)
+            }) {
                 empty_slot = Some(slot)
             }
         }
 
         let slot = empty_slot.ok_or(AssemblerFullError)?;
+        if !slot.is_free() {
+            slot.drop_packet();
+        }
         slot.key = Some(*key);
         slot.expires_at = expires_at;
         Ok(slot)
@@ -230,9 +261,14 @@ impl<K: Eq + Copy> PacketAssemblerSet<K> {
     pub fn remove_expired(&mut self, timestamp: Instant) {
         for frag in &mut self.assemblers {
             if !frag.is_free() && frag.expires_at < timestamp {
-                frag.reset();
+                frag.drop_packet();
             }
         }
+    }
+
+    /// How many packets were given up, because fragments did not come or did not fit together.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.assemblers.iter().map(|frag| frag.dropped).sum()
     }
 }
 
@@ -273,8 +309,11 @@ impl Fragmenter {
 
 #[cfg(feature = "_proto-fragmentation")]
 pub(crate) struct Fragmenter {
-    /// The buffer that holds the unfragmented 6LoWPAN packet.
+    /// The buffer that holds the unfragmented packet.
+    #[cfg(not(feature = "alloc"))]
     pub buffer: [u8; FRAGMENTATION_BUFFER_SIZE],
+    #[cfg(feature = "alloc")]
+    pub buffer: alloc::vec::Vec<u8>,
     /// The size of the packet without the IEEE802.15.4 header and the fragmentation headers.
     pub packet_len: usize,
     /// The amount of bytes that already have been transmitted.
@@ -320,7 +359,10 @@ pub(crate) struct SixlowpanFragmenter {
 impl Fragmenter {
     pub(crate) fn new() -> Self {
         Self {
+            #[cfg(not(feature = "alloc"))]
             buffer: [0u8; FRAGMENTATION_BUFFER_SIZE],
+            #[cfg(feature = "alloc")]
+            buffer: alloc::vec::Vec::new(),
             packet_len: 0,
             sent_bytes: 0,
 
@@ -349,6 +391,13 @@ impl Fragmenter {
                 ll_src_addr: Ieee802154Address::Absent,
             },
         }
+    }
+
+    /// Return `true` when the buffer holds packets of this length.
+    pub(crate) fn make_room(&mut self, len: usize) -> bool {
+        #[cfg(feature = "alloc")]
+        let _ = grow(&mut self.buffer, len);
+        self.buffer.len() >= len
     }
 
     /// Return `true` when everything is transmitted.
@@ -460,10 +509,34 @@ mod tests {
     #[test]
     fn packet_assembler_set_full() {
         let mut set = PacketAssemblerSet::new();
+        let at = |n: usize| Instant::from_secs(n as i64);
         for i in 0..REASSEMBLY_BUFFER_COUNT {
-            set.get(&Key { id: i }, Instant::ZERO).unwrap();
+            let assr = set.get(&Key { id: i }, at(i)).unwrap();
+            assr.add(b"Hello ", 0).unwrap();
         }
-        assert!(set.get(&Key { id: 4 }, Instant::ZERO).is_err());
+        assert_eq!(set.dropped(), 0);
+        // The oldest one goes, with all that it had.
+        let assr = set.get(&Key { id: 99 }, at(99)).unwrap();
+        assr.add(b"World!", 6).unwrap();
+        assr.set_total_size(12).unwrap();
+        assert_eq!(assr.assemble(), None);
+        assert_eq!(set.dropped(), 1);
+        // The others are still there.
+        for i in 1..REASSEMBLY_BUFFER_COUNT {
+            let assr = set.get(&Key { id: i }, at(100)).unwrap();
+            assr.set_total_size(6).unwrap();
+            assert_eq!(assr.assemble(), Some(&b"Hello "[..]));
+        }
+        set.remove_expired(at(100));
+        assert_eq!(set.dropped(), 2);
+    }
+
+    #[test]
+    fn packet_assembler_beyond_the_end() {
+        let mut assr = PacketAssembler::<Key>::new();
+        assr.set_total_size(5).unwrap();
+        assert_eq!(assr.add(b"Rust", 2), Err(AssemblerError));
+        assert_eq!(assr.set_total_size(6), Err(AssemblerError));
     }
 
     #[test]

@@ -17,12 +17,15 @@ impl Interface {
             return;
         }
 
-        let pkt = &self.fragmenter;
-        if pkt.packet_len > pkt.sent_bytes
+        while !self.fragmenter.finished()
             && let Some(tx_token) = device.transmit(self.inner.now)
         {
             self.inner
                 .dispatch_ipv4_frag(tx_token, &mut self.fragmenter);
+        }
+        // Another packet may follow at once.
+        if self.fragmenter.finished() {
+            self.fragmenter.reset();
         }
     }
 }
@@ -120,16 +123,21 @@ impl InterfaceInner {
                     }
                 };
 
-                if !ipv4_packet.more_frags() {
+                let fragment = ipv4_packet.payload();
+                let offset = ipv4_packet.frag_offset() as usize;
+                let end = offset + fragment.len();
+                let added = if ipv4_packet.header_len() as usize + end > u16::MAX as usize {
+                    // No packet is that long.
+                    Err(crate::iface::fragmentation::AssemblerError)
+                } else if ipv4_packet.more_frags() {
+                    f.add(fragment, offset)
+                } else {
                     // This is the last fragment, so we know the total size
-                    check!(f.set_total_size(
-                        ipv4_packet.total_len() as usize - ipv4_packet.header_len() as usize
-                            + ipv4_packet.frag_offset() as usize,
-                    ));
-                }
-
-                if let Err(e) = f.add(ipv4_packet.payload(), ipv4_packet.frag_offset() as usize) {
+                    f.set_total_size(end).and_then(|()| f.add(fragment, offset))
+                };
+                if let Err(e) = added {
                     net_debug!("fragmentation error: {:?}", e);
+                    f.drop_packet();
                     return None;
                 }
 

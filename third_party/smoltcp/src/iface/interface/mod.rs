@@ -155,6 +155,19 @@ pub struct InterfaceInner {
     routes: Routes,
     #[cfg(feature = "multicast")]
     multicast: multicast::State,
+    /// How many packets could not be sent and were not kept.
+    unsent: u64,
+}
+
+/// What an interface did not pass on.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Drops {
+    /// Packets of its own that it could not send: answers to neighbors whose hardware address it doesn't know yet,
+    /// and such as are too long.
+    pub unsent: u64,
+    /// Packets of which fragments did not come, or did not fit together.
+    pub unassembled: u64,
 }
 
 /// Configuration structure used for creating a network interface.
@@ -276,6 +289,7 @@ impl Interface {
                 ip_addrs: Vec::new(),
                 any_ip: false,
                 routes: Routes::new(),
+                unsent: 0,
                 #[cfg(any(feature = "medium-ethernet", feature = "medium-ieee802154"))]
                 neighbor_cache: NeighborCache::new(),
                 #[cfg(feature = "multicast")]
@@ -417,6 +431,17 @@ impl Interface {
 
     pub fn routes(&self) -> &Routes {
         &self.inner.routes
+    }
+
+    /// What was dropped since the interface is there.
+    pub fn drops(&self) -> Drops {
+        Drops {
+            unsent: self.inner.unsent,
+            #[cfg(feature = "_proto-fragmentation")]
+            unassembled: self.fragments.assembler.dropped(),
+            #[cfg(not(feature = "_proto-fragmentation"))]
+            unassembled: 0,
+        }
     }
 
     pub fn routes_mut(&mut self) -> &mut Routes {
@@ -565,6 +590,12 @@ impl Interface {
         #[cfg(feature = "_proto-fragmentation")]
         self.fragments.assembler.remove_expired(timestamp);
 
+        // An answer to the packet that comes may need fragments, too.
+        #[cfg(feature = "proto-ipv4-fragmentation")]
+        if !self.fragmenter.is_empty() {
+            self.ipv4_egress(device);
+        }
+
         self.socket_ingress(device, sockets)
     }
 
@@ -664,6 +695,7 @@ impl Interface {
                         && let Err(err) =
                             self.inner.dispatch(tx_token, packet, &mut self.fragmenter)
                     {
+                        self.inner.unsent += 1;
                         net_debug!("Failed to send response: {:?}", err);
                     }
                 }
@@ -679,6 +711,7 @@ impl Interface {
                             &mut self.fragmenter,
                         )
                     {
+                        self.inner.unsent += 1;
                         net_debug!("Failed to send response: {:?}", err);
                     }
                 }
@@ -694,6 +727,7 @@ impl Interface {
                             &mut self.fragmenter,
                         )
                     {
+                        self.inner.unsent += 1;
                         net_debug!("Failed to send response: {:?}", err);
                     }
                 }
@@ -1319,7 +1353,13 @@ impl InterfaceInner {
                             tx_len += EthernetFrame::<&[u8]>::header_len();
                         }
 
-                        if frag.buffer.len() < total_ip_len {
+                        if !frag.is_empty() && !frag.finished() {
+                            net_debug!("another packet is being sent in fragments");
+                            return Err(DispatchError::FragmenterBusy);
+                        }
+
+                        if !frag.make_room(total_ip_len) {
+                            self.unsent += 1;
                             net_debug!(
                                 "Fragmentation buffer is too small, at least {} needed. Dropping",
                                 total_ip_len
@@ -1346,7 +1386,9 @@ impl InterfaceInner {
                         frag.sent_bytes = first_frag_ip_len;
 
                         // Emit the IP header to the buffer.
-                        emit_ip(&ip_repr, &mut frag.buffer);
+                        // No more of the buffer than that: checksums are over all of it, and it may hold the end
+                        // of a longer packet that was sent before.
+                        emit_ip(&ip_repr, &mut frag.buffer[..total_ip_len]);
 
                         let mut ipv4_packet = Ipv4Packet::new_unchecked(&mut frag.buffer[..]);
                         frag.ipv4.ident = ipv4_id;
@@ -1436,4 +1478,7 @@ enum DispatchError {
     /// the neighbor for it yet. Discovery has been initiated, dispatch
     /// should be retried later.
     NeighborPending,
+    /// Another packet is being sent in fragments. Retrying will help when it is sent.
+    #[cfg(feature = "proto-ipv4-fragmentation")]
+    FragmenterBusy,
 }

@@ -844,6 +844,8 @@ fn test_packet_len(#[case] medium: Medium) {
         FRAGMENTATION_BUFFER_SIZE,
     ] {
         net_debug!("ip_packet_len: {}", ip_packet_len);
+        // The one before has been sent.
+        iface.fragmenter.reset();
 
         let mut ip_repr = Ipv4Repr {
             src_addr: Ipv4Address::new(127, 0, 0, 1),
