@@ -475,21 +475,29 @@ impl<D: Driver> State<D> {
         }
     }
 
-    /// Hands a request to the device, or lets it wait for room. Gives where it is then.
+    /// Hands a request to the device, or lets it wait for room. `stage` says where it is then.
     ///
     /// # Errors
     ///
     /// Why it was refused; it is where it was.
     #[inline(always)]
-    fn start(&mut self, request: &mut Option<D::Request>, waker: &Waker) -> Result<Stage> {
+    fn start(
+        &mut self,
+        request: &mut Option<D::Request>,
+        stage: &mut Stage,
+        waker: &Waker,
+    ) -> Result<()> {
         // Those that came first go first.
-        if self.stopped.is_none() && self.backlog.is_empty() {
-            return match self.driver.accept(request, waker) {
-                Ok(token) => Ok(Stage::InFlight(self.ticket(token))),
-                Err(error) => self.not_accepted(error, request, waker),
-            };
+        if self.stopped.is_some() || !self.backlog.is_empty() {
+            return self.wait_for_room(request, stage, waker);
         }
-        self.wait_for_room(request, waker)
+        match self.driver.accept(request, waker) {
+            Ok(token) => {
+                *stage = Stage::InFlight(self.ticket(token));
+                Ok(())
+            }
+            Err(error) => self.not_accepted(error, request, stage, waker),
+        }
     }
 
     #[cold]
@@ -497,23 +505,30 @@ impl<D: Driver> State<D> {
         &mut self,
         error: Error,
         request: &mut Option<D::Request>,
+        stage: &mut Stage,
         waker: &Waker,
-    ) -> Result<Stage> {
+    ) -> Result<()> {
         match error.cause {
-            Cause::QueueFull => self.wait_for_room(request, waker),
+            Cause::QueueFull => self.wait_for_room(request, stage, waker),
             _ => Err(error),
         }
     }
 
     #[cold]
-    fn wait_for_room(&mut self, request: &mut Option<D::Request>, waker: &Waker) -> Result<Stage> {
+    fn wait_for_room(
+        &mut self,
+        request: &mut Option<D::Request>,
+        stage: &mut Stage,
+        waker: &Waker,
+    ) -> Result<()> {
         if let Some(error) = self.stopped {
             return Err(error);
         }
-        match request.take() {
-            Some(request) => Ok(Stage::Backlog(self.backlog.push(request, waker))),
-            None => Err(self.driver.error(Cause::EmptyRequest)),
-        }
+        let Some(request) = request.take() else {
+            return Err(self.driver.error(Cause::EmptyRequest));
+        };
+        *stage = Stage::Backlog(self.backlog.push(request, waker));
+        Ok(())
     }
 
     /// The driver has taken a request.
@@ -761,7 +776,7 @@ impl<D: Driver> Perform<'_, D> {
     #[inline(always)]
     fn start(&mut self, waker: &Waker) -> Result<()> {
         let mut state = self.face.state.lock();
-        self.stage = state.start(&mut self.request, waker)?;
+        state.start(&mut self.request, &mut self.stage, waker)?;
         self.face.note(&state);
         let owner = state.owner.take();
         drop(state);

@@ -52,7 +52,7 @@
 //! How much a driver needs of the global allocator and of the platform's memory for DMA is said at the `Options` of each
 //! device type; when one of the two runs out, that is [`Cause::NoMemory`] or [`Cause::NoDmaMemory`].
 //!
-//! A driver is 26 KB (rng), 33 KB (blk) to 76 KB (gpu) of x86_64 code in a kernel that is optimised for size; the README says
+//! A driver is 29 KB (rng), 38 KB (blk) to 77 KB (gpu) of x86_64 code in a kernel that is optimised for size; the README says
 //! it of each, and how it is measured.
 //!
 //! # Trust

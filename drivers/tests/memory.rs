@@ -163,22 +163,22 @@ fn drivers_take_as_much_memory_as_their_options_say() {
         queue_size: 4,
         ..Default::default()
     };
-    check("least blk", [2, 12], blk(least));
+    check("least blk", [2, 4], blk(least));
 
     let device = FakeDevice::new(FakeRng::new());
     let rng = |options| taken(|| Rng::new(lean(&device), options));
-    check("rng", [3, 8], rng(rng::Options::default()));
+    check("rng", [3, 4], rng(rng::Options::default()));
 
     let device = FakeDevice::new(FakeNic::new());
     let net = |options| taken(|| Net::new(lean(&device), options));
-    check("net", [1088, 60], net(net::Options::default()));
+    check("net", [1097, 56], net(net::Options::default()));
     let small = net::Options {
         receive_queue_size: 8,
         receive_buffers: 8,
         transmit_queue_size: 4,
         ..Default::default()
     };
-    check("small net", [41, 28], net(small));
+    check("small net", [41, 16], net(small));
     let least = net::Options {
         receive_queue_size: 2,
         receive_buffers: 2,
@@ -186,30 +186,30 @@ fn drivers_take_as_much_memory_as_their_options_say() {
         transmit_queue_size: 1,
         ..Default::default()
     };
-    check("least net", [19, 28], net(least));
+    check("least net", [20, 16], net(least));
 
     let device = FakeDevice::new(FakeGpu::new());
     let gpu = |options| taken(|| Gpu::new(lean(&device), options));
-    check("gpu", [29, 28], gpu(gpu::Options::default()));
+    check("gpu", [30, 16], gpu(gpu::Options::default()));
     let least = gpu::Options {
         control_queue_size: 4,
         cursor_queue_size: 2,
         ..Default::default()
     };
-    check("least gpu", [13, 24], gpu(least));
+    check("least gpu", [13, 8], gpu(least));
 
     let device = FakeDevice::new(FakeSound::new());
     let sound = |options| taken(|| Sound::new(lean(&device), options));
-    check("sound", [62, 48], sound(sound::Options::default()));
+    check("sound", [64, 32], sound(sound::Options::default()));
     let least = sound::Options {
         control_queue_size: 4,
         transfer_queue_size: 4,
         ..Default::default()
     };
-    check("least sound", [8, 48], sound(least));
+    check("least sound", [6, 16], sound(least));
 
     // A type that virtio-drivers has no name for.
     let device = FakeDevice::new(FakePmem::new(4096));
     let pmem = |options| taken(|| Pmem::new(device.transport(), options));
-    check("pmem", [5, 12], pmem(pmem::Options::default()));
+    check("pmem", [5, 4], pmem(pmem::Options::default()));
 }

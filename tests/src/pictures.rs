@@ -116,6 +116,25 @@ pub fn bmp(picture: &Picture) -> Vec<u8> {
     file
 }
 
+/// The same with four bytes a pixel, in the order that masks behind the header say: red, green, blue, and one of none.
+pub fn masked_bmp(picture: &Picture) -> Vec<u8> {
+    const HEADERS: usize = 14 + 40 + 12;
+    let (width, height) = picture.size();
+    let mut file = Vec::from(*b"BM");
+    for field in [0, 0, HEADERS, 40, width, height] {
+        file.extend((field as u32).to_le_bytes());
+    }
+    file.extend(1u16.to_le_bytes());
+    file.extend(32u16.to_le_bytes());
+    for field in [3, 0, 0, 0, 0, 0, 0xff, 0xff00, 0xff_0000u32] {
+        file.extend(field.to_le_bytes());
+    }
+    for pixels in picture.bytes().chunks(3 * width).rev() {
+        file.extend(pixels.chunks(3).flat_map(|it| [it[0], it[1], it[2], 0x55]));
+    }
+    file
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

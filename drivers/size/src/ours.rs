@@ -53,7 +53,7 @@ pub(crate) fn gpu(place: DeviceFunction) -> Result<()> {
     let head = driver.layout().and_then(|layout| layout.heads().first());
     let all = head.copied().unwrap_or(gpu::FALLBACK).rect;
     let size = all.size();
-    let screen = Screen::new(driver.dma(), 0, size, Buffering::Single);
+    let screen = Screen::new(&driver.dma(), 0, size, Buffering::Single);
     let mut screen = screen.map_err(|cause| driver.error(cause))?;
     screen.canvas().fill(all, 0x00ff_ffff);
     gpu.present(&mut screen, is_in_time)?;

@@ -6,7 +6,7 @@ mod context;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::ops::Deref;
+use core::ops::{Deref, Range};
 use core::ptr::NonNull;
 #[cfg(target_has_atomic = "64")]
 use core::sync::atomic::AtomicU64;
@@ -269,6 +269,19 @@ impl<C: ?Sized, D: DmaContext> Part<C, D> {
     }
 }
 
+impl<C, D: DmaContext> Part<[C], D> {
+    /// Some of its cells.
+    pub(crate) fn part(&self, range: Range<usize>) -> Option<Self> {
+        let before = range.start * size_of::<C>();
+        let cells = self.get(range)?;
+        Some(Self {
+            memory: self.memory.clone(),
+            address: self.address + before as u64,
+            cells: NonNull::from(cells),
+        })
+    }
+}
+
 impl<C: ?Sized, D: DmaContext> Clone for Part<C, D> {
     fn clone(&self) -> Self {
         Self {
@@ -420,7 +433,7 @@ impl Access {
 }
 
 /// A run of a caller's bytes: named first, then lent to a device and taken back.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Lent {
     bytes: NonNull<[u8]>,
     access: Access,
@@ -453,13 +466,17 @@ impl Lent {
     /// # Safety
     ///
     /// They must be valid and not empty, and nothing but the device may access them (in a way that conflicts with the
-    /// access named) or free them until [`Self::take_back`].
+    /// access named) or free them until [`Self::take_back`] of what this gives.
     #[inline(always)]
-    pub(crate) unsafe fn lend<D: DmaContext>(&mut self, context: &D) -> Result<(), Cause> {
-        // SAFETY: the caller's promise is that of `map`.
-        self.address = unsafe { context.map(self.bytes, self.access.direction()) }?;
-        self.is_lent = true;
-        Ok(())
+    pub(crate) unsafe fn lend<D: DmaContext>(self, context: &D) -> Result<Self, Cause> {
+        let Self { bytes, access, .. } = self;
+        Ok(Self {
+            bytes,
+            access,
+            is_lent: true,
+            // SAFETY: the caller's promise is that of `map`.
+            address: unsafe { context.map(bytes, access.direction()) }?,
+        })
     }
 
     /// Where the device finds the bytes, if they are lent.

@@ -75,12 +75,16 @@ pub trait Session<T: Transport>: Sized {
     /// DRIVER_OK is set: what was submitted to the queues before can be published.
     fn begin(&mut self) {}
 
-    /// The device announced a change of its configuration: reads it anew. Says what is different, if that matters.
+    /// The device announced a change of its configuration: reads it anew. Says what is different, if that matters. Without
+    /// this, nothing is.
     ///
     /// # Errors
     ///
     /// The new configuration is impossible; the old one stays.
-    fn reconfigure(device: &mut Configured<T, Self::Config>) -> Result<Option<Self::Change>>;
+    fn reconfigure(device: &mut Configured<T, Self::Config>) -> Result<Option<Self::Change>> {
+        let _ = device;
+        Ok(None)
+    }
 
     /// The configuration is another now.
     fn follow(&mut self, config: &Self::Config) {

@@ -9,7 +9,7 @@ use core::task::{Context, Poll};
 use super::{Blk, Request};
 use crate::asynchronous::{Asynchronous, Perform};
 use crate::buffer::Buffer;
-use crate::driver::{Driver, Failed};
+use crate::driver::{Driver, Failed, Finished};
 use crate::error::Result;
 use crate::transport::Transport;
 
@@ -90,30 +90,50 @@ pub struct Transfer<'a, T: Transport>(Perform<'a, Blk<T>>);
 impl<T: Transport> Future for Transfer<'_, T> {
     type Output = Result<Buffer, Failed<Buffer>>;
 
-    #[inline]
+    // Fetching a result is put in place, since it would take as much to hand it over; submitting is not.
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let perform = &mut self.get_mut().0;
         match perform.fetch() {
             // Of the whole request, only the buffer is moved.
-            Some(finished) => Poll::Ready(with_buffer(finished.into_result())),
-            None => perform.advance(context).map(with_buffer),
+            Some(Finished {
+                result: Ok(()),
+                request,
+                ..
+            }) => Poll::Ready(Ok(one_buffer(request))),
+            Some(finished) => Poll::Ready(failed(finished)),
+            None => advance(perform, context),
         }
     }
 }
 
+#[inline(never)]
+fn advance<T: Transport>(
+    perform: &mut Perform<'_, Blk<T>>,
+    context: &mut Context<'_>,
+) -> Poll<Result<Buffer, Failed<Buffer>>> {
+    perform.advance(context).map(with_buffer)
+}
+
+#[cold]
+#[inline(never)]
+fn failed(finished: Finished<Request>) -> Result<Buffer, Failed<Buffer>> {
+    with_buffer(finished.into_result())
+}
+
 /// The one buffer of a read or write that is over.
-#[inline(always)]
 pub(super) fn with_buffer(
     result: Result<Request, Failed<Request>>,
 ) -> Result<Buffer, Failed<Buffer>> {
-    // A request made with one buffer has one; an empty one allocates nothing.
-    let buffer = |request: Request| {
-        request
-            .into_buffer()
-            .unwrap_or_else(|| Buffer::from(Vec::new()))
-    };
     match result {
-        Ok(request) => Ok(buffer(request)),
-        Err(failed) => Err(failed.map(buffer)),
+        Ok(request) => Ok(one_buffer(request)),
+        Err(failed) => Err(failed.map(one_buffer)),
     }
+}
+
+/// A request made with one buffer has one; an empty one allocates nothing.
+#[inline(always)]
+fn one_buffer(request: Request) -> Buffer {
+    let buffer = request.into_buffer();
+    buffer.unwrap_or_else(|| Buffer::from(Vec::new()))
 }

@@ -54,6 +54,8 @@ use crate::report::Report;
 use crate::start::{Configured, Session, Started};
 use crate::transport::Transport;
 
+use self::request::Limits;
+
 pub use self::asynchronous::Transfer;
 pub use self::config::{CacheMode, Config, DiscardLimits, Geometry, Topology, WriteZeroesLimits};
 pub use self::request::{Data, Request};
@@ -61,7 +63,7 @@ pub use self::wire::{FEATURE_NAMES, Features, ID_LEN, Operation, SECTOR_LEN};
 
 /// How a disk is to be driven.
 ///
-/// By default the driver takes 52 KiB of heap and 32 KiB of memory for DMA when it is made, and 2 and 12 KiB with the
+/// By default the driver takes 52 KiB of heap and 32 KiB of memory for DMA when it is made, and 2 and 4 KiB with the
 /// shortest queue that does (4), through which one request goes at a time. A request in flight also has a list of its
 /// segments if they are more than one of data and, with more than two, a table for the device. Buffers are the caller's.
 #[derive(Clone, Copy, Debug)]
@@ -113,8 +115,7 @@ pub type Control<T> = crate::start::Control<T, Active<T>>;
 pub struct Active<T: Transport> {
     config: Config,
     queue: Queue<T, Request>,
-    /// The most segments of data in a request.
-    segments_max: usize,
+    limits: Limits,
 }
 
 /// The first request queue, and without VIRTIO_BLK_F_MQ the only one.
@@ -149,15 +150,15 @@ impl<T: Transport> Session<T> for Active<T> {
             footer_len: wire::STATUS_LEN,
         };
         let queue = Queue::allocate(transport, REQUEST_QUEUE, options, negotiated)?;
-        let segments_max = segments_max(config, queue.max_segments());
-        if segments_max == 0 {
+        let limits = Limits::new(config, queue.max_segments());
+        if limits.segments_max == 0 {
             let size = queue.size().into();
             return Err(queue.error(Cause::QueueSize { size, max: size }));
         }
         Ok(Self {
             config: *config,
             queue,
-            segments_max,
+            limits,
         })
     }
 
@@ -177,7 +178,7 @@ impl<T: Transport> Session<T> for Active<T> {
     /// Requests are checked against the new configuration from now on; those in flight are not touched.
     fn follow(&mut self, config: &Config) {
         self.config = *config;
-        self.segments_max = segments_max(config, self.queue.max_segments());
+        self.limits = Limits::new(config, self.queue.max_segments());
     }
 }
 
@@ -189,15 +190,9 @@ impl<T: Transport> Active<T> {
     /// Checks a request, and makes its header.
     #[inline(always)]
     fn admit(&self, request: &mut Request) -> Result<[u8; wire::HEADER_LEN], Cause> {
-        request.check(&self.config, self.segments_max)?;
+        request.check(&self.config, self.limits)?;
         Ok(wire::header(request.operation(), request.sector()))
     }
-}
-
-/// The most segments of data in a request, of the `room` that the queue has for it with its header and status.
-fn segments_max(config: &Config, room: usize) -> usize {
-    let room = room.saturating_sub(2);
-    config.seg_max.map_or(room, |max| room.min(max as usize))
 }
 
 impl<T: Transport> Blk<T> {
@@ -216,7 +211,7 @@ impl<T: Transport> Blk<T> {
     /// The most segments of data that a request may have: what the device allows and the queue can take. A buffer is one,
     /// or one for each [`Config::size_max`] bytes of it.
     pub fn segments_max(&self) -> usize {
-        segments_max(&self.config(), self.device.queue.max_segments())
+        Limits::new(&self.config(), self.device.queue.max_segments()).segments_max
     }
 
     /// Requests that are with the device.
@@ -259,18 +254,26 @@ impl<T: Transport> Control<T> {
 /// failure with or without them.
 #[inline(always)]
 fn judge(completion: &Completion<Request>, bytes: u64) -> Result<(), Cause> {
-    let written = completion.written?;
-    wire::check_status(completion.footer as u8)?;
     let data = match completion.payload.operation().writes_memory() {
         // It fits: the queue takes no request of 4 GiB.
         true => bytes as u32,
         false => 0,
     };
     let need = data + wire::STATUS_LEN as u32;
-    if written < need {
-        return Err(Cause::ShortResponse { len: written, need });
+    let (written, status) = (completion.written, completion.footer as u8);
+    match written {
+        Ok(written) if written >= need && status == wire::STATUS_OK => Ok(()),
+        _ => Err(what_is_wrong(written, status, need)),
     }
-    Ok(())
+}
+
+#[cold]
+fn what_is_wrong(written: Result<u32, Cause>, status: u8, need: u32) -> Cause {
+    let len = match written {
+        Ok(len) => len,
+        Err(cause) => return cause,
+    };
+    wire::failure(status).unwrap_or(Cause::ShortResponse { len, need })
 }
 
 impl<T: Transport> Driver for Blk<T> {

@@ -18,10 +18,28 @@ pub struct Request {
     operation: Operation,
     sector: u64,
     data: Data,
-    /// Of all buffers.
-    bytes: u64,
     /// The most bytes that a segment may have; the driver knows.
-    segment_max: usize,
+    segment_max: u32,
+}
+
+/// How much data a request may have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// The most segments, at least one: what the device allows and the queue can take.
+    pub(super) segments_max: usize,
+    /// The most bytes of each.
+    segment_max: u32,
+}
+
+impl Limits {
+    /// For a queue with `room` for so many segments, header and status included.
+    pub(super) fn new(config: &Config, room: usize) -> Self {
+        let room = room.saturating_sub(2);
+        Self {
+            segments_max: config.seg_max.map_or(room, |max| room.min(max as usize)),
+            segment_max: config.size_max.unwrap_or(u32::MAX),
+        }
+    }
 }
 
 /// The buffers of a request.
@@ -47,14 +65,20 @@ impl Data {
     }
 
     /// Bytes of all buffers.
-    #[inline]
+    #[inline(always)]
     fn len(&self) -> u64 {
         match self {
             Self::None => 0,
+            // What most requests have.
             Self::One(buffer) => buffer.len() as u64,
-            Self::Several(buffers) => buffers.iter().map(|buffer| buffer.len() as u64).sum(),
+            Self::Several(buffers) => sum(buffers),
         }
     }
+}
+
+#[cold]
+fn sum(buffers: &[Buffer]) -> u64 {
+    buffers.iter().map(|buffer| buffer.len() as u64).sum()
 }
 
 impl From<Buffer> for Data {
@@ -72,13 +96,11 @@ impl From<Vec<Buffer>> for Data {
 impl Request {
     #[inline]
     fn new(operation: Operation, sector: u64, data: Data) -> Self {
-        let bytes = data.len();
         Self {
             operation,
             sector,
             data,
-            bytes,
-            segment_max: usize::MAX,
+            segment_max: u32::MAX,
         }
     }
 
@@ -170,27 +192,26 @@ impl Request {
     }
 
     /// Bytes of all buffers.
+    #[inline(always)]
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+        self.data.len()
     }
 
-    /// Finds out whether the device can do the request, with at most `segments_max` segments of data, before it is
-    /// asked: most mistakes get a better answer this way than "I/O error". Some devices don't check, and the
-    /// specification forbids to ask for what is past the end (spec 5.2.6.1).
+    /// Finds out whether the device can do the request before it is asked: most mistakes get a better answer this way than
+    /// "I/O error". Some devices don't check, and the specification forbids to ask for what is past the end (spec 5.2.6.1).
     #[inline(always)]
-    pub(super) fn check(&mut self, config: &Config, segments_max: usize) -> Result<(), Cause> {
-        self.segment_max = config.size_max.map_or(usize::MAX, |max| max as usize);
+    pub(super) fn check(&mut self, config: &Config, limits: Limits) -> Result<(), Cause> {
+        self.segment_max = limits.segment_max;
         if config.read_only && self.operation.writes_disk() {
             return Err(Cause::ReadOnly);
         }
         match self.operation {
             Operation::Read | Operation::Write => {
-                self.check_segments(segments_max)?;
-                let bytes = self.bytes;
+                let bytes = self.check_segments(limits.segments_max)?;
                 check_unit(bytes, config.block_size.into())?;
                 check_place(config, self.sector, bytes / SECTOR_LEN as u64)
             }
-            _ => self.check_other(config, segments_max),
+            _ => self.check_other(config, limits.segments_max),
         }
     }
 
@@ -201,43 +222,43 @@ impl Request {
             Operation::Discard => {
                 let limits = config.discard.ok_or(Cause::Unsupported)?;
                 self.check_ranges(config, limits.max_ranges, limits.max_sectors)?;
-                self.check_segments(segments_max)
+                self.check_segments(segments_max).map(drop)
             }
             Operation::WriteZeroes => {
                 let limits = config.write_zeroes.ok_or(Cause::Unsupported)?;
                 self.check_ranges(config, limits.max_ranges, limits.max_sectors)?;
-                self.check_segments(segments_max)
+                self.check_segments(segments_max).map(drop)
             }
-            Operation::GetId => self.check_segments(segments_max),
+            Operation::GetId => self.check_segments(segments_max).map(drop),
             Operation::Flush if !config.flush => Err(Cause::Unsupported),
             Operation::Flush | Operation::Read | Operation::Write => Ok(()),
         }
     }
 
+    /// Gives the bytes of all of them.
     #[inline(always)]
-    fn check_segments(&self, max: usize) -> Result<(), Cause> {
-        // What most requests are.
+    fn check_segments(&self, max: usize) -> Result<u64, Cause> {
+        // What most requests are. The queue has room for at least one.
         if let Data::One(buffer) = &self.data
-            && (1..=self.segment_max).contains(&buffer.len())
-            && max > 0
+            && (1..=self.segment_max as usize).contains(&buffer.len())
         {
-            return Ok(());
+            return Ok(buffer.len() as u64);
         }
         self.check_pieces(max)
     }
 
     #[cold]
-    fn check_pieces(&self, max: usize) -> Result<(), Cause> {
+    fn check_pieces(&self, max: usize) -> Result<u64, Cause> {
         let buffers = self.data.buffers();
         if buffers.is_empty() || buffers.iter().any(|buffer| buffer.is_empty()) {
             return Err(Cause::EmptyRequest);
         }
-        let pieces = |buffer: &Buffer| buffer.len().div_ceil(self.segment_max);
+        let pieces = |buffer: &Buffer| buffer.len().div_ceil(self.segment_max as usize);
         let segments = buffers.iter().map(pieces).sum();
         if segments > max {
             return Err(Cause::TooManySegments { segments, max });
         }
-        Ok(())
+        Ok(self.bytes())
     }
 
     fn check_ranges(&self, config: &Config, max: u32, max_sectors: u32) -> Result<(), Cause> {
@@ -276,7 +297,7 @@ impl Request {
 impl Payload for Request {
     #[inline(always)]
     fn segments<'a>(&'a mut self, chain: &mut Chain<'a>) {
-        let (to_memory, max) = (self.operation.writes_memory(), self.segment_max);
+        let (to_memory, max) = (self.operation.writes_memory(), self.segment_max as usize);
         match &mut self.data {
             Data::None => {}
             // What most requests are.
@@ -324,9 +345,10 @@ fn check_unit(value: u64, unit: u64) -> Result<(), Cause> {
 fn check_place(config: &Config, start: u64, count: u64) -> Result<(), Cause> {
     check_unit(start, u64::from(config.block_size) / SECTOR_LEN as u64)?;
     let capacity = config.capacity;
-    match capacity.checked_sub(count) {
-        Some(last) if start <= last => Ok(()),
-        _ => Err(Cause::OutOfRange {
+    // No capacity is as large as what does not fit in 64 bits.
+    match start.saturating_add(count) <= capacity {
+        true => Ok(()),
+        false => Err(Cause::OutOfRange {
             start,
             count,
             capacity,

@@ -104,14 +104,17 @@ pub(super) fn header(operation: Operation, sector: u64) -> [u8; HEADER_LEN] {
 /// What the queue puts where the device shall write the status.
 const NOT_WRITTEN: u8 = 0xff;
 
-/// What a status byte means. It is trusted no further than this.
-pub(super) fn check_status(status: u8) -> Result<(), Cause> {
+/// VIRTIO_BLK_S_OK.
+pub(super) const STATUS_OK: u8 = 0;
+
+/// What a status byte means other than that the request was done. It is trusted no further than this.
+pub(super) fn failure(status: u8) -> Option<Cause> {
     match status {
-        0 => Ok(()),
-        1 => Err(Cause::DeviceError),
-        2 => Err(Cause::Unsupported),
-        NOT_WRITTEN => Err(Cause::NoStatus),
-        other => Err(Cause::UnknownStatus(other)),
+        STATUS_OK => None,
+        1 => Some(Cause::DeviceError),
+        2 => Some(Cause::Unsupported),
+        NOT_WRITTEN => Some(Cause::NoStatus),
+        other => Some(Cause::UnknownStatus(other)),
     }
 }
 
@@ -155,10 +158,10 @@ mod tests {
 
     #[test]
     fn each_status_has_its_name() {
-        assert_eq!(check_status(0), Ok(()));
-        assert_eq!(check_status(1), Err(Cause::DeviceError));
-        assert_eq!(check_status(2), Err(Cause::Unsupported));
-        assert_eq!(check_status(3), Err(Cause::UnknownStatus(3)));
-        assert_eq!(check_status(255), Err(Cause::NoStatus));
+        assert_eq!(failure(0), None);
+        assert_eq!(failure(1), Some(Cause::DeviceError));
+        assert_eq!(failure(2), Some(Cause::Unsupported));
+        assert_eq!(failure(3), Some(Cause::UnknownStatus(3)));
+        assert_eq!(failure(255), Some(Cause::NoStatus));
     }
 }

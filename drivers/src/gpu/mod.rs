@@ -99,7 +99,7 @@ pub use piaf::EdidError;
 
 /// How a GPU is to be driven.
 ///
-/// By default the driver takes 29 KiB of heap and 28 KiB of memory for DMA, and 13 and 24 KiB with queues of 4 and 2. Pictures
+/// By default the driver takes 30 KiB of heap and 16 KiB of memory for DMA, and 13 and 8 KiB with queues of 4 and 2. Pictures
 /// come on top: four bytes of memory for DMA for each pixel.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {

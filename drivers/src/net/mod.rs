@@ -76,10 +76,10 @@ pub use self::transmit::{TransmitStats, TxFrame};
 
 /// How a network device is to be driven.
 ///
-/// By default the driver takes a megabyte of heap (1088 KiB at the usual MTU) and 60 KiB of memory for DMA. Most of it is
+/// By default the driver takes a megabyte of heap (1097 KiB at the usual MTU) and 56 KiB of memory for DMA. Most of it is
 /// [`receive_buffers`](field@Self::receive_buffers) times [`Self::receive_buffer_len`], and a buffer for the longest frame
 /// for each descriptor of the transmit queue. That is for speed; with 8 receive buffers on a queue of 8, and a transmit queue of 4, it takes 41
-/// and 28 KiB:
+/// and 16 KiB:
 ///
 /// ```
 /// # use vringlet::net::Options;
@@ -91,7 +91,7 @@ pub use self::transmit::{TransmitStats, TxFrame};
 /// };
 /// ```
 ///
-/// The least is one frame at a time in either direction, in 19 and 28 KiB: receive queue and buffers of 2, their length 0
+/// The least is one frame at a time in either direction, in 20 and 16 KiB: receive queue and buffers of 2, their length 0
 /// (it is raised to what a frame needs), and a transmit queue of 1. With a device that allows a larger MTU, the
 /// buffers to receive into are larger, and those to send from if [`Self::mtu_max`] is.
 #[derive(Clone, Copy, Debug)]

@@ -56,7 +56,7 @@ use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
 use crate::queue::{AnyQueue, Completion, Queue, QueueOptions, Ready, Rejected, Token};
 use crate::report::Report;
-use crate::start::{Configured, Session, Started};
+use crate::start::{Session, Started};
 use crate::transport::Transport;
 
 pub use self::config::Config;
@@ -64,7 +64,7 @@ pub use self::wire::{FEATURE_NAMES, Features};
 
 /// How a pmem device is to be driven.
 ///
-/// By default the driver takes 5 KiB of heap and 12 KiB of memory for DMA.
+/// By default the driver takes 5 KiB of heap and 4 KiB of memory for DMA.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// How many callers may wait for a flush at once; more are told that the queue is full.
@@ -199,10 +199,6 @@ impl<T: Transport> Session<T> for Active<T> {
 
     fn each_queue(&mut self, visit: &mut dyn FnMut(&mut dyn AnyQueue<T>)) {
         visit(&mut self.queue);
-    }
-
-    fn reconfigure(_: &mut Configured<T, Config>) -> Result<Option<Infallible>> {
-        Ok(None)
     }
 }
 

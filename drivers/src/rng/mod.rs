@@ -51,7 +51,7 @@ use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
 use crate::queue::{AnyQueue, Queue, QueueOptions, Ready, Rejected, Token};
 use crate::report::Report;
-use crate::start::{Configured, Session, Started};
+use crate::start::{Session, Started};
 use crate::transport::Transport;
 
 #[cfg(feature = "rand_core")]
@@ -60,7 +60,7 @@ pub use self::request::Request;
 
 /// How an entropy device is to be driven.
 ///
-/// By default the driver takes 3 KiB of heap and 8 KiB of memory for DMA. Buffers are the caller's.
+/// By default the driver takes 3 KiB of heap and 4 KiB of memory for DMA. Buffers are the caller's.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Descriptors of the queue, a power of two; the device's maximum if that is smaller. One is enough.
@@ -139,10 +139,6 @@ impl<T: Transport> Session<T> for Active<T> {
 
     fn each_queue(&mut self, visit: &mut dyn FnMut(&mut dyn AnyQueue<T>)) {
         visit(&mut self.queue);
-    }
-
-    fn reconfigure(_: &mut Configured<T, ()>) -> Result<Option<Infallible>> {
-        Ok(None)
     }
 }
 

@@ -51,7 +51,7 @@ use crate::error::{Cause, Error, Result};
 use crate::features::{Negotiated, RingFeatures};
 use crate::queue::{AnyQueue, Queue, QueueOptions, Ready, Rejected, Token};
 use crate::report::Report;
-use crate::start::{Configured, Session, Started};
+use crate::start::{Session, Started};
 use crate::transport::{Quiesced, Status, Transport};
 
 pub use self::capture::Capture;
@@ -68,7 +68,7 @@ pub use self::stream::{State, StreamStats};
 
 /// How a sound device is to be driven.
 ///
-/// By default the driver takes 62 KiB of heap and 48 KiB of memory for DMA, and 8 and 48 KiB with queues of 4. Frames
+/// By default the driver takes 64 KiB of heap and 32 KiB of memory for DMA, and 6 and 16 KiB with queues of 4. Frames
 /// come on top, on the heap: the periods of each stream, as long as it is open.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -185,10 +185,6 @@ impl<T: Transport> Session<T> for Active<T> {
         visit(event);
         visit(tx);
         visit(rx);
-    }
-
-    fn reconfigure(_: &mut Configured<T, Config>) -> Result<Option<Infallible>> {
-        Ok(None)
     }
 }
 

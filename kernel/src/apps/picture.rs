@@ -1,5 +1,7 @@
 //! Pictures out of files: PNG and BMP, decoded in memory that is asked for beforehand, and made to fit a display.
 
+mod bmp;
+
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -85,12 +87,16 @@ impl Picture {
     }
 
     fn decode_bmp(file: &[u8]) -> Result<Self, String> {
-        let bmp = Bmp::<Rgb888>::from_slice(file);
-        let bmp = bmp.map_err(broken)?;
-        let size = bmp.size();
-        let mut picture = Self::room(size.width, size.height)?;
+        let header = bmp::Header::read(file)?;
+        let mut picture = Self::room(header.width, header.height)?;
+        if let Some(pixels) = header.masked(file)? {
+            picture.fill(pixels);
+            return Ok(picture);
+        }
         picture.fill(core::iter::empty());
-        let Ok(()) = bmp.draw(&mut picture);
+        let file = header.known(file)?;
+        let bmp = Bmp::<Rgb888>::from_slice(&file);
+        let Ok(()) = bmp.map_err(broken)?.draw(&mut picture);
         Ok(picture)
     }
 
@@ -212,6 +218,10 @@ impl Header {
             }
             if name == Some(b"IHDR") {
                 header = header.or(Self::parse(chunk));
+            }
+            // The picture ends here. What other programs appended is none of it.
+            if name == Some(b"IEND") {
+                break;
             }
             rest = next;
         }
@@ -356,6 +366,23 @@ mod tests {
         assert!(error(b"BM").contains("broken"));
         assert!(Picture::room(1 << 31, 1 << 31).is_err());
         assert!(Picture::room(0, 5).is_err());
+    }
+
+    #[test]
+    fn bytes_behind_the_end_of_a_png_file_do_not_count() {
+        let png = include_bytes!("picture/test.png");
+        let expected = Picture::decode(png).unwrap().pixels;
+        for more in [
+            &b"\0"[..],
+            &[0; 512],
+            &[0xff; 9],
+            b"appended by another program",
+            png,
+        ] {
+            let file = [png, more].concat();
+            let picture = Picture::decode(&file).unwrap();
+            assert!(picture.pixels == expected, "{more:?}");
+        }
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub(crate) fn cells() -> Vec<Spec> {
     cells.push(Spec::new("q35/files/blocks-of-4096", large_blocks));
     cells.push(Spec::new("q35/files/pmem", persistent_memory));
     cells.push(Spec::new("q35/files/partitions", partitions));
+    cells.push(Spec::new("q35/files/partitions-damaged", damaged_tables));
+    cells.push(Spec::new("q35/files/holes", holes));
     cells.push(Spec::new("q35/files/broken-off", broken_off));
     cells.push(Spec::new("q35/files/poweroff", powered_off));
     cells.push(Spec::new("q35/files/refusals", refusals));
@@ -307,6 +309,119 @@ fn large_blocks(cell: &Cell) -> Result<()> {
     guest.check_said("sha256sum /blk0/copy.bin", &sha256(&expected))?;
     kind.check(&path)?;
     ensure!(kind.read(&path, "copy.bin")? == expected);
+    Ok(())
+}
+
+/// What a table does not say rightly is named, and the rest of it is there.
+fn damaged_tables(cell: &Cell) -> Result<()> {
+    let files = Files::from([("a.txt".to_string(), noise(1, 3000))]);
+    let fat = std::fs::read(image(cell, "fat", FileSystem::Fat(12), &files)?)?;
+    let sectors = (fat.len() / SECTOR) as u32;
+    // Kind, first sector and length of each partition, and what is changed in the table then.
+    let disk = |name: &str, entries: &[(u8, u32, u32)], change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = vec![0; 2048 * SECTOR];
+        for (entry, (kind, start, len)) in entries.iter().enumerate() {
+            let entry = 446 + 16 * entry;
+            bytes[entry + 4] = *kind;
+            put(&mut bytes, entry + 8, *start);
+            put(&mut bytes, entry + 12, *len);
+        }
+        bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
+        bytes.extend(&fat);
+        change(&mut bytes);
+        let path = cell.file(name);
+        std::fs::write(&path, bytes)?;
+        anyhow::Ok(path)
+    };
+    let last = 2048 + sectors;
+    let disks = [
+        // Past the end, with a flag that is none, and longer than the disk: it is there all the same.
+        disk(
+            "entries.img",
+            &[
+                (0x83, last, 8),
+                (0x82, 8, 8),
+                (0x82, 16, 8),
+                (1, 2048, u32::MAX),
+            ],
+            &|bytes| bytes[446 + 16] = 0x7f,
+        )?,
+        // The chain of an extended partition leads back to its beginning.
+        disk("chain.img", &[(1, 2048, sectors), (5, 8, 2000)], &|bytes| {
+            let chain = 8 * SECTOR;
+            bytes[chain + 446 + 4] = 0x82;
+            put(bytes, chain + 446 + 8, 8);
+            put(bytes, chain + 446 + 12, 8);
+            bytes[chain + 446 + 16 + 4] = 5;
+            put(bytes, chain + 446 + 16 + 12, 16);
+            bytes[chain + 510..chain + 512].copy_from_slice(&[0x55, 0xaa]);
+        })?,
+        // A file system that is known by name.
+        disk("exfat.img", &[], &|bytes| {
+            bytes[3..11].copy_from_slice(b"EXFAT   ");
+        })?,
+    ];
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    attach(&mut qemu, &disks.each_ref().map(PathBuf::as_path))?;
+    let reads = ["/blk0p4", "/blk1p1"].map(|it| format!("sha256sum {it}/a.txt"));
+    qemu.script(&format!("ls /; ls /blk0p2; {}; poweroff", reads.join("; ")));
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PowerOff)?;
+    for read in &reads {
+        guest.check_said(read, &sha256(&noise(1, 3000)))?;
+    }
+    for line in [
+        "/blk0p1: the partition is not there: it begins at block",
+        "/blk0p2: the partition is not there: its entry begins with 0x7f",
+        "/blk0p3: no file system that is known (4 KiB, Linux swap)",
+        "KiB free (FAT12, cut off where the device ends)",
+        "/blk1p5: no file system that is known (4 KiB, Linux swap)",
+        "/blk1: there may be more partitions: invalid extended boot record chain",
+        "/blk2: is exFAT, which is not read",
+    ] {
+        guest.check_said("ls /", line)?;
+    }
+    guest.check_said("ls /blk0p2", "error: /blk0p2: the partition is not there")
+}
+
+/// Files with holes, blocks that were never written, and directories without the types of their entries. `ext.rs` has every
+/// place that they may have.
+fn holes(cell: &Cell) -> Result<()> {
+    const LEN: usize = 700 << 10;
+    let mut bytes = vec![0; LEN];
+    for block in [300, 400] {
+        bytes[block << 10..(block + 1) << 10].copy_from_slice(&noise(block as u64, 1024));
+    }
+    let tree = tempfile::tempdir()?;
+    std::fs::create_dir(tree.path().join("d"))?;
+    std::fs::write(tree.path().join("d/hole.bin"), &bytes)?;
+    let make = |name: &str, options: &[&str]| {
+        let path = cell.file(name);
+        // What nobody wrote is not 0.
+        std::fs::write(&path, vec![0xee; 2 << 20])?;
+        let fixed = ["-q", "-F", "-b", "1024", "-E", "nodiscard", "-d"];
+        let arguments = [options, &fixed, &[utf8(tree.path())?, utf8(&path)?, "2M"]].concat();
+        run("mke2fs", &arguments)?;
+        anyhow::Ok(path)
+    };
+    let old = make("old.img", &["-t", "ext2", "-r", "0"])?;
+    let new = make("new.img", &["-t", "ext4"])?;
+    let fallocate = "fallocate /d/hole.bin 280 420";
+    run("debugfs", &["-w", "-R", fallocate, utf8(&new)?])?;
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    attach(&mut qemu, &[&old, &new])?;
+    let reads = ["/blk0", "/blk1"].map(|it| format!("sha256sum {it}/d/hole.bin"));
+    qemu.script(&format!(
+        "strict; ls /blk0; ls /blk0/d; {}; poweroff",
+        reads.join("; ")
+    ));
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PowerOff)?;
+    guest.check_said("ls /blk0", "  d/")?;
+    guest.check_said("ls /blk0/d", &format!("{LEN}  hole.bin"))?;
+    for read in &reads {
+        guest.check_said(read, &sha256(&bytes))?;
+    }
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use vringlet_tests::cell::{Booted, Cell};
 use vringlet_tests::images::{FileSystem, Files};
-use vringlet_tests::pictures::{Kind, bmp, png};
+use vringlet_tests::pictures::{Kind, bmp, masked_bmp, png};
 use vringlet_tests::qemu::Image;
 use vringlet_tests::screen::{Picture, Pointers, Window, windows};
 
@@ -60,7 +60,13 @@ fn show(cell: &Cell, machine: &str, (width, height): (usize, usize)) -> Result<(
     }
     let (picture, _) = png(Kind::Rgb, 1023, 767)?;
     files.insert("windows.bmp".into(), bmp(&picture));
-    pictures.push(("windows.bmp".into(), picture));
+    files.insert("masks.bmp".into(), masked_bmp(&picture));
+    pictures.push(("windows.bmp".into(), picture.clone()));
+    pictures.push(("masks.bmp".into(), picture));
+    let (picture, mut file) = png(Kind::Rgb, 301, 199)?;
+    file.extend([0; 512]);
+    files.insert("more.png".into(), file);
+    pictures.push(("more.png".into(), picture));
 
     let properties = format!("xres={width},yres={height}");
     let mut guest = boot(cell, machine, &properties, &files)?;

@@ -52,6 +52,7 @@ pub(crate) fn cells() -> Vec<Spec> {
         let spec = Spec::new(name, move |cell| record(cell, frames, format));
         cells.push(spec.unless(no_alsa));
     }
+    cells.push(Spec::new("q35/sound/file/stream", stream).unless(no_alsa));
     cells.push(Spec::new("q35/sound/file/mono-44100", mono));
     cells.push(Spec::new("microvm/sound/file/play", wav));
     for how in [Break::CtrlC, Break::PowerOff] {
@@ -116,6 +117,26 @@ fn play(cell: &Cell, frames: Frames, format: &str) -> Result<()> {
         _ => samples,
     };
     compare(&std::fs::read(&sound.played)?, &expected)
+}
+
+/// A file that was written to a pipe, so that its header says nothing of its length.
+fn stream(cell: &Cell) -> Result<()> {
+    let frames = frames(1, 16);
+    let samples = noise(frames, 60_001);
+    let mut file = frames.plain_file(&samples);
+    for length in [4, 40] {
+        file[length..length + 4].fill(0);
+    }
+    let files = Files::from([("a.wav".to_string(), file)]);
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    disk(cell, &mut qemu, FileSystem::Fat(32), &files)?;
+    let sound = Sound::attach(&mut qemu, cell.directory(), RATE, "s16")?;
+    qemu.script("strict; sound play a.wav; poweroff");
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PowerOff)?;
+    let said = guest.console().output_of("sound play a.wav")?.concat();
+    ensure!(said.contains(" frames=60001 "), "{said:?}");
+    compare(&std::fs::read(&sound.played)?, &samples)
 }
 
 fn record(cell: &Cell, frames: Frames, format: &str) -> Result<()> {

@@ -1,10 +1,10 @@
 //! What a request lends to the device, as the payload names it: [`Payload`] and [`Chain`].
 
+use alloc::vec::Vec;
 use core::marker::PhantomData;
 use core::ops::Range;
 use core::ptr::NonNull;
 
-use super::loans::Loans;
 use crate::buffer::Buffer;
 use crate::dma::{Access, Lent};
 use crate::error::Cause;
@@ -38,26 +38,35 @@ impl Payload for () {
 }
 
 /// Takes down the segments that a payload names.
+///
+/// Most requests have one, so that is kept apart from the others, where no memory is needed for it; the others are dealt with
+/// by functions that are not inlined.
 pub struct Chain<'a> {
-    named: &'a mut Loans,
+    first: Option<Lent>,
+    /// There are none without a first.
+    more: &'a mut Vec<Lent>,
     problem: Option<Cause>,
     /// Segments are borrowed for `'a`, writable ones uniquely.
     _segments: PhantomData<&'a mut Buffer>,
 }
 
 impl<'a> Chain<'a> {
-    /// Has `payload` name its segments to `named`, which is empty. Nothing is lent by that.
+    /// Has `payload` name its segments: the first becomes `first`, and the others go into `more`. Nothing is lent by that.
     #[inline(always)]
     pub(super) fn collect(
         payload: &'a mut impl Payload,
-        named: &'a mut Loans,
+        first: &mut Option<Lent>,
+        more: &'a mut Vec<Lent>,
     ) -> Result<(), Cause> {
+        more.clear();
         let mut chain = Chain {
-            named,
+            first: None,
+            more,
             problem: None,
             _segments: PhantomData,
         };
         payload.segments(&mut chain);
+        *first = chain.first;
         match chain.problem {
             Some(cause) => Err(cause),
             None => Ok(()),
@@ -66,10 +75,11 @@ impl<'a> Chain<'a> {
 
     #[inline(always)]
     fn name(&mut self, bytes: NonNull<[u8]>, access: Access) {
-        if bytes.is_empty() {
-            self.problem = Some(Cause::EmptyRequest);
+        let named = Lent::named(bytes, access);
+        match self.first {
+            None => self.first = Some(named),
+            Some(_) => push(self.more, named),
         }
-        self.named.push(Lent::named(bytes, access));
     }
 
     /// A segment for the device to read.
@@ -92,7 +102,8 @@ impl<'a> Chain<'a> {
         if buffer.len() <= max {
             return self.readable(buffer);
         }
-        self.readable_chunks(buffer, max);
+        let pieces = buffer.chunks(max.max(1)).map(NonNull::from);
+        self.name_all(pieces, Access::Readable);
     }
 
     /// A segment for the device to write.
@@ -107,20 +118,31 @@ impl<'a> Chain<'a> {
         if buffer.len() <= max {
             return self.writable(buffer);
         }
-        self.writable_chunks(buffer, max);
+        let pieces = buffer.chunks_mut(max.max(1)).map(NonNull::from);
+        self.name_all(pieces, Access::Writable);
     }
 
-    #[cold]
-    fn readable_chunks(&mut self, buffer: &'a Buffer, max: usize) {
-        for piece in buffer.chunks(max.max(1)) {
-            self.name(NonNull::from(piece), Access::Readable);
-        }
+    #[inline(always)]
+    fn name_all(&mut self, pieces: impl Iterator<Item = NonNull<[u8]>>, access: Access) {
+        let pieces = pieces.map(|piece| Lent::named(piece, access));
+        self.first = push_all(self.first.take(), self.more, pieces);
     }
+}
 
-    #[cold]
-    fn writable_chunks(&mut self, buffer: &'a mut Buffer, max: usize) {
-        for piece in buffer.chunks_mut(max.max(1)) {
-            self.name(NonNull::from(piece), Access::Writable);
-        }
-    }
+#[cold]
+fn push(more: &mut Vec<Lent>, named: Lent) {
+    more.push(named);
+}
+
+/// Names `pieces`, of which the first comes first if there is no `first` yet; gives that. (By value, so that what is inlined
+/// above can keep it in registers.)
+#[cold]
+fn push_all(
+    first: Option<Lent>,
+    more: &mut Vec<Lent>,
+    mut pieces: impl Iterator<Item = Lent>,
+) -> Option<Lent> {
+    let first = first.or_else(|| pieces.next());
+    more.extend(pieces);
+    first
 }

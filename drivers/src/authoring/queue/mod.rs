@@ -16,22 +16,22 @@
 //! with the other. Either may have length 0.
 
 mod chain;
-mod loans;
+mod record;
 mod ring;
 #[expect(unsafe_code, reason = "vouches for the loans that payloads make")]
 mod slot;
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::task::Waker;
 
-use self::ring::{Request, Ring, Wrap};
+use self::record::{Places, Record, Shape};
+use self::ring::Ring;
 use self::slot::{Slot, State};
 use crate::device::DeviceName;
-use crate::dma::{self, Direction, Dma, DmaContext, Le64, Part};
+use crate::dma;
 use crate::error::{Cause, Error, Result};
-use crate::features::Negotiated;
+use crate::features::{Negotiated, RingFeatures};
 use crate::report::QueueReport;
 use crate::transport::{Moment, Notifier, QueueMemory, Quiesced, Transport};
 
@@ -41,9 +41,6 @@ use crate::buffer::Buffer;
 
 /// The largest queue that the specification allows (spec 2.6).
 pub const MAX_SIZE: u16 = 32768;
-
-/// The most bytes that header and footer of a request may have together.
-const MAX_WRAPPING: u32 = 4096;
 
 /// How a driver wants one of its queues.
 #[derive(Clone, Copy, Debug)]
@@ -167,11 +164,11 @@ pub struct Queue<T: Transport, P> {
     /// There once the queue was enabled.
     bell: Option<T::Notifier>,
     /// The place of each request, by its id.
-    slots: Vec<Slot<P>>,
+    slots: Vec<Slot<P, T::Dma>>,
     /// The first free slot's id, or the queue's size if there is none.
     free: u16,
     in_flight: u16,
-    wrapping: Option<Wrapping<T::Dma>>,
+    places: Places,
     /// The device may access ring and buffers.
     live: bool,
     /// Which transport's device it is.
@@ -181,96 +178,10 @@ pub struct Queue<T: Transport, P> {
     broken: bool,
     /// What the device did to break it.
     violation: Option<Cause>,
+    /// All but the number of requests submitted, which follows from those that came back and are in flight.
     stats: QueueStats,
-}
-
-/// Headers and footers: `stride` words per request, the footer `footer_at` words behind the header.
-struct Wrapping<D: DmaContext> {
-    words: Part<[Le64], D>,
-    header_len: usize,
-    footer_len: usize,
-    footer_at: usize,
-    stride: usize,
-}
-
-impl<D: DmaContext> Wrapping<D> {
-    fn new(dma: &D, size: u16, options: QueueOptions) -> core::result::Result<Option<Self>, Cause> {
-        let QueueOptions {
-            header_len,
-            footer_len,
-            ..
-        } = options;
-        if header_len.saturating_add(footer_len) > MAX_WRAPPING as usize {
-            return Err(Cause::InvalidParameter("header and footer too long"));
-        }
-        let footer_at = header_len.div_ceil(size_of::<Le64>());
-        let stride = footer_at + footer_len.div_ceil(size_of::<Le64>());
-        if stride == 0 {
-            return Ok(None);
-        }
-        let words = stride * usize::from(size);
-        let memory = Dma::new(dma, words * size_of::<Le64>(), Direction::Both)?;
-        Ok(Some(Self {
-            words: Arc::new(memory).array(0, words)?,
-            header_len,
-            footer_len,
-            footer_at,
-            stride,
-        }))
-    }
-
-    /// Writes the header of request `id`, and makes room for its footer.
-    #[inline(always)]
-    fn begin(&self, id: u16, header: &[u8]) -> core::result::Result<Wrap, Cause> {
-        if header.len() > self.header_len {
-            return Err(Cause::InvalidParameter("header longer than the queue's"));
-        }
-        let at = usize::from(id) * self.stride;
-        let words = self.words.get(at..).ok_or(Cause::QueueFull)?;
-        dma::store_bytes(words, header);
-        // So that a device which writes no footer is not taken to have written zeros, which mean "OK" to many.
-        if let Some(first) = words.get(self.footer_at)
-            && self.footer_len > 0
-        {
-            first.store(u64::MAX);
-        }
-        if self.footer_len > size_of::<Le64>() {
-            self.blank_footer(words);
-        }
-        // None of them is more than `MAX_WRAPPING`.
-        Ok(Wrap {
-            address: self.words.address() + (at * size_of::<Le64>()) as u64,
-            header_len: header.len() as u16,
-            footer_at: (self.footer_at * size_of::<Le64>()) as u16,
-            footer_len: self.footer_len as u16,
-        })
-    }
-
-    /// Blanks the footer of the request that has the first of `words`.
-    #[cold]
-    fn blank_footer(&self, words: &[Le64]) {
-        for word in words.iter().take(self.stride).skip(self.footer_at) {
-            word.store(u64::MAX);
-        }
-    }
-
-    /// The footer of request `id`, and what is behind it.
-    #[inline(always)]
-    fn footer(&self, id: u16) -> &[Le64] {
-        let at = usize::from(id) * self.stride + self.footer_at;
-        self.words.get(at..).unwrap_or_default()
-    }
-}
-
-/// The first eight bytes of a footer, if there is one.
-#[inline(always)]
-fn footer<D: DmaContext>(wrapping: &Option<Wrapping<D>>, token: Token) -> u64 {
-    match wrapping {
-        Some(wrapping) if wrapping.footer_len > 0 => {
-            wrapping.footer(token.0).first().map_or(0, Le64::load)
-        }
-        _ => 0,
-    }
+    /// How many requests came back by a reset.
+    released: u64,
 }
 
 impl<T: Transport, P: Payload> Queue<T, P> {
@@ -316,13 +227,19 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         }
         let size = Ring::<T::Dma>::fit(options.size, max).ok_or(bad_size)?;
         let dma = transport.dma().clone();
-        let ring = Ring::new(&dma, size, negotiated).map_err(fail)?;
-        let wrapping = Wrapping::new(&dma, size, options).map_err(fail)?;
+        let indirect = negotiated.has(RingFeatures::INDIRECT_DESC.bits());
+        let places = Places::new(options, indirect).map_err(fail)?;
+        let ring = Ring::new(&dma, size, negotiated, places.len).map_err(fail)?;
         let mut slots = Vec::new();
         slots
             .try_reserve_exact(size.into())
             .map_err(|_| fail(Cause::NoMemory))?;
-        slots.extend((1..=size).map(Slot::free));
+        for id in 0..size {
+            let at = usize::from(id) * places.len;
+            let entries = ring.records().part(at..at + places.len);
+            let entries = entries.ok_or_else(|| fail(Cause::NoDmaMemory))?;
+            slots.push(Slot::free(id + 1, Record::new(entries)));
+        }
         Ok(Self {
             device,
             index,
@@ -332,13 +249,14 @@ impl<T: Transport, P: Payload> Queue<T, P> {
             slots,
             free: 0,
             in_flight: 0,
-            wrapping,
+            places,
             live: false,
             instance: transport.instance().number(),
             enabled: Moment::now(),
             broken: false,
             violation: None,
             stats: QueueStats::default(),
+            released: 0,
         })
     }
 
@@ -401,7 +319,11 @@ impl<T: Transport, P: Payload> Queue<T, P> {
 
     /// Counters since the queue was made.
     pub fn stats(&self) -> QueueStats {
-        self.stats
+        let submitted = self.stats.completed + self.released + u64::from(self.in_flight);
+        QueueStats {
+            submitted,
+            ..self.stats
+        }
     }
 
     /// The queue's part of a [`crate::Report`], under the name that the device type gives it.
@@ -411,7 +333,7 @@ impl<T: Transport, P: Payload> Queue<T, P> {
             index: self.index,
             size: self.size(),
             in_flight: self.in_flight,
-            stats: self.stats,
+            stats: self.stats(),
         }
     }
 
@@ -466,8 +388,9 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         };
         match submitted {
             Ok((token, slot)) => {
-                slot.payload = payload.take();
-                slot.waker = Some(waker.clone());
+                slot.put(payload);
+                // There was none, so there is none to drop.
+                core::mem::forget(slot.waker.replace(waker.clone()));
                 Ok(token)
             }
             Err(cause) => Err(self.error(cause)),
@@ -480,7 +403,7 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         &mut self,
         header: &[u8],
         payload: &mut P,
-    ) -> core::result::Result<(Token, &mut Slot<P>), Cause> {
+    ) -> core::result::Result<(Token, &mut Slot<P, T::Dma>), Cause> {
         if self.broken {
             return Err(Cause::QueueBroken);
         }
@@ -490,29 +413,22 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         let State::Free { next } = slot.state else {
             return Err(Cause::QueueFull);
         };
-        let wrap = match &self.wrapping {
-            Some(wrapping) => wrapping.begin(id, header)?,
-            None if header.is_empty() => Wrap::default(),
-            None => return Err(Cause::InvalidParameter("header longer than the queue's")),
-        };
-        slot.name(payload)?;
-        let (segments, max) = (
-            wrap.segments() + slot.loans().len(),
-            self.ring.size().into(),
-        );
-        if segments > max {
-            return Err(Cause::TooManySegments { segments, max });
+        // Should naming panic, nothing was lent.
+        let mut first = None;
+        Chain::collect(payload, &mut first, &mut slot.more)?;
+        let places = &self.places;
+        let loans = usize::from(first.is_some()) + slot.more.len();
+        let shape = Shape::new(header.len(), loans);
+        if slot.record.shape != shape {
+            shape.check(places, self.ring.size())?;
+            self.ring
+                .prepare(&self.dma, id, &mut slot.record, places, shape)?;
         }
-        if segments == 0 {
-            return Err(Cause::EmptyRequest);
-        }
-        let added = slot.lend(&self.dma, wrap.footer_len).and_then(|()| {
-            let request = Request {
-                wrap,
-                loans: slot.loans(),
-                segments: segments as u16,
-            };
-            self.ring.add(&self.dma, id, request)
+        slot.record.begin(places, header);
+        let added = slot.lend(&self.dma, first, places.footer_len);
+        let added = added.and_then(|first| {
+            let Slot { record, more, .. } = &*slot;
+            self.ring.add(id, record, places, first, more)
         });
         if let Err(cause) = added {
             slot.take_back(&self.dma);
@@ -521,7 +437,6 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         slot.state = State::InFlight;
         self.free = next;
         self.in_flight += 1;
-        self.stats.submitted += 1;
         Ok((Token(id), slot))
     }
 
@@ -564,11 +479,11 @@ impl<T: Transport, P: Payload> Queue<T, P> {
             return Ok(None);
         };
         let completion = self.take(token);
-        if let Some(wrapping) = &self.wrapping {
-            let len = footer.len().min(wrapping.footer_len);
-            if let Some(footer) = footer.get_mut(..len) {
-                dma::load_bytes(wrapping.footer(token.0), footer);
-            }
+        let len = footer.len().min(self.places.footer_len);
+        if let Some(slot) = self.slots.get(token.index())
+            && let Some(footer) = footer.get_mut(..len)
+        {
+            dma::load_bytes(slot.record.footer(&self.places), footer);
         }
         Ok(completion)
     }
@@ -646,7 +561,7 @@ impl<T: Transport, P: Payload> Queue<T, P> {
             token,
             payload,
             written,
-            footer: footer(&self.wrapping, token),
+            footer: slot.record.status(&self.places),
         })
     }
 
@@ -656,7 +571,7 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         if slot.state != State::Done {
             return None;
         }
-        let (written, footer) = (slot.written(), footer(&self.wrapping, token));
+        let (written, footer) = (slot.written(), slot.record.status(&self.places));
         let payload = slot.payload.as_mut()?;
         Some(Done {
             payload,
@@ -714,6 +629,7 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         }
         self.live = false;
         self.broken = true;
+        self.released += u64::from(self.in_flight);
         self.in_flight = 0;
         let in_flight = (0..).zip(&mut self.slots).filter_map(|(id, slot)| {
             if slot.state != State::InFlight {
@@ -750,9 +666,6 @@ impl<T: Transport, P> Drop for Queue<T, P> {
             self.index
         );
         self.ring.leak();
-        if let Some(wrapping) = &self.wrapping {
-            wrapping.words.leak();
-        }
         core::mem::forget(core::mem::take(&mut self.slots));
     }
 }

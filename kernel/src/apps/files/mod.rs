@@ -6,6 +6,8 @@
 //! | `medium.rs` | what a file system lies on, by bytes                                      |
 //! | `fat.rs`    | FAT12, FAT16, FAT32: read and written                                     |
 //! | `ext4.rs`   | ext2, ext3, ext4: read                                                    |
+//! | `foreign.rs`| file systems that are known by name and not read                          |
+//! | `partitions.rs` | partition tables: what they have, and why something is not there      |
 //!
 //! A volume has the name of its device, `/blk0`, or of a partition of it, `/blk0p1`. Nothing is read before somebody wants
 //! a file, and nothing is remembered when nobody uses the volume any more, so that a disk may be written by other commands
@@ -14,7 +16,9 @@
 mod error;
 mod ext4;
 mod fat;
+mod foreign;
 mod medium;
+mod partitions;
 pub mod path;
 
 pub use error::Error;
@@ -40,8 +44,6 @@ const MAX_LISTED_BYTES: usize = 2 << 20;
 const START_BYTES: usize = 4096;
 /// A good length for reads and writes.
 pub const PIECE: usize = 64 << 10;
-/// Partitions of a device that are looked at.
-const MAX_PARTITIONS: usize = 128;
 
 /// What a directory has.
 #[derive(Clone, Debug)]
@@ -91,10 +93,30 @@ pub enum Kind {
 pub struct Summary {
     /// Its name, such as `blk0` or `blk0p1`.
     pub name: String,
-    /// Its size in bytes.
+    /// Its size in bytes; 0 for a partition that has no blocks.
     pub size: u64,
+    /// What the partition table says that it is for.
+    pub kind: Option<String>,
     /// What is on it, such as `FAT16 "DEMO", 12 MiB free`, or why it can't be said.
     pub contents: Result<String, Error>,
+}
+
+/// Where a volume may be.
+struct Place {
+    name: String,
+    /// What the partition table says that it is for.
+    kind: Option<String>,
+    medium: Result<Medium, Fault>,
+}
+
+impl Place {
+    fn whole(device: Medium) -> Self {
+        Self {
+            name: device.name().into(),
+            kind: None,
+            medium: Ok(device),
+        }
+    }
 }
 
 enum Volume {
@@ -156,9 +178,9 @@ pub async fn locate(word: &str) -> Path {
 /// The first volume that files may be on.
 async fn first_volume() -> Option<Path> {
     for device in Medium::all() {
-        for (medium, mounted) in mount_all(device).await {
+        for (place, mounted) in mount_all(device).await {
             if mounted.is_ok() {
-                return Some(Path::default().join(medium.name()));
+                return Some(Path::default().join(&place.name));
             }
         }
     }
@@ -169,33 +191,52 @@ async fn first_volume() -> Option<Path> {
 pub async fn volumes() -> Vec<Summary> {
     let mut summaries = Vec::new();
     for device in Medium::all() {
-        for (medium, mounted) in mount_all(device).await {
-            summaries.push(summary(&medium, mounted).await);
+        for (place, mounted) in mount_all(device).await {
+            summaries.push(summary(place, mounted).await);
         }
     }
     summaries
 }
 
-/// What there is on a device: a file system, or those of its partitions, if it has any.
-async fn mount_all(device: Medium) -> Vec<(Medium, Result<Volume, Fault>)> {
-    let whole = mount(device.clone()).await;
-    let parts = match &whole {
-        Err(fault) if fault.kind == ErrorKind::NotRecognized => partitions(&device).await,
-        _ => Ok(Vec::new()),
-    };
+/// What there is on a device: a file system, or those of its partitions, if it has any; and why something is not there.
+async fn mount_all(device: Medium) -> Vec<(Place, Result<Volume, Fault>)> {
+    let mut whole = mount(device.clone()).await;
     let mut all = Vec::new();
-    for part in parts.unwrap_or_default() {
-        let mounted = mount(part.clone()).await;
-        all.push((part, mounted));
+    if let Err(unknown) = &mut whole
+        && unknown.kind == ErrorKind::NotRecognized
+    {
+        match partitions(&device).await {
+            Ok((parts, rest)) => {
+                for part in parts {
+                    let mounted = match &part.medium {
+                        Ok(medium) => mount(medium.clone()).await,
+                        Err(fault) => Err(fault.clone()),
+                    };
+                    all.push((part, mounted));
+                }
+                if let Some(rest) = rest {
+                    match all.is_empty() {
+                        true => unknown.reason += &format!("; {rest}"),
+                        false => {
+                            let rest = format!("there may be more partitions: {rest}");
+                            let fault = Fault::new(ErrorKind::Corrupt, rest);
+                            all.push((Place::whole(device.clone()), Err(fault)));
+                        }
+                    }
+                }
+            }
+            Err(fault) => *unknown = fault,
+        }
     }
     if all.is_empty() {
-        all.push((device, whole));
+        all.push((Place::whole(device), whole));
     }
     all
 }
 
-async fn summary(medium: &Medium, mounted: Result<Volume, Fault>) -> Summary {
-    let (name, size) = (String::from(medium.name()), medium.size());
+async fn summary(place: Place, mounted: Result<Volume, Fault>) -> Summary {
+    let Place { name, kind, medium } = place;
+    let size = medium.map_or(0, |medium| medium.size());
     let place = Path::default().join(&name);
     let contents = async {
         let (format, label, free) = match mounted? {
@@ -215,6 +256,7 @@ async fn summary(medium: &Medium, mounted: Result<Volume, Fault>) -> Summary {
     Summary {
         name,
         size,
+        kind,
         contents,
     }
 }
@@ -230,35 +272,49 @@ async fn find(name: &str) -> Result<Medium, Fault> {
         number.is_some_and(|rest| rest.starts_with('p'))
     });
     let device = device.ok_or_else(|| Fault::new(ErrorKind::NotFound, "no such device"))?;
-    let mut parts = partitions(&device).await?.into_iter();
-    let part = parts.find(|part| part.name() == name);
-    part.ok_or_else(|| Fault::new(ErrorKind::NotFound, "no such partition"))
+    let (parts, rest) = partitions(&device).await?;
+    let part = parts.into_iter().find(|part| part.name == name);
+    let none = || match rest {
+        Some(rest) => Fault::new(ErrorKind::NotFound, format!("no such partition; {rest}")),
+        None => Fault::new(ErrorKind::NotFound, "no such partition"),
+    };
+    part.ok_or_else(none)?.medium
 }
 
-/// The partitions of a device; none if it has no partition table.
-async fn partitions(device: &Medium) -> Result<Vec<Medium>, Fault> {
-    let table = match hadris_part::async_::read(&mut device.clone()).await {
-        Ok(table) => table,
-        Err(error) if error.kind() == ErrorKind::NotRecognized => return Ok(Vec::new()),
-        Err(error) => return Err(error.into()),
-    };
-    let parts = table.partitions().take(MAX_PARTITIONS);
-    let parts = parts.filter_map(|part| {
-        // Numbered as everybody does, from 1.
-        let name = format!("{}p{}", device.name(), part.slot() + 1);
-        device.part(name, part.start()..part.end())
+/// The partitions of a device, and why there may be more; none if it has no partition table.
+async fn partitions(device: &Medium) -> Result<(Vec<Place>, Option<String>), Fault> {
+    let table = partitions::read(&mut device.clone()).await?;
+    let places = table.parts.into_iter().map(|part| {
+        let name = format!("{}p{}", device.name(), part.number);
+        let blocks = part.blocks.and_then(|blocks| {
+            let medium = device.part(name.clone(), blocks);
+            medium.ok_or_else(|| "it is not inside the device".into())
+        });
+        Place {
+            name,
+            kind: Some(part.kind),
+            medium: blocks.map_err(|fault| {
+                let fault = format_args!("the partition is not there: {fault}");
+                Fault::new(ErrorKind::Corrupt, fault)
+            }),
+        }
     });
-    Ok(parts.collect())
+    Ok((places.collect(), table.rest))
 }
 
 /// Finds out which file system there is.
 async fn mount(medium: Medium) -> Result<Volume, Fault> {
     let len = medium.size().min(START_BYTES as u64);
     let start = medium.clone().read(0, len as usize).await?;
-    match ext4::is_ext(&start) {
-        true => Ok(Volume::Ext4(ext4::Volume::mount(medium).await?)),
-        false => Ok(Volume::Fat(fat::Volume::mount(medium).await?)),
+    if ext4::is_ext(&start) {
+        return Ok(Volume::Ext4(ext4::Volume::mount(medium).await?));
     }
+    // Some of these begin as FAT does.
+    if let Some(name) = foreign::name(&start) {
+        let reason = format!("is {name}, which is not read");
+        return Err(Fault::new(ErrorKind::NotRecognized, reason));
+    }
+    Ok(Volume::Fat(fat::Volume::mount(medium).await?))
 }
 
 /// The volume that a path leads to; `None` for the top.

@@ -112,12 +112,15 @@ fn show_volume(volume: &Summary, out: Output<'_>) -> Result<(), Error> {
     let Summary {
         name,
         size,
+        kind,
         contents,
     } = volume;
     let kib = size >> 10;
-    match contents {
-        Ok(contents) => writeln!(out, "/{name}: {kib} KiB, {contents}")?,
-        Err(error) => writeln!(out, "{error} ({kib} KiB)")?,
+    match (contents, kind) {
+        (Ok(contents), None) => writeln!(out, "/{name}: {kib} KiB, {contents}")?,
+        (Ok(contents), Some(kind)) => writeln!(out, "/{name}: {kib} KiB, {contents} ({kind})")?,
+        (Err(error), None) => writeln!(out, "{error} ({kib} KiB)")?,
+        (Err(error), Some(kind)) => writeln!(out, "{error} ({kib} KiB, {kind})")?,
     }
     Ok(())
 }

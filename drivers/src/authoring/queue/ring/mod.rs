@@ -2,69 +2,20 @@
 
 mod split;
 
-use super::loans::Loans;
-use crate::dma::{Access, DmaContext, Lent};
+use super::record::{Entry, Places, Record, Shape};
+use crate::dma::{Access, DmaContext, Lent, Part};
 use crate::error::Cause;
 use crate::features::{Negotiated, RingFeatures};
 use crate::transport::QueueAddresses;
 
 use self::split::SplitRing;
 
-/// Where the header and the footer of a request are, in the queue's own memory: the same place for all requests with the
-/// same id. Each may have length 0, which is none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Wrap {
-    /// Where the device finds the header.
-    pub(super) address: u64,
-    pub(super) header_len: u16,
-    /// How far behind the header the footer is.
-    pub(super) footer_at: u16,
-    pub(super) footer_len: u16,
-}
-
-impl Wrap {
-    /// How many segments they are.
-    #[inline(always)]
-    pub(super) fn segments(&self) -> usize {
-        usize::from(self.header_len > 0) + usize::from(self.footer_len > 0)
-    }
-
-    /// For the device to read.
-    #[inline]
-    fn header(&self) -> Option<Descriptor> {
-        (self.header_len > 0).then_some(Descriptor {
-            address: self.address,
-            len: self.header_len.into(),
-            access: Access::Readable,
-        })
-    }
-
-    /// For the device to write.
-    #[inline]
-    fn footer(&self) -> Option<Descriptor> {
-        (self.footer_len > 0).then_some(Descriptor {
-            address: self.address + u64::from(self.footer_at),
-            len: self.footer_len.into(),
-            access: Access::Writable,
-        })
-    }
-}
-
-/// A request as the ring sees it: what its descriptors say.
-#[derive(Clone, Copy)]
-pub(super) struct Request<'a> {
-    pub(super) wrap: Wrap,
-    pub(super) loans: &'a Loans,
-    /// How many descriptors that makes.
-    pub(super) segments: u16,
-}
-
 /// One segment as the device sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Descriptor {
-    address: u64,
-    len: u32,
-    access: Access,
+pub(super) struct Descriptor {
+    pub(super) address: u64,
+    pub(super) len: u32,
+    pub(super) access: Access,
 }
 
 impl From<&Lent> for Descriptor {
@@ -110,12 +61,23 @@ impl<D: DmaContext> Ring<D> {
         SplitRing::<D>::fit(wanted, max)
     }
 
-    /// Allocates a ring of `size` descriptors, which [`Self::fit`] found to be possible.
-    pub(super) fn new(dma: &D, size: u16, negotiated: Negotiated) -> Result<Self, Cause> {
+    /// Allocates a ring of `size` descriptors, which [`Self::fit`] found to be possible, and in the same memory a record of
+    /// so many entries for each request.
+    pub(super) fn new(
+        dma: &D,
+        size: u16,
+        negotiated: Negotiated,
+        record_len: usize,
+    ) -> Result<Self, Cause> {
         let has = |feature: RingFeatures| negotiated.has(feature.bits());
         let indirect = has(RingFeatures::INDIRECT_DESC);
         let event_idx = has(RingFeatures::EVENT_IDX);
-        SplitRing::new(dma, size, indirect, event_idx).map(Self::Split)
+        SplitRing::new(dma, size, indirect, event_idx, record_len).map(Self::Split)
+    }
+
+    /// The memory for the records of all requests.
+    pub(super) fn records(&self) -> &Part<[Entry], D> {
+        ring!(self.records())
     }
 
     /// Number of descriptors.
@@ -134,11 +96,31 @@ impl<D: DmaContext> Ring<D> {
         ring!(self.has_room(segments))
     }
 
-    /// Adds a request of at least one segment and at most [`Self::size`]. The device does not see it before
-    /// [`Self::publish`].
+    /// Prepares the record of request `id` for requests of a shape, which have at least one segment and at most
+    /// [`Self::size`].
+    pub(super) fn prepare(
+        &mut self,
+        dma: &D,
+        id: u16,
+        record: &mut Record<D>,
+        places: &Places,
+        shape: Shape,
+    ) -> Result<(), Cause> {
+        ring!(self.prepare(dma, id, record, places, shape))
+    }
+
+    /// Adds a request, whose record is prepared for its shape, with its loans: the first, if there is one, and the others. The
+    /// device does not see it before [`Self::publish`].
     #[inline(always)]
-    pub(super) fn add(&mut self, dma: &D, id: u16, request: Request<'_>) -> Result<(), Cause> {
-        ring!(self.add(dma, id, request))
+    pub(super) fn add(
+        &mut self,
+        id: u16,
+        record: &Record<D>,
+        places: &Places,
+        first: Option<Descriptor>,
+        more: &[Lent],
+    ) -> Result<(), Cause> {
+        ring!(self.add(id, record, places, first, more))
     }
 
     /// Gives back the descriptors of a request that [`Self::next_used`] returned and the queue found in flight.

@@ -6,11 +6,11 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::{Descriptor, Request, Used, Wrap};
+use super::{Descriptor, Used};
 use crate::barrier;
-use crate::dma::{Access, Direction, Dma, DmaContext, Le16, Le32, Le64, Lent, Part};
+use crate::dma::{Access, Direction, Dma, DmaContext, Le16, Le32, Lent, Part};
 use crate::error::Cause;
-use crate::queue::loans::Loans;
+use crate::queue::record::{Entry, Places, Record, Shape};
 use crate::transport::QueueAddresses;
 
 const DESCRIPTOR_LEN: usize = 16;
@@ -23,9 +23,6 @@ const DESC_F_INDIRECT: u64 = 4;
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
 const USED_F_NO_NOTIFY: u16 = 1;
 
-/// Entries of the table that every request has for its indirect descriptors; a longer request gets one of its own.
-const SHORT_TABLE: usize = 4;
-
 /// The driver's own account of one descriptor.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
@@ -35,23 +32,6 @@ struct Account {
     chain_len: u16,
     /// For the head of a chain in flight: the request's id.
     id: u16,
-}
-
-/// Entry of a descriptor table (spec 2.7.5): le64 addr; le32 len, le16 flags, le16 next. Written by the driver.
-type Entry = [Le64; 2];
-
-/// What the descriptors of an indirect table are written for, but for those of the loans: the number of all of them, and the
-/// lengths of header and footer. In one number, so that comparing costs nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Shape(u64);
-
-impl Shape {
-    #[inline(always)]
-    fn of(request: &Request<'_>) -> Self {
-        let header_len = u64::from(request.wrap.header_len);
-        let footer_len = u64::from(request.wrap.footer_len);
-        Self(u64::from(request.segments) | header_len << 16 | footer_len << 32)
-    }
 }
 
 /// `struct virtq_avail` (spec 2.7.6), written by the driver.
@@ -78,8 +58,9 @@ pub(in crate::authoring::queue) struct SplitRing<D: DmaContext> {
     descriptors: Part<[Entry], D>,
     available: Available<D>,
     used: UsedRing<D>,
+    records: Part<[Entry], D>,
     event_idx: bool,
-    layout: Layout<D>,
+    layout: Layout,
     /// The available index including what is not published yet, and as the device knows it.
     avail_idx: u16,
     published_idx: u16,
@@ -87,30 +68,8 @@ pub(in crate::authoring::queue) struct SplitRing<D: DmaContext> {
     last_used_idx: u16,
 }
 
-/// A request's table of indirect descriptors.
-struct Table<D: DmaContext> {
-    /// What it and the descriptor that points at it are written for, so that the next request like it need not write them.
-    shape: Shape,
-    /// The table for when [`SHORT_TABLE`] entries are too few, made when first needed.
-    long: Option<Part<[Entry], D>>,
-}
-
-impl<D: DmaContext> Table<D> {
-    /// Makes the long table have at least `entries`; a new one is written whole.
-    #[cold]
-    fn lengthen(&mut self, dma: &D, entries: usize) -> Result<(), Cause> {
-        if self.long.as_ref().is_none_or(|long| long.len() < entries) {
-            let memory = Dma::new(dma, entries * DESCRIPTOR_LEN, Direction::ToDevice)?;
-            let entries = memory.len() / DESCRIPTOR_LEN;
-            self.shape = Shape::default();
-            self.long = Some(Arc::new(memory).array(0, entries)?);
-        }
-        Ok(())
-    }
-}
-
 /// Which descriptors a request takes.
-enum Layout<D: DmaContext> {
+enum Layout {
     /// Without indirect descriptors: a chain of free ones (spec 2.7.5).
     Direct {
         accounts: Vec<Account>,
@@ -119,13 +78,8 @@ enum Layout<D: DmaContext> {
         /// The head of each request's chain, by id.
         heads: Vec<u16>,
     },
-    /// The one whose index is the request's id (spec 2.7.5.3).
-    Indirect {
-        /// For short requests, by id.
-        short_tables: Part<[[Entry; SHORT_TABLE]], D>,
-        /// By id.
-        tables: Vec<Table<D>>,
-    },
+    /// The one whose index is the request's id, which points at a table in its record (spec 2.7.5.3).
+    Indirect,
 }
 
 /// A table with an entry for each descriptor.
@@ -138,21 +92,12 @@ fn table<T>(entries: usize, entry: impl FnMut() -> T) -> Result<Vec<T>, Cause> {
     Ok(table)
 }
 
-impl<D: DmaContext> Layout<D> {
-    fn new(dma: &D, size: u16, indirect: bool) -> Result<Self, Cause> {
-        let entries = usize::from(size);
+impl Layout {
+    fn new(size: u16, indirect: bool) -> Result<Self, Cause> {
         if indirect {
-            let len = entries * SHORT_TABLE * DESCRIPTOR_LEN;
-            let memory = Arc::new(Dma::new(dma, len, Direction::ToDevice)?);
-            let unwritten = || Table {
-                shape: Shape::default(),
-                long: None,
-            };
-            return Ok(Self::Indirect {
-                short_tables: memory.array(0, entries)?,
-                tables: table(entries, unwritten)?,
-            });
+            return Ok(Self::Indirect);
         }
+        let entries = usize::from(size);
         let mut accounts = table(entries, Account::default)?;
         for (account, next) in accounts.iter_mut().zip(1..) {
             account.next = next;
@@ -173,15 +118,25 @@ impl<D: DmaContext> SplitRing<D> {
         Some(1 << size.checked_ilog2()?)
     }
 
-    /// Allocates a ring of `size` descriptors, a power of two.
-    pub(super) fn new(dma: &D, size: u16, indirect: bool, event_idx: bool) -> Result<Self, Cause> {
+    /// Allocates a ring of `size` descriptors, a power of two, and as many records of `record_len` entries.
+    pub(super) fn new(
+        dma: &D,
+        size: u16,
+        indirect: bool,
+        event_idx: bool,
+        record_len: usize,
+    ) -> Result<Self, Cause> {
         let entries = usize::from(size);
         let avail = entries * DESCRIPTOR_LEN;
         let avail_len = 2 + 2 + 2 * entries + 2;
         // Aligned to 4 (spec 2.7) and to a cache line, so that the two sides do not write to the same one.
         let used = (avail + avail_len).next_multiple_of(64);
         let used_len = 2 + 2 + USED_ELEMENT_LEN * entries + 2;
-        let memory = Arc::new(Dma::new(dma, used + used_len, Direction::Both)?);
+        // Here, too, the device writes, and the driver behind it.
+        let records = (used + used_len).next_multiple_of(64);
+        let record_entries = entries * record_len;
+        let len = records + record_entries * size_of::<Entry>();
+        let memory = Arc::new(Dma::new(dma, len, Direction::Both)?);
         Ok(Self {
             size,
             descriptors: memory.array(0, entries)?,
@@ -197,8 +152,9 @@ impl<D: DmaContext> SplitRing<D> {
                 ring: memory.array(used + 4, entries)?,
                 avail_event: memory.cell(used + 4 + USED_ELEMENT_LEN * entries)?,
             },
+            records: memory.array(records, record_entries)?,
             event_idx,
-            layout: Layout::new(dma, size, indirect)?,
+            layout: Layout::new(size, indirect)?,
             avail_idx: 0,
             published_idx: 0,
             last_used_idx: 0,
@@ -219,30 +175,96 @@ impl<D: DmaContext> SplitRing<D> {
         }
     }
 
+    pub(super) fn records(&self) -> &Part<[Entry], D> {
+        &self.records
+    }
+
     #[inline]
     pub(super) fn has_room(&self, segments: usize) -> bool {
         match &self.layout {
             Layout::Direct { free_count, .. } => segments <= usize::from(*free_count),
-            Layout::Indirect { .. } => true,
+            Layout::Indirect => true,
         }
     }
 
+    /// Writes what all requests of a shape have in common, if they have tables: header and footer in them, and the
+    /// descriptor that points there.
+    #[cold]
+    pub(super) fn prepare(
+        &mut self,
+        dma: &D,
+        id: u16,
+        record: &mut Record<D>,
+        places: &Places,
+        shape: Shape,
+    ) -> Result<(), Cause> {
+        if let Layout::Indirect = self.layout {
+            let segments = shape.segments(places);
+            record.lengthen(dma, places, segments)?;
+            let table = record.entries.get(places.table..).unwrap_or_default();
+            let header = record.header_segment(shape);
+            let position = usize::from(header.is_some());
+            let last = segments - 1;
+            if let Some(header) = header {
+                store_in_line(table, 0, last, header);
+            }
+            if let Some(footer) = record.footer_segment(places) {
+                store_in_line(table, last, last, footer);
+            }
+            if let Some([address, rest]) = self.descriptors.get(usize::from(id)) {
+                address.store(record.address(places.table));
+                let len = (segments * size_of::<Entry>()) as u64;
+                rest.store(len | DESC_F_INDIRECT << 32);
+            }
+            record.first = places.table + position;
+            record.link = link(position, last);
+        }
+        record.shape = shape;
+        Ok(())
+    }
+
     #[inline(always)]
-    pub(super) fn add(&mut self, dma: &D, id: u16, request: Request<'_>) -> Result<(), Cause> {
+    pub(super) fn add(
+        &mut self,
+        id: u16,
+        record: &Record<D>,
+        places: &Places,
+        first: Option<Descriptor>,
+        more: &[Lent],
+    ) -> Result<(), Cause> {
         let head = match self.layout {
-            Layout::Indirect { .. } => self.add_indirect(dma, id, request)?,
-            Layout::Direct { .. } => self.add_direct(id, request.wrap, request.loans)?,
+            Layout::Indirect => {
+                if let Some(first) = first {
+                    store_descriptor(&record.entries, record.first, first, record.link);
+                }
+                if !more.is_empty() {
+                    add_more(record, places, more);
+                }
+                id
+            }
+            Layout::Direct { .. } => self.add_direct(id, record, places, first, more)?,
         };
-        let entry = usize::from(self.avail_idx & (self.size - 1));
-        if let Some(entry) = self.available.ring.get(entry) {
+        let index = self.avail_idx;
+        self.avail_idx = index.wrapping_add(1);
+        if let Some(entry) = self
+            .available
+            .ring
+            .get(usize::from(index & (self.size - 1)))
+        {
             entry.store(head);
         }
-        self.avail_idx = self.avail_idx.wrapping_add(1);
         Ok(())
     }
 
     /// A chain in the descriptor table itself (spec 2.7.5).
-    fn add_direct(&mut self, id: u16, wrap: Wrap, loans: &Loans) -> Result<u16, Cause> {
+    fn add_direct(
+        &mut self,
+        id: u16,
+        record: &Record<D>,
+        places: &Places,
+        first: Option<Descriptor>,
+        more: &[Lent],
+    ) -> Result<u16, Cause> {
         let Layout::Direct {
             accounts,
             free_head,
@@ -252,7 +274,7 @@ impl<D: DmaContext> SplitRing<D> {
         else {
             return Err(Cause::QueueFull);
         };
-        let mut left = (wrap.segments() + loans.len()) as u16;
+        let mut left = record.shape.segments(places) as u16;
         let after = free_count.checked_sub(left).ok_or(Cause::QueueFull)?;
         let head = *free_head;
         if let Some(account) = accounts.get_mut(usize::from(head)) {
@@ -262,69 +284,23 @@ impl<D: DmaContext> SplitRing<D> {
         if let Some(place) = heads.get_mut(usize::from(id)) {
             *place = head;
         }
-        let loans = loans.first.iter().chain(&loans.more);
-        let loans = loans.map(Descriptor::from);
-        for descriptor in wrap.header().into_iter().chain(loans).chain(wrap.footer()) {
+        let header = record.header_segment(record.shape);
+        let loans = first.into_iter().chain(more.iter().map(Descriptor::from));
+        let footer = record.footer_segment(places);
+        for descriptor in header.into_iter().chain(loans).chain(footer) {
             left -= 1;
             let index = *free_head;
             // The links are our own and stay below `size`, but for the last free one's, which is never followed.
             let next = accounts.get(usize::from(index)).map_or(0, |it| it.next);
-            let link = (left > 0).then_some(next);
+            let link = match left {
+                0 => 0,
+                _ => link_to(next),
+            };
             store_descriptor(&self.descriptors, index.into(), descriptor, link);
             *free_head = next;
         }
         *free_count = after;
         Ok(head)
-    }
-
-    /// One descriptor that points at a table with the chain (spec 2.7.5.3).
-    #[inline(always)]
-    fn add_indirect(&mut self, dma: &D, id: u16, request: Request<'_>) -> Result<u16, Cause> {
-        let Layout::Indirect {
-            short_tables,
-            tables,
-        } = &mut self.layout
-        else {
-            return Err(Cause::QueueFull);
-        };
-        let index = usize::from(id);
-        let segments = usize::from(request.segments);
-        let table = tables.get_mut(index).ok_or(Cause::QueueFull)?;
-        let (entries, address) = match segments {
-            ..=SHORT_TABLE => {
-                let entries = short_tables.get(index).ok_or(Cause::QueueFull)?;
-                let before = index * size_of_val(entries);
-                (&entries[..], short_tables.address() + before as u64)
-            }
-            _ => {
-                table.lengthen(dma, segments)?;
-                let long = table.long.as_ref().ok_or(Cause::NoMemory)?;
-                (&**long, long.address())
-            }
-        };
-        let last = segments - 1;
-        let shape = Shape::of(&request);
-        if table.shape != shape {
-            table.shape = shape;
-            if let Some(header) = request.wrap.header() {
-                store_in_line(entries, 0, last, header);
-            }
-            if let Some(footer) = request.wrap.footer() {
-                store_in_line(entries, last, last, footer);
-            }
-            if let Some([place, rest]) = self.descriptors.get(index) {
-                place.store(address);
-                rest.store((segments * DESCRIPTOR_LEN) as u64 | DESC_F_INDIRECT << 32);
-            }
-        }
-        let position = usize::from(request.wrap.header_len > 0);
-        if let Some(loan) = &request.loans.first {
-            store_in_line(entries, position, last, loan.into());
-        }
-        if !request.loans.more.is_empty() {
-            store_more(entries, position + 1, last, &request.loans.more);
-        }
-        Ok(id)
     }
 
     #[inline]
@@ -413,7 +389,7 @@ impl<D: DmaContext> SplitRing<D> {
         };
         let (id, len) = (id.load(), len.load());
         let id = match &self.layout {
-            Layout::Indirect { .. } => id,
+            Layout::Indirect => id,
             Layout::Direct { accounts, .. } => match accounts.get(id as usize) {
                 Some(head) if head.chain_len > 0 => head.id.into(),
                 _ => return Err(Cause::BadUsedId { id }),
@@ -446,53 +422,53 @@ impl<D: DmaContext> SplitRing<D> {
         }
     }
 
-    /// Gives all shared memory up without freeing it.
+    /// Gives the shared memory up without freeing it.
     pub(super) fn leak(&self) {
         self.descriptors.leak();
-        if let Layout::Indirect {
-            short_tables,
-            tables,
-        } = &self.layout
-        {
-            short_tables.leak();
-            for long in tables.iter().filter_map(|table| table.long.as_ref()) {
-                long.leak();
-            }
-        }
+    }
+}
+
+/// Writes the descriptors of all loans but the first, in a table that is prepared for them.
+#[cold]
+fn add_more<D: DmaContext>(record: &Record<D>, places: &Places, more: &[Lent]) {
+    let table = record.entries.get(places.table..).unwrap_or_default();
+    let last = record.shape.segments(places) - 1;
+    let behind_first = record.first - places.table + 1;
+    for (position, loan) in (behind_first..).zip(more) {
+        store_in_line(table, position, last, loan.into());
     }
 }
 
 /// Writes entry `index` of a descriptor table.
 #[inline(always)]
-fn store_descriptor(table: &[Entry], index: usize, descriptor: Descriptor, next: Option<u16>) {
-    let mut flags = match descriptor.access {
+fn store_descriptor(table: &[Entry], index: usize, descriptor: Descriptor, link: u64) {
+    let flags = match descriptor.access {
         Access::Readable => 0,
         Access::Writable => DESC_F_WRITE,
     };
-    if next.is_some() {
-        flags |= DESC_F_NEXT;
-    }
-    let next = u64::from(next.unwrap_or(0));
     // The caller's index is that of an entry.
     if let Some([address, rest]) = table.get(index) {
         address.store(descriptor.address);
-        rest.store(u64::from(descriptor.len) | flags << 32 | next << 48);
+        rest.store(u64::from(descriptor.len) | flags << 32 | link);
     }
 }
 
 /// Writes the entry at `position` of a table in which each entry leads to the next, up to `last`.
-#[inline(always)]
 fn store_in_line(table: &[Entry], position: usize, last: usize, descriptor: Descriptor) {
-    let next = (position < last).then_some(position as u16 + 1);
-    store_descriptor(table, position, descriptor, next);
+    store_descriptor(table, position, descriptor, link(position, last));
 }
 
-/// Writes the entries of all loans but the first.
-#[cold]
-fn store_more(table: &[Entry], position: usize, last: usize, loans: &[Lent]) {
-    for (position, loan) in (position..).zip(loans) {
-        store_in_line(table, position, last, loan.into());
+/// What the entry at `position` says of the next, if there is one.
+fn link(position: usize, last: usize) -> u64 {
+    match position < last {
+        true => link_to(position as u16 + 1),
+        false => 0,
     }
+}
+
+/// What an entry says that leads to entry `next`.
+fn link_to(next: u16) -> u64 {
+    DESC_F_NEXT << 32 | u64::from(next) << 48
 }
 
 /// Whether moving an index from `old` to `new` passes `event` (spec 2.7.10.1, `vring_need_event`).
@@ -511,6 +487,7 @@ mod tests {
     use super::*;
     use crate::barrier::watch::{self, Barrier};
     use crate::fake::{FakeDma, Memory};
+    use crate::queue::QueueOptions;
 
     /// The same rule, told slowly: one of the steps from `old` to `new` leaves index `event` behind.
     fn passes(event: u16, new: u16, old: u16) -> bool {
@@ -612,35 +589,49 @@ mod tests {
         }
     }
 
+    /// The record of requests that have nothing but one loan.
+    fn bare(ring: &SplitRing<FakeDma>) -> (Record<FakeDma>, Places) {
+        let mut record = Record::new(ring.records().clone());
+        record.shape = Shape::new(0, 1);
+        let places = Places::new(QueueOptions::default(), false).expect("no header");
+        (record, places)
+    }
+
+    /// Adds a request that is a byte at `address`.
+    fn add(
+        ring: &mut SplitRing<FakeDma>,
+        id: u16,
+        address: u32,
+        (record, places): &(Record<FakeDma>, Places),
+    ) {
+        let first = Descriptor {
+            address: address.into(),
+            len: 1,
+            access: Access::Readable,
+        };
+        let added = ring.add(id, record, places, Some(first), &[]);
+        added.expect("room");
+    }
+
     /// Gives a ring one request after the other, and has `step` do with each what it tests, at index `index`.
     fn at_every_index(step: impl Fn(&mut SplitRing<FakeDma>, &Device, u16)) {
         for event_idx in [false, true] {
             let memory = Memory::fresh();
             let dma = FakeDma::new(memory.clone());
-            let mut ring = SplitRing::new(&dma, SIZE, false, event_idx).expect("memory");
+            let mut ring = SplitRing::new(&dma, SIZE, false, event_idx, 0).expect("memory");
             let device = Device {
                 memory: memory.clone(),
                 at: ring.addresses(),
                 event_idx,
             };
+            let bare = bare(&ring);
             for number in 0..STEPS {
-                let wrap = Wrap {
-                    address: number.into(),
-                    header_len: 1,
-                    ..Wrap::default()
-                };
-                let loans = &Loans::default();
-                let request = Request {
-                    wrap,
-                    loans,
-                    segments: 1,
-                };
                 let id = (number % u32::from(SIZE)) as u16;
-                ring.add(&dma, id, request).expect("room");
+                add(&mut ring, id, number, &bare);
                 step(&mut ring, &device, number as u16);
                 ring.free(id);
             }
-            drop(ring);
+            drop((ring, bare));
             memory.assert_clean();
         }
     }
@@ -806,12 +797,12 @@ mod tests {
     /// something amiss.
     fn two_processors(
         device: impl Fn(&QuickDevice) + Sync,
-        driver: impl Fn(&mut SplitRing<FakeDma>, &FakeDma, &QuickDevice) -> Result<(), u32>,
+        driver: impl Fn(&mut SplitRing<FakeDma>, &QuickDevice) -> Result<(), u32>,
     ) {
         for event_idx in [false, true] {
             let memory = Memory::fresh();
             let dma = FakeDma::new(memory.clone());
-            let mut ring = SplitRing::new(&dma, SIZE, false, event_idx).expect("memory");
+            let mut ring = SplitRing::new(&dma, SIZE, false, event_idx, 0).expect("memory");
             let quick = QuickDevice {
                 available: ring.available.clone(),
                 used: ring.used.clone(),
@@ -823,7 +814,7 @@ mod tests {
             };
             let result = std::thread::scope(|scope| {
                 scope.spawn(|| device(&quick));
-                let result = driver(&mut ring, &dma, &quick);
+                let result = driver(&mut ring, &quick);
                 quick.over.store(true, Ordering::Relaxed);
                 result
             });
@@ -841,18 +832,6 @@ mod tests {
         (0..100_000).take_while(move |round| round % 64 != 0 || goes_on())
     }
 
-    fn small(loans: &Loans) -> Request<'_> {
-        let wrap = Wrap {
-            header_len: 1,
-            ..Wrap::default()
-        };
-        Request {
-            wrap,
-            loans,
-            segments: 1,
-        }
-    }
-
     #[test]
     fn no_interrupt_is_lost_between_two_processors() {
         let device = |device: &QuickDevice| {
@@ -864,9 +843,10 @@ mod tests {
                 }
             }
         };
-        two_processors(device, |ring, dma, device| {
+        two_processors(device, |ring, device| {
+            let bare = bare(ring);
             for round in rounds() {
-                ring.add(dma, 0, small(&Loans::default())).expect("room");
+                add(ring, 0, 0, &bare);
                 ring.publish();
                 // It asks and withdraws so quickly that the device is done while it asks, more often than not.
                 loop {
@@ -913,9 +893,10 @@ mod tests {
                 device.ask_for_notifications(index, false);
             }
         };
-        two_processors(device, |ring, dma, device| {
+        two_processors(device, |ring, device| {
+            let bare = bare(ring);
             for round in rounds() {
-                ring.add(dma, 0, small(&Loans::default())).expect("room");
+                add(ring, 0, 0, &bare);
                 let rung = ring.publish() == Some(true);
                 if rung {
                     device.bell.store(RUNG, Ordering::SeqCst);
