@@ -123,6 +123,8 @@ struct Interface {
     addresses: Vec<String>,
     gateways: Vec<String>,
     lease: Option<LeaseStatus>,
+    unsent: u64,
+    unassembled: u64,
     sockets: Vec<Socket>,
 }
 
@@ -140,6 +142,7 @@ struct Socket {
     local: String,
     remote: String,
     state: String,
+    dropped: u64,
 }
 
 #[derive(Serialize)]
@@ -248,6 +251,7 @@ fn interface(stack: &Stack) -> Interface {
         addresses,
         lease,
         gateways,
+        drops,
     } = stack.summary();
     Interface {
         name,
@@ -262,6 +266,8 @@ fn interface(stack: &Stack) -> Interface {
             seconds: lease.duration.map(|duration| duration.secs()),
             renewals: lease.renewals,
         }),
+        unsent: drops.unsent,
+        unassembled: drops.unassembled,
         sockets: stack.sockets().into_iter().map(socket).collect(),
     }
 }
@@ -272,6 +278,7 @@ fn socket(socket: SocketSummary) -> Socket {
         local,
         remote,
         state,
+        dropped,
         ..
     } = socket;
     Socket {
@@ -279,5 +286,6 @@ fn socket(socket: SocketSummary) -> Socket {
         local,
         remote,
         state,
+        dropped,
     }
 }

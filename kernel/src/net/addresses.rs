@@ -2,7 +2,6 @@
 //! routers on the link. A link that is down for longer takes them with it.
 
 use alloc::borrow::ToOwned;
-use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -13,20 +12,19 @@ use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::socket::{dhcpv4, raw};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{
-    DhcpPacket, DhcpRepr, EthernetAddress, Icmpv6Packet, Icmpv6Repr, IpAddress, IpCidr, IpProtocol,
-    IpVersion, Ipv4Address, Ipv4Cidr, Ipv6Address, Ipv6Packet, Ipv6Repr, NdiscPrefixInformation,
-    NdiscRepr,
+    EthernetAddress, Icmpv6Packet, Icmpv6Repr, IpAddress, IpCidr, IpProtocol, IpVersion,
+    Ipv4Address, Ipv4Cidr, Ipv6Address, Ipv6Packet, Ipv6Repr, NdiscPrefixInformation, NdiscRepr,
 };
 
 use super::slaac::{Slaac, link_local};
 
-/// A DHCP answer is kept to read the lease's duration from it; longer ones are valid, their duration is just unknown.
-const DHCP_PACKET_BYTES: usize = 1500;
 /// Room for the ICMPv6 packets of one burst of frames. If there are more, an advertisement may be lost; routers repeat.
 const ICMPV6_PACKETS: usize = 16;
 const ICMPV6_BYTES: usize = 4096;
-/// smoltcp's own default of 10 s makes one lost packet a long boot.
+/// smoltcp's own default of 10 s makes one lost packet a long boot. Further waits are longer and longer.
 const DISCOVER_INTERVAL: Duration = Duration::from_secs(3);
+/// A lease that never ends (RFC 2131, section 3.3).
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// How long addresses outlive the link.
 const GRACE: Duration = Duration::from_secs(10);
 /// A packet that arrives with it was not passed on by any router.
@@ -85,7 +83,7 @@ pub struct Lease {
     pub dns: Vec<Ipv4Address>,
     /// The DHCP server; `None` for a static address.
     pub server: Option<Ipv4Address>,
-    /// For how long the address is ours, counted from `renewed`.
+    /// For how long the address is ours, counted from `renewed`; `None` if for ever.
     pub duration: Option<Duration>,
     /// When the server last confirmed it.
     pub renewed: Instant,
@@ -235,7 +233,9 @@ impl Addresses {
         let Some(dhcp) = self.dhcp else {
             return;
         };
-        match sockets.get_mut::<dhcpv4::Socket<'_>>(dhcp).poll() {
+        let socket = sockets.get_mut::<dhcpv4::Socket<'_>>(dhcp);
+        let duration = socket.lease_duration();
+        match socket.poll() {
             // What was under way when the link went down does not count.
             Some(dhcpv4::Event::Configured(config)) if self.link => {
                 let same = |lease: &Lease| lease.address == config.address;
@@ -245,10 +245,12 @@ impl Addresses {
                     .is_some_and(|old| old.renewed < self.link_since);
                 self.lease = Some(Lease {
                     address: config.address,
-                    gateway: config.router.filter(|router| is_unicast(*router)),
+                    gateway: config.router.filter(|router| {
+                        is_unicast(*router) && *router != config.address.address()
+                    }),
                     dns: config.dns_servers.to_vec(),
                     server: Some(config.server.address),
-                    duration: config.packet.and_then(lease_duration),
+                    duration: duration.filter(|duration| *duration < FOR_EVER),
                     renewed: now,
                     renewals: old.map_or(0, |old| old.renewals + 1),
                 });
@@ -329,20 +331,13 @@ impl Addresses {
 
 fn dhcp_socket() -> dhcpv4::Socket<'static> {
     let mut socket = dhcpv4::Socket::new();
-    // Needed for as long as the interface is there, once per interface.
-    socket.set_receive_packet_buffer(Box::leak(vec![0; DHCP_PACKET_BYTES].into_boxed_slice()));
+    // With room for answers, if only for none, the socket tells of those that change nothing, too: they are renewals.
+    socket.set_receive_packet_buffer(&mut []);
     let mut retry = socket.get_retry_config();
     retry.discover_timeout = DISCOVER_INTERVAL;
     retry.initial_request_timeout = DISCOVER_INTERVAL;
     socket.set_retry_config(retry);
     socket
-}
-
-/// How long the lease is for. The buffer holds the answer and whatever an earlier, longer one left behind it.
-fn lease_duration(packet: DhcpPacket<&[u8]>) -> Option<Duration> {
-    let packet = DhcpPacket::new_checked(packet.into_inner()).ok()?;
-    let seconds = DhcpRepr::parse(&packet).ok()?.lease_duration?;
-    Some(Duration::from_secs(seconds.into()))
 }
 
 fn set_gateways(interface: &mut Interface, ipv4: Option<Ipv4Address>, ipv6: Option<Ipv6Address>) {

@@ -13,7 +13,7 @@ use core::task::{Context, Poll};
 
 use atomic_waker::AtomicWaker;
 use smoltcp::iface::{
-    Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet,
+    Config, Drops, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet,
 };
 use smoltcp::phy::{Device, Medium};
 use smoltcp::socket::{AnySocket, Socket, tcp};
@@ -81,6 +81,8 @@ pub struct Summary {
     pub lease: Option<super::addresses::Lease>,
     /// The default routers.
     pub gateways: Vec<IpAddress>,
+    /// What neither a socket got nor a neighbour.
+    pub drops: Drops,
 }
 
 /// One socket, for the shell and the status page.
@@ -95,6 +97,8 @@ pub struct SocketSummary {
     pub state: String,
     /// Bytes that wait to be read, and bytes not yet acknowledged.
     pub queued: (usize, usize),
+    /// Packets for which there was no room. TCP's sender sends them again.
+    pub dropped: u64,
 }
 
 impl Stack {
@@ -297,6 +301,7 @@ impl Stack {
             mtu: inner.mtu,
             addresses: inner.interface.ip_addrs().to_vec(),
             lease: addresses.and_then(|addresses| addresses.lease().cloned()),
+            drops: inner.interface.drops(),
             gateways: match addresses {
                 Some(_) => gateways
                     .into_iter()
@@ -471,12 +476,13 @@ impl SocketSummary {
             Some(_) => endpoint.to_string(),
             None => format!("*:{}", endpoint.port),
         };
-        let bare = |protocol: &'static str, local: String, queued: (usize, usize)| Self {
+        let bare = |protocol: &'static str, local: String, queued: (usize, usize), dropped| Self {
             protocol,
             local,
             remote: String::new(),
             state: String::new(),
             queued,
+            dropped,
         };
         match socket {
             Socket::Tcp(tcp) => Self {
@@ -491,23 +497,27 @@ impl SocketSummary {
                     .unwrap_or_default(),
                 state: tcp.state().to_string(),
                 queued: (tcp.recv_queue(), tcp.send_queue()),
+                dropped: 0,
             },
             Socket::Udp(udp) => bare(
                 "udp",
                 endpoint(udp.endpoint()),
                 (udp.recv_queue(), udp.send_queue()),
+                udp.dropped(),
             ),
             Socket::Icmp(icmp) => bare(
                 "icmp",
                 String::new(),
                 (icmp.recv_queue(), icmp.send_queue()),
+                icmp.dropped(),
             ),
             Socket::Raw(raw) => bare(
                 "icmpv6",
                 String::new(),
                 (raw.recv_queue(), raw.send_queue()),
+                raw.dropped(),
             ),
-            Socket::Dhcpv4(_) => bare("dhcp", "*:68".into(), (0, 0)),
+            Socket::Dhcpv4(_) => bare("dhcp", "*:68".into(), (0, 0), 0),
         }
     }
 }

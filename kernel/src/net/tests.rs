@@ -240,8 +240,10 @@ impl World {
         let timers = timers.map(|next| Duration::from_micros(next.total_micros() as u64));
         let sleepers =
             SLEEPERS.with_borrow(|sleepers| sleepers.iter().map(|sleeper| sleeper.0).min());
+        let server = self.dhcp.as_ref().and_then(|server| server.borrow().next());
         let next = timers
             .chain(sleepers)
+            .chain(server)
             .min()
             .expect("everybody waits, and for nothing");
         NOW.set(next.max(NOW.get()));
@@ -447,6 +449,146 @@ fn datagrams_are_echoed_but_not_to_another_echo_service() {
     };
     assert_eq!(answer(&mut world, 4000).as_deref(), Some(&b"hello"[..]));
     assert_eq!(answer(&mut world, 7), None);
+}
+
+#[test]
+fn the_longest_ping_is_answered_and_lost_fragments_keep_nobody_out() {
+    let (mut world, one, two) = World::pair();
+    let know = Pinger::new(one, TestClock, address("10.0.0.2"), 99);
+    world.run(know.ask(0, Duration::from_secs(3)));
+    // The payload of the longest packet there is, and others in order, backwards and twice.
+    for length in [1473, 4080, 8000, 65507] {
+        for order in [
+            |_: &mut Vec<Vec<u8>>| {},
+            |fragments: &mut Vec<Vec<u8>>| fragments.reverse(),
+            |fragments: &mut Vec<Vec<u8>>| fragments.extend_from_within(..1),
+        ] {
+            let mut fragments = fragments_of_ping(length, 1);
+            order(&mut fragments);
+            let answers = in_place_of_one(&mut world, fragments);
+            assert_eq!(length_of_pong(&answers), Some(length), "{length}");
+        }
+    }
+    // Forty pings without an end, and one that is longer than a packet can be.
+    for identifier in 0..40 {
+        let beginning = fragments_of_ping(2000, 100 + identifier).swap_remove(0);
+        assert!(in_place_of_one(&mut world, vec![beginning]).is_empty());
+    }
+    let fragments = fragments_of_ping(65507 + 8, 200);
+    assert_eq!(
+        length_of_pong(&in_place_of_one(&mut world, fragments)),
+        None
+    );
+    let answers = in_place_of_one(&mut world, fragments_of_ping(2000, 300));
+    assert_eq!(length_of_pong(&answers), Some(2000));
+    let drops = two.summary().drops;
+    assert!(drops.unassembled >= 36, "{drops:?}");
+    assert_eq!(drops.unsent, 0);
+}
+
+/// A ping of machine 1's with this much payload, in as many fragments as it needs.
+fn fragments_of_ping(length: usize, identifier: u16) -> Vec<Vec<u8>> {
+    const FRAGMENT: usize = 1480;
+    let payload: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
+    let ping = Icmpv4Repr::EchoRequest {
+        ident: 7,
+        seq_no: 1,
+        data: &payload,
+    };
+    let mut message = vec![0; ping.buffer_len()];
+    let checksums = ChecksumCapabilities::default();
+    ping.emit(&mut Icmpv4Packet::new_unchecked(&mut message), &checksums);
+    let last = (message.len() - 1) / FRAGMENT;
+    let fragment = |(index, piece): (usize, &[u8])| {
+        let header = Ipv4Repr {
+            src_addr: Ipv4Address::new(10, 0, 0, 1),
+            dst_addr: Ipv4Address::new(10, 0, 0, 2),
+            next_header: IpProtocol::Icmp,
+            payload_len: piece.len(),
+            hop_limit: 64,
+        };
+        let mut frame = ipv4_frame(mac(1), mac(2), &header, |bytes| {
+            bytes.copy_from_slice(piece)
+        });
+        let mut frame_out = EthernetFrame::new_unchecked(&mut frame);
+        let mut packet = Ipv4Packet::new_unchecked(frame_out.payload_mut());
+        packet.set_ident(identifier);
+        packet.set_more_frags(index < last);
+        packet.set_frag_offset((index * FRAGMENT) as u16);
+        packet.fill_checksum();
+        frame
+    };
+    message.chunks(FRAGMENT).enumerate().map(fragment).collect()
+}
+
+/// How much payload the answer to a ping has, put together from its fragments.
+fn length_of_pong(frames: &[Vec<u8>]) -> Option<usize> {
+    let mut message = Vec::new();
+    let mut more = true;
+    for frame in frames {
+        let frame = EthernetFrame::new_checked(&frame[..]).ok()?;
+        let packet = Ipv4Packet::new_checked(frame.payload()).ok()?;
+        assert_eq!(usize::from(packet.frag_offset()), message.len());
+        message.extend_from_slice(packet.payload());
+        more = packet.more_frags();
+    }
+    let icmp = Icmpv4Packet::new_checked(&message[..]).ok()?;
+    match Icmpv4Repr::parse(&icmp, &ChecksumCapabilities::default()).ok()? {
+        Icmpv4Repr::EchoReply { data, .. } if !more => Some(data.len()),
+        _ => None,
+    }
+}
+
+#[test]
+fn datagrams_for_which_there_is_no_room_are_counted() {
+    let (mut world, one, two) = World::pair();
+    world.spawn(echo::udp(two));
+    let socket = UdpSocket::bind(one, 4000, 8, 8000).unwrap();
+    world.run(async {
+        socket
+            .send(b"hello", endpoint("10.0.0.2", 7).into())
+            .await
+            .unwrap();
+        socket.receive(|_, _| ()).await;
+    });
+    // At once, and more than fit.
+    let echoed = flood(&mut world, 300);
+    let dropped = |stack: &Stack| -> u64 {
+        let sockets = stack.sockets().into_iter();
+        sockets.map(|socket| socket.dropped).sum()
+    };
+    assert!(dropped(two) > 0);
+    assert_eq!(echoed + dropped(two), 300);
+}
+
+/// Has machine 2's echo service get `count` datagrams between two polls. Returns how many came back.
+fn flood(world: &mut World, count: usize) -> u64 {
+    let datagram = udp_frame(4001, 7, b"hello");
+    let answers = in_place_of_one(world, vec![datagram; count]);
+    answers.iter().filter(|frame| is_udp_from(frame, 7)).count() as u64
+}
+
+/// Sends frames to machine 2 as machine 1 would, and returns what it answers.
+fn in_place_of_one(world: &mut World, frames: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    let [_, two] = &mut world.machines[..] else {
+        unreachable!()
+    };
+    let Card::Wire(port) = &two.card else {
+        unreachable!()
+    };
+    let outgoing = port.outgoing.clone();
+    port.incoming.borrow_mut().extend(frames);
+    let mut answers = Vec::new();
+    loop {
+        let _ = world
+            .tasks
+            .poll_next_unpin(&mut Context::from_waker(Waker::noop()));
+        if !two.has_work(World::now()) {
+            return answers;
+        }
+        two.poll(World::now());
+        answers.extend(outgoing.borrow_mut().drain(..));
+    }
 }
 
 #[test]
@@ -664,6 +806,170 @@ fn half_open_connections_do_not_keep_others_out() {
     });
 }
 
+fn mac(number: u8) -> EthernetAddress {
+    EthernetAddress([2, 0, 0, 0, 0, number])
+}
+
+/// A datagram from machine 1 to machine 2.
+fn udp_frame(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
+    let ports = UdpRepr {
+        src_port: from,
+        dst_port: to,
+    };
+    let header = Ipv4Repr {
+        src_addr: Ipv4Address::new(10, 0, 0, 1),
+        dst_addr: Ipv4Address::new(10, 0, 0, 2),
+        next_header: IpProtocol::Udp,
+        payload_len: ports.header_len() + payload.len(),
+        hop_limit: 64,
+    };
+    ipv4_frame(mac(1), mac(2), &header, |bytes| {
+        ports.emit(
+            &mut UdpPacket::new_unchecked(bytes),
+            &header.src_addr.into(),
+            &header.dst_addr.into(),
+            payload.len(),
+            |bytes| bytes.copy_from_slice(payload),
+            &ChecksumCapabilities::default(),
+        );
+    })
+}
+
+fn is_udp_from(frame: &[u8], port: u16) -> bool {
+    let udp = |frame| {
+        let frame = EthernetFrame::new_checked(frame).ok()?;
+        let packet = Ipv4Packet::new_checked(frame.payload()).ok()?;
+        let udp = UdpPacket::new_checked(packet.payload()).ok()?;
+        (packet.next_header() == IpProtocol::Udp).then_some(udp.src_port())
+    };
+    udp(frame) == Some(port)
+}
+
+/// A TCP segment from machine 1 to port 80 of machine 2.
+fn segment(from: u16, control: TcpControl, seq: u32, ack: Option<u32>, payload: &[u8]) -> Vec<u8> {
+    let number = |number: u32| TcpSeqNumber(number as i32);
+    let segment = TcpRepr {
+        src_port: from,
+        dst_port: 80,
+        control,
+        seq_number: number(seq),
+        ack_number: ack.map(number),
+        window_len: 20_000,
+        window_scale: None,
+        max_seg_size: None,
+        sack_permitted: false,
+        sack_ranges: [None; 3],
+        timestamp: None,
+        payload,
+    };
+    let header = Ipv4Repr {
+        src_addr: Ipv4Address::new(10, 0, 0, 1),
+        dst_addr: Ipv4Address::new(10, 0, 0, 2),
+        next_header: IpProtocol::Tcp,
+        payload_len: segment.buffer_len(),
+        hop_limit: 64,
+    };
+    ipv4_frame(mac(1), mac(2), &header, |bytes| {
+        segment.emit(
+            &mut TcpPacket::new_unchecked(bytes),
+            &header.src_addr.into(),
+            &header.dst_addr.into(),
+            &ChecksumCapabilities::default(),
+        );
+    })
+}
+
+/// Of a segment in a frame: its sequence number, the one after it, its acknowledgement, and whether it is a SYN.
+fn read_segment(frame: &[u8]) -> Option<(u32, u32, u32, bool)> {
+    let frame = EthernetFrame::new_checked(frame).ok()?;
+    let packet = Ipv4Packet::new_checked(frame.payload()).ok()?;
+    let tcp = TcpPacket::new_checked(packet.payload()).ok()?;
+    (packet.next_header() == IpProtocol::Tcp).then_some((
+        tcp.seq_number().0 as u32,
+        (tcp.seq_number() + tcp.segment_len()).0 as u32,
+        tcp.ack_number().0 as u32,
+        tcp.syn(),
+    ))
+}
+
+/// Opens a connection from this port. The sequence number of the answer to the SYN, or what was acknowledged instead.
+fn open(world: &mut World, from: u16, seq: u32) -> core::result::Result<u32, u32> {
+    let answers = in_place_of_one(world, vec![segment(from, TcpControl::Syn, seq, None, b"")]);
+    let (answer, _, ack, syn) = answers
+        .iter()
+        .find_map(|frame| read_segment(frame))
+        .expect("an answer to a SYN");
+    if syn { Ok(answer) } else { Err(ack) }
+}
+
+/// Asks for the page's data and lets the server close: it is in TIME-WAIT afterwards.
+fn ask_and_close(world: &mut World, from: u16, seq: u32) {
+    let first = open(world, from, seq).unwrap();
+    let request = b"GET /status.json HTTP/1.0\r\n\r\n";
+    let ask = segment(
+        from,
+        TcpControl::Psh,
+        seq + 1,
+        Some(first.wrapping_add(1)),
+        request,
+    );
+    let answers = in_place_of_one(world, vec![ask]);
+    let end = answers
+        .iter()
+        .filter_map(|frame| read_segment(frame))
+        .next_back()
+        .unwrap()
+        .1;
+    let seq = seq + 1 + request.len() as u32;
+    in_place_of_one(
+        world,
+        vec![segment(from, TcpControl::Fin, seq, Some(end), b"")],
+    );
+}
+
+fn states(stack: &Stack, remote: &str) -> Vec<String> {
+    let sockets = stack.sockets().into_iter();
+    let of_remote = sockets.filter(|socket| socket.remote == remote);
+    of_remote.map(|socket| socket.state).collect()
+}
+
+#[test]
+fn a_client_may_use_its_port_again_at_once() {
+    let (mut world, one, two) = World::pair();
+    serve_http(&world, two);
+    world.run(talk(one, "GET / HTTP/1.0\r\n\r\n"));
+    ask_and_close(&mut world, 4000, 1000);
+    assert_eq!(states(two, "10.0.0.1:4000"), ["TIME-WAIT"]);
+    ask_and_close(&mut world, 4000, 5_000_000);
+    assert_eq!(states(two, "10.0.0.1:4000"), ["TIME-WAIT"]);
+    // What could be a SYN of the past is answered by what was acknowledged last; a client that has begun anew ends
+    // the old connection for that, and asks again.
+    let last = open(&mut world, 4000, 77).unwrap_err();
+    in_place_of_one(
+        &mut world,
+        vec![segment(4000, TcpControl::Rst, last, None, b"")],
+    );
+    ask_and_close(&mut world, 4000, 77);
+    assert_eq!(states(two, "10.0.0.1:4000"), ["TIME-WAIT"]);
+}
+
+#[test]
+fn a_syn_that_comes_twice_opens_one_connection() {
+    let (mut world, one, two) = World::pair();
+    serve_http(&world, two);
+    // Whichever place the next listening socket has among the sockets.
+    for from in 4000..4010 {
+        world.run(talk(one, "GET / HTTP/1.0\r\n\r\n"));
+        world.pass(if from % 2 == 0 { 0 } else { 20 });
+        assert!(open(&mut world, from, 1000).is_ok());
+        in_place_of_one(
+            &mut world,
+            vec![segment(from, TcpControl::Syn, 1000, None, b"")],
+        );
+        assert_eq!(states(two, &std::format!("10.0.0.1:{from}")).len(), 1);
+    }
+}
+
 /// A SYN to machine 2 from an address that never answers.
 fn syn(from: u16, to: u16) -> Vec<u8> {
     let header = Ipv4Repr {
@@ -719,23 +1025,65 @@ struct DhcpServer {
     heard: Vec<(DhcpMessageType, u64)>,
     your_ip: Ipv4Address,
     router: Ipv4Address,
+    mask: Option<Ipv4Address>,
+    lease: u32,
     answers: bool,
+    /// It offers, and refuses what is then requested.
+    refuses: bool,
+    /// Another server on the same wire refuses what is requested of this one.
+    rival: bool,
+    /// How long it thinks about a message; the next one waits.
+    thinks: Duration,
+    /// Its answers, and when they are ready.
+    answering: VecDeque<(Duration, Vec<u8>)>,
 }
 
 impl DhcpServer {
+    const ADDRESS: Ipv4Address = Ipv4Address::new(10, 9, 0, 1);
+    const RIVAL: Ipv4Address = Ipv4Address::new(10, 9, 0, 7);
+
     fn serve(&mut self) -> bool {
         let heard = self.port.receive(World::now()).map(|(frame, _)| frame);
-        if let Some(answer) = heard.as_ref().and_then(|frame| self.answer(&frame.0)) {
+        if let Some(frame) = &heard {
+            self.answer(&frame.0);
+        }
+        // A flood would never let the time pass.
+        assert!(self.heard.len() < 10_000, "{:?}", &self.heard[9_990..]);
+        let ready = self.answering.pop_front_if(|(when, _)| *when <= NOW.get());
+        let worked = heard.is_some() || ready.is_some();
+        if let Some((_, answer)) = ready {
             self.port.outgoing.borrow_mut().push_back(answer);
         }
-        heard.is_some()
+        worked
     }
 
-    fn answer(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
-        let frame = EthernetFrame::new_checked(frame).ok()?;
-        let server = Ipv4Address::new(10, 9, 0, 1);
-        if frame.ethertype() == EthernetProtocol::Arp {
-            return self.answer_arp(frame.payload(), server);
+    /// When the next answer is ready.
+    fn next(&self) -> Option<Duration> {
+        self.answering.front().map(|(when, _)| *when)
+    }
+
+    fn answer(&mut self, frame: &[u8]) {
+        let Some((request, bytes)) = self.hear(frame) else {
+            return;
+        };
+        let last = self.answering.back().map_or(NOW.get(), |(when, _)| *when);
+        let ready = if request { last + self.thinks } else { last };
+        self.answering
+            .extend(bytes.into_iter().map(|bytes| (ready, bytes)));
+    }
+
+    /// Whether that was a DHCP message, and what is to be said to it.
+    fn hear(&mut self, frame: &[u8]) -> Option<(bool, Vec<Vec<u8>>)> {
+        let ethernet = EthernetFrame::new_checked(frame).ok()?;
+        if ethernet.ethertype() == EthernetProtocol::Arp {
+            return Some((
+                false,
+                self.answer_arp(ethernet.payload()).into_iter().collect(),
+            ));
+        }
+        let frame = ethernet;
+        if let Some(pong) = self.answer_ping(&frame) {
+            return Some((false, vec![pong]));
         }
         let packet = Ipv4Packet::new_checked(frame.payload())
             .ok()
@@ -746,60 +1094,81 @@ impl DhcpServer {
         let dhcp = DhcpPacket::new_checked(udp.payload()).ok()?;
         let request = DhcpRepr::parse(&dhcp).ok()?;
         self.heard.push((request.message_type, NOW.get().as_secs()));
+        let asked = request.message_type == DhcpMessageType::Request;
         let answer = DhcpRepr {
             message_type: match request.message_type {
                 DhcpMessageType::Discover => DhcpMessageType::Offer,
+                _ if self.refuses => DhcpMessageType::Nak,
                 _ => DhcpMessageType::Ack,
             },
             your_ip: self.your_ip,
             router: Some(self.router),
-            subnet_mask: Some(Ipv4Address::new(255, 255, 255, 0)),
-            server_identifier: Some(server),
-            lease_duration: Some(1000),
-            dns_servers: Some([server].into_iter().collect()),
+            subnet_mask: self.mask,
+            server_identifier: Some(Self::ADDRESS),
+            lease_duration: Some(self.lease),
+            dns_servers: Some([Self::ADDRESS].into_iter().collect()),
             client_identifier: None,
             requested_ip: None,
             parameter_request_list: None,
             max_size: None,
             ..request.clone()
         };
-        let udp_repr = UdpRepr {
-            src_port: 67,
-            dst_port: 68,
+        let rival = DhcpRepr {
+            message_type: DhcpMessageType::Nak,
+            server_identifier: Some(Self::RIVAL),
+            ..answer.clone()
         };
-        let header = Ipv4Repr {
-            src_addr: server,
-            dst_addr: Ipv4Address::BROADCAST,
-            next_header: IpProtocol::Udp,
-            payload_len: udp_repr.header_len() + answer.buffer_len(),
-            hop_limit: 64,
-        };
-        let mut bytes = vec![0; 14 + 20 + header.payload_len];
-        let mut out = EthernetFrame::new_unchecked(&mut bytes);
-        out.set_src_addr(EthernetAddress([2, 0, 0, 0, 0, 0xdd]));
-        out.set_dst_addr(EthernetAddress::BROADCAST);
-        out.set_ethertype(EthernetProtocol::Ipv4);
-        let mut packet = Ipv4Packet::new_unchecked(out.payload_mut());
-        let checksums = ChecksumCapabilities::default();
-        header.emit(&mut packet, &checksums);
-        let mut udp = UdpPacket::new_unchecked(packet.payload_mut());
-        let (source, destination) = (header.src_addr.into(), header.dst_addr.into());
-        udp_repr.emit(
-            &mut udp,
-            &source,
-            &destination,
-            answer.buffer_len(),
-            |payload| {
-                answer
-                    .emit(&mut DhcpPacket::new_unchecked(payload))
-                    .unwrap();
-            },
-            &checksums,
-        );
-        self.answers.then_some(bytes)
+        let mut answers = Vec::new();
+        if self.rival && asked {
+            answers.push(dhcp_frame(Self::RIVAL, &rival));
+        }
+        if self.answers {
+            answers.push(dhcp_frame(Self::ADDRESS, &answer));
+        }
+        if self.rival && asked {
+            answers.push(dhcp_frame(Self::RIVAL, &rival));
+        }
+        Some((true, answers))
     }
 
-    fn answer_arp(&self, payload: &[u8], server: Ipv4Address) -> Option<Vec<u8>> {
+    /// It is the way to everywhere, and everybody there answers.
+    fn answer_ping(&self, frame: &EthernetFrame<&[u8]>) -> Option<Vec<u8>> {
+        let packet = Ipv4Packet::new_checked(frame.payload())
+            .ok()
+            .filter(|packet| packet.next_header() == IpProtocol::Icmp)?;
+        let checksums = ChecksumCapabilities::default();
+        let icmp = Icmpv4Packet::new_checked(packet.payload()).ok()?;
+        let Icmpv4Repr::EchoRequest {
+            ident,
+            seq_no,
+            data,
+        } = Icmpv4Repr::parse(&icmp, &checksums).ok()?
+        else {
+            return None;
+        };
+        let pong = Icmpv4Repr::EchoReply {
+            ident,
+            seq_no,
+            data,
+        };
+        let header = Ipv4Repr {
+            src_addr: packet.dst_addr(),
+            dst_addr: packet.src_addr(),
+            next_header: IpProtocol::Icmp,
+            payload_len: pong.buffer_len(),
+            hop_limit: 64,
+        };
+        Some(ipv4_frame(
+            SERVER_MAC,
+            frame.src_addr(),
+            &header,
+            |payload| {
+                pong.emit(&mut Icmpv4Packet::new_unchecked(payload), &checksums);
+            },
+        ))
+    }
+
+    fn answer_arp(&self, payload: &[u8]) -> Option<Vec<u8>> {
         let ArpRepr::EthernetIpv4 {
             source_hardware_addr,
             source_protocol_addr,
@@ -811,19 +1180,68 @@ impl DhcpServer {
         };
         let answer = ArpRepr::EthernetIpv4 {
             operation: ArpOperation::Reply,
-            source_hardware_addr: EthernetAddress([2, 0, 0, 0, 0, 0xdd]),
-            source_protocol_addr: server,
+            source_hardware_addr: SERVER_MAC,
+            source_protocol_addr: target_protocol_addr,
             target_hardware_addr: source_hardware_addr,
             target_protocol_addr: source_protocol_addr,
         };
         let mut bytes = vec![0; 14 + answer.buffer_len()];
         let mut out = EthernetFrame::new_unchecked(&mut bytes);
-        out.set_src_addr(EthernetAddress([2, 0, 0, 0, 0, 0xdd]));
+        out.set_src_addr(SERVER_MAC);
         out.set_dst_addr(source_hardware_addr);
         out.set_ethertype(EthernetProtocol::Arp);
         answer.emit(&mut ArpPacket::new_unchecked(out.payload_mut()));
-        (target_protocol_addr == server).then_some(bytes)
+        [Self::ADDRESS, self.router]
+            .contains(&target_protocol_addr)
+            .then_some(bytes)
     }
+}
+
+const SERVER_MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 0xdd]);
+
+fn dhcp_frame(server: Ipv4Address, answer: &DhcpRepr<'_>) -> Vec<u8> {
+    let ports = UdpRepr {
+        src_port: 67,
+        dst_port: 68,
+    };
+    let header = Ipv4Repr {
+        src_addr: server,
+        dst_addr: Ipv4Address::BROADCAST,
+        next_header: IpProtocol::Udp,
+        payload_len: ports.header_len() + answer.buffer_len(),
+        hop_limit: 64,
+    };
+    ipv4_frame(SERVER_MAC, EthernetAddress::BROADCAST, &header, |payload| {
+        ports.emit(
+            &mut UdpPacket::new_unchecked(payload),
+            &header.src_addr.into(),
+            &header.dst_addr.into(),
+            answer.buffer_len(),
+            |payload| {
+                answer
+                    .emit(&mut DhcpPacket::new_unchecked(payload))
+                    .unwrap();
+            },
+            &ChecksumCapabilities::default(),
+        );
+    })
+}
+
+fn ipv4_frame(
+    from: EthernetAddress,
+    to: EthernetAddress,
+    header: &Ipv4Repr,
+    fill: impl FnOnce(&mut [u8]),
+) -> Vec<u8> {
+    let mut bytes = vec![0; 14 + header.buffer_len() + header.payload_len];
+    let mut frame = EthernetFrame::new_unchecked(&mut bytes);
+    frame.set_src_addr(from);
+    frame.set_dst_addr(to);
+    frame.set_ethertype(EthernetProtocol::Ipv4);
+    let mut packet = Ipv4Packet::new_unchecked(frame.payload_mut());
+    header.emit(&mut packet, &ChecksumCapabilities::default());
+    fill(packet.payload_mut());
+    bytes
 }
 
 /// A machine that asks for its address, and the server at the other end, to be changed while the world turns.
@@ -835,8 +1253,14 @@ fn with_dhcp() -> (World, &'static Stack, Rc<RefCell<DhcpServer>>) {
         port: right,
         heard: Vec::new(),
         your_ip: Ipv4Address::new(10, 9, 0, 15),
-        router: Ipv4Address::new(10, 9, 0, 1),
+        router: DhcpServer::ADDRESS,
+        mask: Some(Ipv4Address::new(255, 255, 255, 0)),
+        lease: 1000,
         answers: true,
+        refuses: false,
+        rival: false,
+        thinks: Duration::ZERO,
+        answering: VecDeque::new(),
     }));
     world.dhcp = Some(server.clone());
     (world, stack, server)
@@ -965,6 +1389,118 @@ fn a_lease_that_no_host_can_have_is_not_taken() {
     server.borrow_mut().router = Ipv4Address::BROADCAST;
     world.pass(2);
     assert_eq!(stack.summary().lease.unwrap().gateway, None);
+}
+
+#[test]
+fn a_router_is_reached_wherever_its_address_is() {
+    for (mask, router) in [
+        (Some("255.255.255.255"), "10.9.0.1"),
+        (Some("255.255.255.0"), "10.77.0.1"),
+        (None, "10.9.0.1"),
+    ] {
+        let (mut world, stack, server) = with_dhcp();
+        server.borrow_mut().mask = mask.map(|mask| mask.parse().unwrap());
+        server.borrow_mut().router = router.parse().unwrap();
+        world.pass(2);
+        for target in [router, "8.8.8.8"] {
+            let pinger = Pinger::new(stack, TestClock, address(target), 5);
+            let answer = world.run(pinger.ask(0, Duration::from_secs(3)));
+            assert!(answer.is_some(), "{target} by {router}, mask {mask:?}");
+        }
+    }
+}
+
+#[test]
+fn a_server_that_says_no_mask_means_that_of_the_class() {
+    let (mut world, stack, server) = with_dhcp();
+    server.borrow_mut().mask = None;
+    world.pass(2);
+    assert_eq!(leased(stack).as_deref(), Some("10.9.0.15/8"));
+}
+
+#[test]
+fn a_renewal_that_says_no_mask_keeps_the_one_before() {
+    let (mut world, stack, server) = with_dhcp();
+    world.pass(2);
+    server.borrow_mut().mask = None;
+    world.pass(600);
+    assert_eq!(stack.summary().lease.unwrap().renewals, 1);
+    assert_eq!(leased(stack).as_deref(), Some("10.9.0.15/24"));
+}
+
+#[test]
+fn a_slow_server_is_waited_for() {
+    for millis in [2500, 3500, 5000] {
+        let (mut world, stack, server) = with_dhcp();
+        server.borrow_mut().thinks = Duration::from_millis(millis);
+        world.pass(40);
+        assert_eq!(
+            leased(stack).as_deref(),
+            Some("10.9.0.15/24"),
+            "{millis} ms"
+        );
+        // Its answers to what was repeated meanwhile are late, and no renewals.
+        assert_eq!(stack.summary().lease.unwrap().renewals, 0);
+    }
+}
+
+#[test]
+fn another_server_cannot_refuse() {
+    let (mut world, stack, server) = with_dhcp();
+    server.borrow_mut().rival = true;
+    world.pass(600);
+    assert_eq!(leased(stack).as_deref(), Some("10.9.0.15/24"));
+    let kinds = server
+        .borrow()
+        .heard
+        .iter()
+        .map(|(kind, _)| *kind)
+        .collect::<Vec<_>>();
+    let renewal = DhcpMessageType::Request;
+    assert_eq!(
+        kinds,
+        [DhcpMessageType::Discover, DhcpMessageType::Request, renewal]
+    );
+}
+
+#[test]
+fn a_server_is_not_flooded_whatever_it_answers() {
+    let count = |set: fn(&mut DhcpServer)| {
+        let (mut world, stack, server) = with_dhcp();
+        set(&mut server.borrow_mut());
+        world.pass(600);
+        assert_eq!(leased(stack), None);
+        let heard = server.borrow().heard.len();
+        // It asks on, without end.
+        world.pass(200);
+        assert!(server.borrow().heard.len() > heard);
+        heard
+    };
+    // A message at 0, 3, 9, 21, 45, 93 seconds and once a minute from then on, with a request each if one is offered.
+    let silent = count(|server| server.answers = false);
+    let refuses = count(|server| server.refuses = true);
+    let nothing = count(|server| server.lease = 0);
+    assert!((10..=16).contains(&silent), "{silent}");
+    assert!((20..=32).contains(&refuses), "{refuses}");
+    assert!((10..=16).contains(&nothing), "{nothing}");
+}
+
+#[test]
+fn the_shortest_lease_is_renewed_and_the_longest_never_ends() {
+    let (mut world, stack, server) = with_dhcp();
+    server.borrow_mut().lease = 1;
+    world.pass(60);
+    assert_eq!(leased(stack).as_deref(), Some("10.9.0.15/24"));
+    assert!(
+        server.borrow().heard.len() < 200,
+        "{}",
+        server.borrow().heard.len()
+    );
+    let (mut world, stack, server) = with_dhcp();
+    server.borrow_mut().lease = u32::MAX;
+    world.pass(1000);
+    assert_eq!(stack.summary().lease.unwrap().duration, None);
+    assert_eq!(server.borrow().heard.len(), 2);
 }
 
 #[test]

@@ -28,6 +28,8 @@ const MAC: [u8; 6] = [0x52, 0x54, 0x00, 0xaa, 0xbb, 0xcc];
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 9, 8, 1);
 const ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0x5054, 0x00ff, 0xfeaa, 0xbbcc);
 
+const FLOOD_PORT: u16 = 4000;
+
 /// How often a frame that nobody answers is sent again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -296,6 +298,43 @@ impl Peer {
             .udp(67, 68)
             .write(&mut frame, &payload)?;
         self.send(&frame)
+    }
+
+    /// Sends `count` datagrams to the guest's echo service as fast as it takes them. Returns how many came back
+    /// meanwhile.
+    pub fn flood(&self, count: u64) -> Result<u64> {
+        let mut datagram = Vec::new();
+        PacketBuilder::ethernet2(MAC, GUEST_MAC)
+            .ipv4(ADDRESS.octets(), GUEST.octets(), 64)
+            .udp(FLOOD_PORT, 7)
+            .write(&mut datagram, &[0x5a; 100])?;
+        let mut echoed = 0;
+        self.socket
+            .set_write_timeout(Some(Duration::from_millis(1)))?;
+        for _ in 0..count {
+            // A wire that is full in both directions would stay so if nobody read.
+            while let Err(error) = self.socket.send_to(&datagram, self.there()) {
+                ensure!(
+                    error.kind() == std::io::ErrorKind::WouldBlock,
+                    "sending a datagram: {error}"
+                );
+                echoed += self.echoes(Duration::ZERO)?;
+            }
+        }
+        self.socket.set_write_timeout(None)?;
+        Ok(echoed)
+    }
+
+    /// How many echoes of a flood come until none does for as long as `bound`.
+    pub fn echoes(&self, bound: Duration) -> Result<u64> {
+        let mut echoed = 0;
+        while let Some(frame) = self.receive(bound)? {
+            match udp_payload(&frame, 7, FLOOD_PORT) {
+                Some(_) => echoed += 1,
+                None => self.be_neighbourly(&frame)?,
+            }
+        }
+        Ok(echoed)
     }
 
     /// Good frames of every kind that this neighbour knows, for a test to spoil.

@@ -41,6 +41,9 @@ pub(crate) fn cells() -> Vec<Spec> {
             format!("{machine}/net/malformed-frames"),
             move |cell| malformed_frames(cell, machine),
         ));
+        cells.push(Spec::new(format!("{machine}/net/flood"), move |cell| {
+            flood(cell, machine)
+        }));
         cells.push(Spec::new(format!("{machine}/net/page"), move |cell| {
             page(cell, machine)
         }));
@@ -300,6 +303,43 @@ fn malformed_frames(cell: &Cell, machine: &str) -> Result<()> {
     wire.ping(400, b"still here")?;
     wire.resolve_v6()?;
     guest.power_off()
+}
+
+/// More datagrams than the echo service takes: each comes back, or a counter says where it was dropped.
+fn flood(cell: &Cell, machine: &str) -> Result<()> {
+    const SENT: u64 = 20_000;
+    let wire = Peer::new()?;
+    let mut guest = with_neighbour(cell, machine, &wire)?;
+    guest.expect_prompt()?;
+    wire.resolve()?;
+    let mut echoed = wire.flood(SENT)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let card = dropped(&mut guest, "net", "  received ")?;
+        let socket = dropped(&mut guest, "net sockets", "net0  udp    *:7 ")?;
+        echoed += wire.echoes(Duration::from_millis(100))?;
+        match echoed + card + socket {
+            SENT => break,
+            // What was sent last is still on its way back.
+            sum if sum < SENT && Instant::now() < deadline => {}
+            sum => bail!(
+                "{SENT} sent: {echoed} echoed, {card} dropped by the card, {socket} by the socket, in all {sum}"
+            ),
+        }
+    }
+    wire.ping(1, b"still here")?;
+    guest.power_off()
+}
+
+/// How much was dropped, as a line in a command's output says.
+fn dropped(guest: &mut Booted, command: &str, line: &str) -> Result<u64> {
+    let line = guest.command(command, line)?.text;
+    let number = line
+        .split(' ')
+        .find_map(|word| word.strip_prefix("dropped="));
+    Ok(number
+        .with_context(|| format!("no drops in {line:?}"))?
+        .parse()?)
 }
 
 /// The page for people and the same as JSON; what is not there is not found.

@@ -83,6 +83,12 @@ fn interfaces(out: Output<'_>) -> Result<(), Error> {
         if let Some(card) = cards::find(Some(&summary.name)) {
             show_counters(card, out)?;
         }
+        let drops = summary.drops;
+        writeln!(
+            out,
+            "  answers not sent={} packets not reassembled={}",
+            drops.unsent, drops.unassembled
+        )?;
     }
     Ok(())
 }
@@ -100,6 +106,8 @@ fn show_lease(lease: &Lease, out: Output<'_>) -> Result<(), Error> {
             .saturating_add_unsigned(duration.total_micros());
         let left = end.saturating_sub_unsigned(time::now().as_micros()) / 1_000_000;
         write!(out, ": {} s, {left} s left", duration.secs())?;
+    } else {
+        write!(out, ", for ever")?;
     }
     write!(out, ", renewed {} times, DNS", lease.renewals)?;
     for server in &lease.dns {
@@ -134,11 +142,12 @@ fn sockets(out: Output<'_>) -> Result<(), Error> {
         for socket in stack.sockets() {
             let name = stack.name();
             let (received, sent) = socket.queued;
+            let dropped = socket.dropped;
             let (protocol, local, remote, state) =
                 (socket.protocol, socket.local, socket.remote, socket.state);
             writeln!(
                 out,
-                "{name:5} {protocol:6} {local:30} {remote:30} {state:12} in={received} out={sent}"
+                "{name:5} {protocol:6} {local:30} {remote:30} {state:12} in={received} out={sent} dropped={dropped}"
             )?;
         }
     }
