@@ -123,8 +123,11 @@ struct Interface {
     addresses: Vec<String>,
     gateways: Vec<String>,
     lease: Option<LeaseStatus>,
-    unsent: u64,
+    malformed: u64,
+    foreign: u64,
+    unheard: u64,
     unassembled: u64,
+    unsent: u64,
     sockets: Vec<Socket>,
 }
 
@@ -266,8 +269,11 @@ fn interface(stack: &Stack) -> Interface {
             seconds: lease.duration.map(|duration| duration.secs()),
             renewals: lease.renewals,
         }),
-        unsent: drops.unsent,
+        malformed: drops.malformed,
+        foreign: drops.foreign,
+        unheard: drops.unheard,
         unassembled: drops.unassembled,
+        unsent: drops.unsent,
         sockets: stack.sockets().into_iter().map(socket).collect(),
     }
 }

@@ -305,25 +305,35 @@ fn malformed_frames(cell: &Cell, machine: &str) -> Result<()> {
     guest.power_off()
 }
 
-/// More datagrams than the echo service takes: each comes back, or a counter says where it was dropped.
+/// More datagrams than the echo service takes, and some that nobody takes: each comes back, or a counter says where it was
+/// dropped.
 fn flood(cell: &Cell, machine: &str) -> Result<()> {
     const SENT: u64 = 20_000;
     let wire = Peer::new()?;
     let mut guest = with_neighbour(cell, machine, &wire)?;
     guest.expect_prompt()?;
     wire.resolve()?;
+    let before = refused(&mut guest)?;
     let mut echoed = wire.flood(SENT)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         let card = dropped(&mut guest, "net", "  received ")?;
         let socket = dropped(&mut guest, "net sockets", "net0  udp    *:7 ")?;
+        let stack = refused(&mut guest)?;
+        let stack: Vec<u64> = stack
+            .iter()
+            .zip(before)
+            .map(|(now, before)| now - before)
+            .collect();
         echoed += wire.echoes(Duration::from_millis(100))?;
-        match echoed + card + socket {
+        match echoed + card + socket + stack.iter().sum::<u64>() {
+            SENT if stack.contains(&0) => bail!("malformed, foreign and unheard: {stack:?}"),
             SENT => break,
             // What was sent last is still on its way back.
             sum if sum < SENT && Instant::now() < deadline => {}
             sum => bail!(
-                "{SENT} sent: {echoed} echoed, {card} dropped by the card, {socket} by the socket, in all {sum}"
+                "{SENT} sent: {echoed} echoed, {card} dropped by the card, {socket} by the socket, \
+                 {stack:?} by the stack, in all {sum}"
             ),
         }
     }
@@ -333,12 +343,23 @@ fn flood(cell: &Cell, machine: &str) -> Result<()> {
 
 /// How much was dropped, as a line in a command's output says.
 fn dropped(guest: &mut Booted, command: &str, line: &str) -> Result<u64> {
-    let line = guest.command(command, line)?.text;
-    let number = line
-        .split(' ')
-        .find_map(|word| word.strip_prefix("dropped="));
+    counter(&guest.command(command, line)?.text, "dropped=")
+}
+
+/// How many packets the stack found malformed, for another host, and for nobody.
+fn refused(guest: &mut Booted) -> Result<[u64; 3]> {
+    let line = guest.command("net", "  packets malformed=")?.text;
+    Ok([
+        counter(&line, "malformed=")?,
+        counter(&line, "foreign=")?,
+        counter(&line, "unheard=")?,
+    ])
+}
+
+fn counter(line: &str, name: &str) -> Result<u64> {
+    let number = line.split(' ').find_map(|word| word.strip_prefix(name));
     Ok(number
-        .with_context(|| format!("no drops in {line:?}"))?
+        .with_context(|| format!("no {name} in {line:?}"))?
         .parse()?)
 }
 
