@@ -68,6 +68,12 @@ pub(crate) fn cells() -> Vec<Spec> {
             })
             .unless(namespace::unavailable),
         );
+        cells.push(
+            Spec::new(format!("{machine}/net/tap-same-port"), move |cell| {
+                same_port(cell, machine)
+            })
+            .unless(namespace::unavailable),
+        );
     }
     // Without mergeable buffers a whole frame must fit into one, and with a small ring it must be refilled in time.
     for properties in [
@@ -655,6 +661,11 @@ fn tap(cell: &Cell, machine: &str, properties: &str) -> Result<()> {
     let pid = guest.process().pid();
     guest.command(&format!("ping {} 3", namespace::HERE), "3 sent, 3 received")?;
 
+    // In several fragments, and in as many as there can be.
+    for size in ["2000", "4080", "65507"] {
+        let arguments = ["-n", "-c", "1", "-W", "30", "-s", size, namespace::GUEST];
+        namespace::run(pid, "ping", &arguments)?;
+    }
     let link_local = peer::GUEST_V6.to_string();
     for target in [namespace::GUEST.to_string(), format!("{link_local}%tap0")] {
         // 1400 bytes: a frame that is nearly full.
@@ -684,5 +695,49 @@ fn tap(cell: &Cell, machine: &str, properties: &str) -> Result<()> {
             page.status
         );
     }
+    guest.power_off()
+}
+
+/// A client that uses its port again and again, as those behind some address translators do: the guest, which closes first and
+/// remembers each connection for ten seconds, keeps it waiting none of the times.
+fn same_port(cell: &Cell, machine: &str) -> Result<()> {
+    const CONNECTIONS: u32 = 20;
+    const PORT: u16 = 40000;
+    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+    namespace::plug(&mut qemu, "");
+    qemu.capture("n0", &cell.file("wire.pcap"))?;
+    let mut guest = cell.boot(qemu)?;
+    guest.eventually(&format!("net0: address {}/24", namespace::GUEST))?;
+    guest.expect_prompt()?;
+    let pid = guest.process().pid();
+    // This machine's end of the last connection goes when the guest has acknowledged its end.
+    let taken = || -> Result<bool> {
+        let sockets = std::fs::read_to_string(format!("/proc/{pid}/net/tcp"))?;
+        Ok(sockets.contains(&format!(":{PORT:04X} ")))
+    };
+    let started = Instant::now();
+    for _ in 0..CONNECTIONS {
+        while taken()? && started.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mut command = namespace::command(pid, "curl");
+        let page = answer(
+            command
+                .args(curl_arguments())
+                .args(["--local-port", &PORT.to_string()])
+                .args(["--header", "Connection: close"])
+                // So that it waits until the guest has closed.
+                .arg("--ignore-content-length")
+                .arg(format!("http://{}{STATUS}", namespace::GUEST)),
+        )?;
+        ensure!(
+            page.status == 200,
+            "the status page answers {}",
+            page.status
+        );
+    }
+    // Ten seconds for each would be more than any step may take.
+    let took = started.elapsed();
+    ensure!(took < PATIENCE, "{CONNECTIONS} connections took {took:?}");
     guest.power_off()
 }
