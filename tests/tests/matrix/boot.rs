@@ -23,7 +23,7 @@ pub(crate) fn cells() -> Vec<Spec> {
             format!("{machine}/boot/no-device"),
             move |cell| no_device(cell, machine),
         ));
-        for (name, mib) in [("64M", 64), ("8G", 8192)] {
+        for (name, mib) in [("16M", 16), ("64M", 64), ("8G", 8192)] {
             cells.push(Spec::new(
                 format!("{machine}/boot/memory={name}"),
                 move |cell| memory(cell, machine, mib),
@@ -38,10 +38,13 @@ pub(crate) fn cells() -> Vec<Spec> {
         cells.push(Spec::new(format!("{machine}/boot/smp=4"), move |cell| {
             processors(cell, machine, &["-smp", "4"], 4)
         }));
-        cells.push(Spec::new(
-            format!("{machine}/boot/too-little-memory"),
-            move |cell| refused(cell, machine, "2M", &[], "memory"),
-        ));
+        // Too little for the loader, and for the kernel.
+        for memory in ["2M", "8M"] {
+            cells.push(Spec::new(
+                format!("{machine}/boot/too-little-memory={memory}"),
+                move |cell| refused(cell, machine, memory, &[], "memory"),
+            ));
+        }
         cells.push(Spec::new(
             format!("{machine}/boot/no-long-mode"),
             move |cell| refused(cell, machine, MEMORY, &["-cpu", "qemu32"], "long mode"),
