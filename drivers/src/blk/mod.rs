@@ -249,31 +249,35 @@ impl<T: Transport> Control<T> {
     }
 }
 
-/// Whether a request that came back was done: the device's status, and its word that it wrote that and all data before it.
-/// Bytes beyond those that it says it wrote mean nothing (spec 2.7.8.2), an "OK" among them neither; any other status is a
-/// failure with or without them.
+/// Whether a request that came back was done.
+///
+/// The status counts where it stands, and so does the device's name: before, there was what is neither. What a read brought
+/// can't be told from what was in the buffers before, so the device must say that it wrote all of it. Of all else that a
+/// device says of how much it wrote, nothing is made: many err there (docs/decisions/used-lengths.md).
 #[inline(always)]
 fn judge(completion: &Completion<Request>, bytes: u64) -> Result<(), Cause> {
-    let data = match completion.payload.operation().writes_memory() {
+    let need = match completion.payload.operation() {
         // It fits: the queue takes no request of 4 GiB.
-        true => bytes as u32,
-        false => 0,
+        Operation::Read => bytes as u32,
+        _ => 0,
     };
-    let need = data + wire::STATUS_LEN as u32;
     let (written, status) = (completion.written, completion.footer as u8);
     match written {
         Ok(written) if written >= need && status == wire::STATUS_OK => Ok(()),
-        _ => Err(what_is_wrong(written, status, need)),
+        _ => judge_again(written, status, need),
     }
 }
 
 #[cold]
-fn what_is_wrong(written: Result<u32, Cause>, status: u8, need: u32) -> Cause {
-    let len = match written {
-        Ok(len) => len,
-        Err(cause) => return cause,
-    };
-    wire::failure(status).unwrap_or(Cause::ShortResponse { len, need })
+fn judge_again(written: Result<u32, Cause>, status: u8, need: u32) -> Result<(), Cause> {
+    if let Some(cause) = wire::failure(status) {
+        return Err(cause);
+    }
+    match written {
+        Ok(len) => Err(Cause::ShortResponse { len, need }),
+        Err(cause) if need > 0 => Err(cause),
+        Err(_) => Ok(()),
+    }
 }
 
 impl<T: Transport> Driver for Blk<T> {

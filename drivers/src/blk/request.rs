@@ -12,7 +12,8 @@ use crate::queue::{Chain, Payload};
 /// A request with its buffers, which come back when it is done.
 ///
 /// Positions and lengths are in sectors of 512 bytes, whatever the block size; buffers are of any number of bytes that
-/// make whole blocks together.
+/// make whole blocks together. Behind some devices is a file that was opened with O_DIRECT and takes only memory that is
+/// aligned to its blocks, and whole blocks of it: [`Buffer::aligned`] makes such buffers.
 #[derive(Debug)]
 pub struct Request {
     operation: Operation,
@@ -35,9 +36,14 @@ impl Limits {
     /// For a queue with `room` for so many segments, header and status included.
     pub(super) fn new(config: &Config, room: usize) -> Self {
         let room = room.saturating_sub(2);
+        let segment_max = config.size_max.unwrap_or(u32::MAX);
         Self {
             segments_max: config.seg_max.map_or(room, |max| room.min(max as usize)),
-            segment_max: config.size_max.unwrap_or(u32::MAX),
+            // Whole blocks, where one fits: else what follows the first piece of a buffer would not be aligned as that is.
+            segment_max: match segment_max & !(config.block_size - 1) {
+                0 => segment_max,
+                blocks => blocks,
+            },
         }
     }
 }

@@ -265,12 +265,15 @@ fn shown(file: &Path) -> String {
         .to_string()
 }
 
-/// The kind of window that QEMU can open here.
+/// The kind of window that QEMU can open here: one that is as large as the guest's screen, which is as large as the user makes
+/// the window. SDL's is. GTK's opens with 640x480 and has the guest follow that, unless it is told not to fit the screen into
+/// the window; then it can be made larger, and not smaller again.
 fn window() -> Option<&'static str> {
     setting("WAYLAND_DISPLAY").or_else(|| setting("DISPLAY"))?;
-    ["gtk", "sdl"]
-        .into_iter()
-        .find(|kind| knows("-display", kind).unwrap_or(false))
+    let kinds = [("sdl", "sdl"), ("gtk", "gtk,zoom-to-fit=off")];
+    let mut kinds = kinds.into_iter();
+    let (_, options) = kinds.find(|(kind, _)| knows("-display", kind).unwrap_or(false))?;
+    Some(options)
 }
 
 /// Leads a port of this machine to the guest's page, the wanted one if it is free, and says which.

@@ -23,7 +23,7 @@ pub(crate) fn cells() -> Vec<Spec> {
             format!("{machine}/boot/no-device"),
             move |cell| no_device(cell, machine),
         ));
-        for (name, mib) in [("64M", 64), ("8G", 8192)] {
+        for (name, mib) in [("16M", 16), ("64M", 64), ("8G", 8192)] {
             cells.push(Spec::new(
                 format!("{machine}/boot/memory={name}"),
                 move |cell| memory(cell, machine, mib),
@@ -38,10 +38,13 @@ pub(crate) fn cells() -> Vec<Spec> {
         cells.push(Spec::new(format!("{machine}/boot/smp=4"), move |cell| {
             processors(cell, machine, &["-smp", "4"], 4)
         }));
-        cells.push(Spec::new(
-            format!("{machine}/boot/too-little-memory"),
-            move |cell| refused(cell, machine, "2M", &[], "memory"),
-        ));
+        // Too little for the loader, and for the kernel.
+        for memory in ["2M", "8M"] {
+            cells.push(Spec::new(
+                format!("{machine}/boot/too-little-memory={memory}"),
+                move |cell| refused(cell, machine, memory, &[], "memory"),
+            ));
+        }
         cells.push(Spec::new(
             format!("{machine}/boot/no-long-mode"),
             move |cell| refused(cell, machine, MEMORY, &["-cpu", "qemu32"], "long mode"),
@@ -60,6 +63,15 @@ pub(crate) fn cells() -> Vec<Spec> {
     cells.push(Spec::new("pc/boot/pci-bridge", |cell| {
         behind_bridges(cell, "pc")
     }));
+    for machine in ["q35", "pc", "microvm,pcie=on"] {
+        let name = format!("{machine}/boot/host-bridges");
+        cells.push(Spec::new(name, move |cell| host_bridges(cell, machine)));
+    }
+    for machine in ["q35", "pc", "microvm,rtc=on"] {
+        cells.push(Spec::new(format!("{machine}/boot/clock"), move |cell| {
+            clock(cell, machine)
+        }));
+    }
     for machine in ["q35", "microvm"] {
         cells.push(Spec::new(format!("{machine}/boot/panic"), move |cell| {
             panic(cell, machine)
@@ -305,6 +317,55 @@ fn behind_bridges(cell: &Cell, machine: &str) -> Result<()> {
     guest.command("ping 10.0.2.2 2", "2 sent, 2 received")?;
     guest.power_off()?;
     disk.check()
+}
+
+/// A disk and a network, each behind a host bridge of its own, and a device on bus 0 as ever. On microvm no firmware has given
+/// anything a number or an address, and nothing says which buses these are.
+fn host_bridges(cell: &Cell, machine: &str) -> Result<()> {
+    let mut disk = Disk::create(cell.file("disk.img"), MIB, 5)?;
+    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+    for (index, bus) in [(1, 0x20), (2, 0x80)] {
+        if machine == "pc" {
+            let bridge = format!("pxb,id=bus{index},bus_nr={bus},bus=pci.0");
+            qemu.arg("-device", &bridge);
+        } else {
+            let bridge = format!("pxb-pcie,id=host{index},bus_nr={bus},bus=pcie.0");
+            qemu.arg("-device", &bridge);
+            let port =
+                format!("pcie-root-port,id=bus{index},bus=host{index},chassis={index},slot=1");
+            qemu.arg("-device", &port);
+        }
+    }
+    let address = if machine == "pc" { "2" } else { "0" };
+    qemu.drive("d0", disk.path(), Image::RAW)?;
+    qemu.virtio("blk", "dev0", &format!("drive=d0,bus=bus2,addr={address}"));
+    qemu.arg("-netdev", "user,id=n0");
+    qemu.virtio("net", "net0", &format!("netdev=n0,bus=bus1,addr={address}"));
+    let first = if machine == "pc" { "pci.0" } else { "pcie.0" };
+    qemu.virtio("rng", "rng0", &format!("bus={first}"));
+    qemu.script("strict; lspci; blk verify blk0 0 2048 5 depth=8; blk fill blk0 0 64 6; rng 16");
+    disk.expect_pattern(0..64, 6);
+    let mut guest = cell.boot(qemu)?;
+    guest.eventually("blk0: virtio-blk at 81:")?;
+    guest.eventually("net0: virtio-net at 21:")?;
+    guest.eventually("net0: address 10.0.2.15/24")?;
+    guest.expect_prompt()?;
+    guest.command("ping 10.0.2.2 2", "2 sent, 2 received")?;
+    guest.power_off()?;
+    disk.check()
+}
+
+/// A clock whose century is not this one.
+fn clock(cell: &Cell, machine: &str) -> Result<()> {
+    for base in ["1970-01-01", "1999-12-31"] {
+        let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+        qemu.arg("-rtc", &format!("base={base}"));
+        qemu.script("strict; date; poweroff");
+        let mut guest = cell.boot(qemu)?;
+        guest.ends_with(&End::PowerOff)?;
+        guest.check_said("date", &format!("{base} 00:0"))?;
+    }
+    Ok(())
 }
 
 fn panic(cell: &Cell, machine: &str) -> Result<()> {

@@ -1,16 +1,19 @@
-//! `make run` without a terminal: the wrapper is started as a user's script would, and judged by its exit status, by
+//! `make run`, mostly without a terminal: the wrapper is started as a user's script would, and judged by its exit status, by
 //! what it prints and by what it leaves of the user's files.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use vringlet_tests::cell::Cell;
+use anyhow::{Context, Result, bail, ensure};
+use vringlet_tests::cell::{Cell, PATIENCE};
+use vringlet_tests::console::Console;
 use vringlet_tests::disk::{Disk, MIB};
 use vringlet_tests::images::FileSystem;
+use vringlet_tests::qemu::knows;
 use vringlet_tests::sound::{compare, encode, read_wav, tone};
 
 use crate::Spec;
@@ -29,6 +32,7 @@ pub(crate) fn cells() -> Vec<Spec> {
     cells.push(Spec::new("run/script", script));
     cells.push(Spec::new("run/bad-arguments", bad_arguments));
     cells.push(Spec::new("run/hanging-guest", hanging_guest));
+    cells.push(Spec::new("run/window", window).unless(no_window));
     cells
 }
 
@@ -69,9 +73,10 @@ impl Run {
     }
 }
 
-/// Starts the wrapper with these settings and no others. Its output is kept beside the cell's other files.
-fn run(cell: &Cell, settings: &[(&str, &str)]) -> Result<Run> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vringlet-run"));
+const WRAPPER: &str = env!("CARGO_BIN_EXE_vringlet-run");
+
+/// Has a command run the wrapper with these settings and no others.
+fn settle(command: &mut Command, cell: &Cell, settings: &[(&str, &str)]) {
     for name in [
         "MACHINE", "MEM", "SMP", "DISK", "SOUND", "PORT", "SCRIPT", "CMDLINE", "ARGS", "TIMEOUT",
     ] {
@@ -79,6 +84,12 @@ fn run(cell: &Cell, settings: &[(&str, &str)]) -> Result<Run> {
     }
     command.env("TIMEOUT", "80").envs(settings.iter().copied());
     command.env("RUN_FOLDER", cell.directory());
+}
+
+/// Starts the wrapper with these settings and no others. Its output is kept beside the cell's other files.
+fn run(cell: &Cell, settings: &[(&str, &str)]) -> Result<Run> {
+    let mut command = Command::new(WRAPPER);
+    settle(&mut command, cell, settings);
     let (mut reader, writer) = std::io::pipe()?;
     let mut child = command
         .stdin(Stdio::null())
@@ -256,4 +267,123 @@ fn hanging_guest(cell: &Cell) -> Result<()> {
         ("TIMEOUT", "5"),
     ];
     run(cell, &settings)?.failed("did not end within 5 s")
+}
+
+/// What the cell with a window needs besides QEMU, if it is missing.
+fn no_window() -> Option<String> {
+    let has = |program: &str| Command::new(program).arg("-help").output().is_ok();
+    let window = ["sdl", "gtk"]
+        .iter()
+        .any(|kind| knows("-display", kind).unwrap_or(false));
+    match (has("Xvfb") && has("xdotool"), window) {
+        (false, _) => {
+            Some("no Xvfb or xdotool, which are Debian's packages xvfb and xdotool".into())
+        }
+        (_, false) => Some("no window, which is in Debian's qemu-system-gui".into()),
+        _ => None,
+    }
+}
+
+/// With a display the guest's screen is in a window that is as large as it, and follows its size from then on.
+fn window(cell: &Cell) -> Result<()> {
+    let display = Display::open()?;
+    // A terminal, as the user has.
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--return", "--command", WRAPPER, "/dev/null"]);
+    let disk = Disk::create(cell.file("disk.img"), MIB, 47)?;
+    settle(
+        &mut command,
+        cell,
+        &[("DISK", text(disk.path())?), ("DISPLAY", &display.name)],
+    );
+    command.env_remove("WAYLAND_DISPLAY");
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let (Some(output), Some(input)) = (child.stdout.take(), child.stdin.take()) else {
+        bail!("no standard streams");
+    };
+    let mut console = Console::capture(output, input, std::io::sink());
+    let mut seen = || -> Result<()> {
+        console.wait_for_prompt(PATIENCE)?;
+        display.wait_for_window("1280x8")?;
+        // As long as QEMU waits until it tells the guest of a window's size, and longer.
+        std::thread::sleep(Duration::from_secs(3));
+        display.wait_for_window("1280x8")?;
+        console.type_line("screen info")?;
+        console.expect("display=0 size=1280x800", PATIENCE)?;
+        display.resize(1500, 1000)?;
+        console.expect("display 0 went from 1280x800 to 1500x", PATIENCE)?;
+        console.wait_for_prompt(PATIENCE)?;
+        console.type_line("poweroff")
+    };
+    let seen = seen();
+    console.save(&cell.file("serial.log"))?;
+    if seen.is_err() {
+        let _ = child.kill();
+    }
+    let status = child.wait()?;
+    seen?;
+    ensure!(status.success(), "`make run` ended with {status}");
+    disk.check()
+}
+
+/// A display that nobody looks at. It goes with this value.
+struct Display {
+    server: Child,
+    name: String,
+}
+
+impl Display {
+    fn open() -> Result<Self> {
+        let mut server = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--", "Xvfb", "-displayfd", "1"])
+            .args(["-screen", "0", "2000x1400x24", "-nolisten", "tcp"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting Xvfb by setpriv")?;
+        let mut number = String::new();
+        let output = server.stdout.as_mut().context("Xvfb's output")?;
+        // It says this when it listens.
+        BufReader::new(output).read_line(&mut number)?;
+        let name = format!(":{}", number.trim());
+        Ok(Self { server, name })
+    }
+
+    /// Tells xdotool to find QEMU's window and do something with it. Gives what it says.
+    fn with_window(&self, words: &[&str]) -> Result<String> {
+        let found = Command::new("xdotool")
+            .env("DISPLAY", &self.name)
+            .args(["search", "--name", "QEMU"])
+            .args(words)
+            .output()?;
+        Ok(String::from_utf8_lossy(&found.stdout).into_owned())
+    }
+
+    /// Waits until the window's size begins with this. (GTK's has a menu, too.)
+    fn wait_for_window(&self, size: &str) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let said = self.with_window(&["getwindowgeometry"])?;
+            if said.contains(&format!("Geometry: {size}")) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "no window of {size}: {said:?}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn resize(&self, width: u32, height: u32) -> Result<()> {
+        let (width, height) = (width.to_string(), height.to_string());
+        self.with_window(&["windowsize", &width, &height]).map(drop)
+    }
+}
+
+impl Drop for Display {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
 }

@@ -98,7 +98,7 @@ pub struct Completion<P> {
     /// What was submitted.
     pub payload: P,
     /// How many bytes the device says it wrote, footer included; an error if that is more than there was room for, in
-    /// which case nothing that it wrote should be believed.
+    /// which case nothing should be believed but a footer that can't be what was there before.
     pub written: core::result::Result<u32, Cause>,
     /// The first eight bytes of the footer, little-endian; those beyond its end mean nothing.
     pub footer: u64,
@@ -178,6 +178,8 @@ pub struct Queue<T: Transport, P> {
     broken: bool,
     /// What the device did to break it.
     violation: Option<Cause>,
+    /// The log has it that the device claims to write more than it can.
+    told: bool,
     /// All but the number of requests submitted, which follows from those that came back and are in flight.
     stats: QueueStats,
     /// How many requests came back by a reset.
@@ -255,6 +257,7 @@ impl<T: Transport, P: Payload> Queue<T, P> {
             enabled: Moment::now(),
             broken: false,
             violation: None,
+            told: false,
             stats: QueueStats::default(),
             released: 0,
         })
@@ -522,14 +525,26 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         slot.used_len = used.len;
         slot.take_back(&self.dma);
         let waker = slot.waker.take();
+        let impossible = slot.written().err();
         self.ring.free(id);
         self.in_flight -= 1;
         self.stats.completed += 1;
-        if used.len > slot.room {
-            self.stats.violations += 1;
+        if let Some(cause) = impossible {
+            self.overrated(cause);
         }
         let token = Token(id);
         Ok(Some(Ready { token, waker }))
+    }
+
+    /// Counts a length that can't be, and tells of the first: what becomes of the request is for the driver to say, and some
+    /// devices do this with each.
+    #[cold]
+    fn overrated(&mut self, cause: Cause) {
+        self.stats.violations += 1;
+        if !self.told {
+            self.told = true;
+            log::warn!("{}", self.error(cause));
+        }
     }
 
     #[cold]
