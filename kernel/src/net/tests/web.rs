@@ -630,3 +630,36 @@ fn a_slow_server_is_waited_for_as_long_as_it_sends_something() {
     let response = world.run(fetch(one, TestClock, url.target.address, &url, |_| {}));
     assert_eq!(response.map(|response| response.bytes), Ok(5));
 }
+
+#[test]
+fn an_answer_that_came_together_with_a_reset_is_read() {
+    let (mut world, _, two) = World::pair();
+    let know = Pinger::new(two, TestClock, address("10.0.0.1"), 99);
+    world.run(know.ask(0, Duration::from_secs(3)));
+    let mut connecting = pin!(TcpStream::connect(two, endpoint("10.0.0.1", 81), SMALL));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(connecting.as_mut().poll(&mut context).is_pending());
+    let syn = in_place_of_one(&mut world, Vec::new());
+    let (_, next, ..) = syn.iter().find_map(|frame| read_segment(frame)).unwrap();
+    let sockets = two.sockets();
+    let socket = sockets.iter().find(|socket| socket.state == "SYN-SENT");
+    let (_, port) = socket.unwrap().local.rsplit_once(':').unwrap();
+    let answer = |control, seq, payload| {
+        segment_to(port.parse().unwrap(), 81, control, seq, Some(next), payload)
+    };
+    in_place_of_one(
+        &mut world,
+        vec![
+            answer(TcpControl::Syn, 1000, b""),
+            answer(TcpControl::Psh, 1001, b"hello"),
+            answer(TcpControl::Rst, 1006, b""),
+        ],
+    );
+    world.run(async {
+        let stream = connecting.await.unwrap();
+        let mut bytes = [0; 10];
+        assert_eq!((&stream).read(&mut bytes).await, Ok(5));
+        assert_eq!(&bytes[..5], b"hello");
+        assert_eq!((&stream).read(&mut bytes).await, Err(TcpError::Reset));
+    });
+}
