@@ -126,6 +126,8 @@ struct Interface {
     unsent: u64,
     unassembled: u64,
     sockets: Vec<Socket>,
+    /// Connections that we ended are only counted: whoever asks often leaves many of them.
+    closing: usize,
 }
 
 #[derive(Serialize)]
@@ -253,6 +255,10 @@ fn interface(stack: &Stack) -> Interface {
         gateways,
         drops,
     } = stack.summary();
+    let (closing, sockets): (Vec<_>, Vec<_>) = stack
+        .sockets()
+        .into_iter()
+        .partition(|socket| socket.closing);
     Interface {
         name,
         link,
@@ -268,7 +274,8 @@ fn interface(stack: &Stack) -> Interface {
         }),
         unsent: drops.unsent,
         unassembled: drops.unassembled,
-        sockets: stack.sockets().into_iter().map(socket).collect(),
+        sockets: sockets.into_iter().map(socket).collect(),
+        closing: closing.len(),
     }
 }
 

@@ -365,6 +365,36 @@ fn a_burst_of_connections_is_queued_and_each_is_served() {
     );
 }
 
+#[test]
+fn connections_that_are_closing_are_told_from_others() {
+    let (mut world, one, two) = World::pair();
+    serve_http(&world, two);
+    let there = |stack: &Stack| {
+        let sockets = stack.sockets();
+        let closing = sockets.iter().filter(|socket| socket.closing).count();
+        (sockets.len() - closing, closing)
+    };
+    world.pass(1);
+    let before = there(two);
+    for _ in 0..20 {
+        world.run(async {
+            let stream = connect(one, 80).await;
+            let request = b"GET / HTTP/1.0\r\n\r\n";
+            (&stream).write_all(request).await.unwrap();
+            rest(&stream).await;
+            // Only an end in order leaves something at the other end.
+            stream.close();
+        });
+    }
+    world.pass(1);
+    assert_eq!(there(two), (before.0, 20));
+    let open = world.run(connect(one, 80));
+    assert_eq!(there(two), (before.0 + 1, 20));
+    drop(open);
+    world.pass(30);
+    assert_eq!(there(two), (before.0, 0));
+}
+
 /// What a server does after its answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Then {
