@@ -19,6 +19,7 @@ mod matrix {
     pub(crate) mod sound;
     pub(crate) mod sound_file;
     pub(crate) mod stalled;
+    pub(crate) mod web;
 }
 
 use std::process::ExitCode;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         matrix::sound::cells(),
         matrix::sound_file::cells(),
         matrix::stalled::cells(),
+        matrix::web::cells(),
     ]
     .concat();
     // A name that is whole means that cell, even where other names contain it.

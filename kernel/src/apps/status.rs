@@ -129,6 +129,8 @@ struct Interface {
     unassembled: u64,
     unsent: u64,
     sockets: Vec<Socket>,
+    /// Connections that we ended are only counted: whoever asks often leaves many of them.
+    closing: usize,
 }
 
 #[derive(Serialize)]
@@ -256,6 +258,10 @@ fn interface(stack: &Stack) -> Interface {
         gateways,
         drops,
     } = stack.summary();
+    let (closing, sockets): (Vec<_>, Vec<_>) = stack
+        .sockets()
+        .into_iter()
+        .partition(|socket| socket.closing);
     Interface {
         name,
         link,
@@ -274,7 +280,8 @@ fn interface(stack: &Stack) -> Interface {
         unheard: drops.unheard,
         unassembled: drops.unassembled,
         unsent: drops.unsent,
-        sockets: stack.sockets().into_iter().map(socket).collect(),
+        sockets: sockets.into_iter().map(socket).collect(),
+        closing: closing.len(),
     }
 }
 

@@ -41,7 +41,7 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[
     Command {
         name: "fetch",
         usage: &["fetch http://ADDRESS[:PORT][/PATH]"],
-        help: "gets a page and shows its status, length and hash",
+        help: "gets a page and shows its status, length and hash; redirects are shown, not followed",
         run: |args, out| Box::pin(fetch(args, out)),
     },
 ];
@@ -49,7 +49,6 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[
 const DEFAULT_PINGS: u64 = 4;
 const PING_PATIENCE: Duration = Duration::from_secs(2);
 const PING_INTERVAL: Duration = Duration::from_millis(200);
-const FETCH_PATIENCE: Duration = Duration::from_secs(120);
 
 async fn net(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     match args.next_word() {
@@ -276,6 +275,9 @@ async fn fetch(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
         "status={} bytes={} sha256={hash}",
         response.status, response.bytes
     )?;
+    if let Some(location) = &response.location {
+        writeln!(out, "not followed: location={location:?}")?;
+    }
     match response.status {
         200..400 => Ok(()),
         status => Err(Error::failed(format_args!(
@@ -288,11 +290,9 @@ async fn fetch(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
 pub(super) async fn fetch_url(url: &Url) -> Result<(Response, String), Error> {
     let stack = route(&url.target)?;
     let mut hash = Sha256::new();
-    let getting = get(stack, url.target.address, url, |piece| hash.update(piece));
-    let response = time::timeout(FETCH_PATIENCE, getting).await;
-    let response = response
-        .map_err(|_| Error::failed("the server took too long"))?
-        .map_err(Error::failed)?;
+    let sink = |piece: &[u8]| hash.update(piece);
+    let response = get(stack, KernelClock, url.target.address, url, sink).await;
+    let response = response.map_err(Error::failed)?;
     let hash = hash
         .finalize()
         .iter()
