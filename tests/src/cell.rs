@@ -1,14 +1,16 @@
 //! One named test, and what is kept of it when it fails.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use crate::accelerator::{Accelerator, Choice, Wish};
 use crate::console::{Console, Line};
 use crate::guest::{End, Guest, Process};
-use crate::project_root;
 use crate::qemu::{Machine, Qemu};
+use crate::{project_root, setting};
 
 /// How long the guest may take for any one step. It bounds a hang and judges no speed: the slowest machine that runs
 /// two cells at once under emulation must stay well below it.
@@ -37,6 +39,27 @@ const NOT_THE_GUEST: &[(&str, &str)] = &[
 const SERIAL_LOG: &str = "serial.log";
 const COMMAND_LINE: &str = "qemu.command";
 const GUEST_ERRORS: &str = "guest-errors.log";
+
+/// What cells run on unless they say otherwise: what `ACCEL` and `CPU` say, and TCG if they say nothing.
+pub fn accelerator() -> Result<&'static Choice> {
+    static CHOICE: OnceLock<Result<Choice>> = OnceLock::new();
+    let choice = CHOICE.get_or_init(|| {
+        let accel = setting("ACCEL");
+        Wish::new(accel.as_deref().unwrap_or("tcg"), setting("CPU"))?
+            .choose(&"q35".parse()?, &guest()?)
+    });
+    choice.as_ref().map_err(|error| anyhow!("{error:#}"))
+}
+
+/// The file that QEMU is to boot.
+pub fn guest() -> Result<PathBuf> {
+    let kernel = project_root().join("target/guest.elf");
+    ensure!(
+        kernel.is_file(),
+        "target/guest.elf is missing: `make guest` builds it"
+    );
+    Ok(kernel)
+}
 
 /// A test with a name and a directory, `target/cells/NAME`, for its disks, logs and captures.
 pub struct Cell {
@@ -76,11 +99,18 @@ impl Cell {
 
     /// A guest with nothing but memory, whose mistakes QEMU logs.
     pub fn qemu(&self, machine: &Machine, memory: &str) -> Result<Qemu> {
-        let kernel = project_root().join("target/guest.elf");
-        if !kernel.is_file() {
-            bail!("target/guest.elf is missing: `make guest` builds it");
-        }
-        let mut qemu = Qemu::new(machine, &kernel)?;
+        self.qemu_on(&accelerator()?.accelerator, machine, memory)
+    }
+
+    /// The same on this accelerator, whatever other cells run on.
+    pub fn qemu_on(
+        &self,
+        accelerator: &Accelerator,
+        machine: &Machine,
+        memory: &str,
+    ) -> Result<Qemu> {
+        let mut qemu = Qemu::new(machine, &guest()?)?;
+        accelerator.plug(&mut qemu);
         qemu.arg("-m", memory);
         qemu.log_guest_errors(&self.file(GUEST_ERRORS))?;
         Ok(qemu)

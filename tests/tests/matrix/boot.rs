@@ -3,12 +3,13 @@
 use anyhow::{Context, Result, ensure};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+use vringlet_tests::accelerator::Accelerator;
 use vringlet_tests::cell::{Booted, Cell, MEMORY};
 use vringlet_tests::console::Console;
 use vringlet_tests::disk::{Disk, MIB};
 use vringlet_tests::gdb::{Debugger, Register};
 use vringlet_tests::guest::End;
-use vringlet_tests::qemu::{Image, Machine, escape, utf8};
+use vringlet_tests::qemu::{Image, Machine, Qemu, escape, utf8};
 
 use crate::Spec;
 
@@ -32,22 +33,24 @@ pub(crate) fn cells() -> Vec<Spec> {
         for cpu in ["qemu64", "max"] {
             cells.push(Spec::new(
                 format!("{machine}/boot/cpu={cpu}"),
-                move |cell| processors(cell, machine, &["-cpu", cpu], 1),
+                move |cell| processors(cell, emulated(cell, machine, cpu)?, 1),
             ));
         }
         cells.push(Spec::new(format!("{machine}/boot/smp=4"), move |cell| {
-            processors(cell, machine, &["-smp", "4"], 4)
+            let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+            qemu.arg("-smp", "4");
+            processors(cell, qemu, 4)
         }));
         // Too little for the loader, and for the kernel.
         for memory in ["2M", "8M"] {
             cells.push(Spec::new(
                 format!("{machine}/boot/too-little-memory={memory}"),
-                move |cell| refused(cell, machine, memory, &[], "memory"),
+                move |cell| refused(cell, cell.qemu(&machine.parse()?, memory)?, "memory"),
             ));
         }
         cells.push(Spec::new(
             format!("{machine}/boot/no-long-mode"),
-            move |cell| refused(cell, machine, MEMORY, &["-cpu", "qemu32"], "long mode"),
+            move |cell| refused(cell, emulated(cell, machine, "qemu32")?, "long mode"),
         ));
     }
     for machine in ["q35", "pc", "microvm"] {
@@ -168,10 +171,13 @@ fn memory(cell: &Cell, machine: &str, mib: u64) -> Result<()> {
     disk.check()
 }
 
-fn processors(cell: &Cell, machine: &str, arguments: &[&str], count: u64) -> Result<()> {
+/// A guest on a processor by name, which no host has but by emulation.
+fn emulated(cell: &Cell, machine: &str, cpu: &str) -> Result<Qemu> {
+    cell.qemu_on(&Accelerator::tcg(cpu), &machine.parse()?, MEMORY)
+}
+
+fn processors(cell: &Cell, mut qemu: Qemu, count: u64) -> Result<()> {
     let mut disk = Disk::create(cell.file("disk.img"), MIB, 3)?;
-    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
-    qemu.args(arguments.iter().map(|word| word.to_string()));
     qemu.drive("d0", disk.path(), Image::RAW)?;
     qemu.virtio("blk", "dev0", "drive=d0");
     qemu.script("strict; blk verify blk0 0 2048 3; blk fill blk0 8 100 4; poweroff");
@@ -186,20 +192,12 @@ fn processors(cell: &Cell, machine: &str, arguments: &[&str], count: u64) -> Res
 }
 
 /// The number right before `unit`.
-fn word_before(text: &str, unit: &str) -> Option<u64> {
+pub(super) fn word_before(text: &str, unit: &str) -> Option<u64> {
     text.split(unit).next()?.rsplit(' ').next()?.parse().ok()
 }
 
 /// A machine that can't run the kernel gets one line that says why, and an end.
-fn refused(
-    cell: &Cell,
-    machine: &str,
-    memory: &str,
-    arguments: &[&str],
-    reason: &str,
-) -> Result<()> {
-    let mut qemu = cell.qemu(&machine.parse()?, memory)?;
-    qemu.args(arguments.iter().map(|word| word.to_string()));
+fn refused(cell: &Cell, mut qemu: Qemu, reason: &str) -> Result<()> {
     // Should it boot after all.
     qemu.script("poweroff");
     let mut guest = cell.boot(qemu)?;

@@ -9,11 +9,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use vringlet_tests::cell::{Cell, PATIENCE};
+use vringlet_tests::accelerator::{Kind, obstacle};
+use vringlet_tests::cell::{self, Cell, PATIENCE};
 use vringlet_tests::console::Console;
 use vringlet_tests::disk::{Disk, MIB};
 use vringlet_tests::images::FileSystem;
-use vringlet_tests::qemu::knows;
+use vringlet_tests::qemu::{PROGRAM, knows};
 use vringlet_tests::sound::{compare, encode, read_wav, tone};
 
 use crate::Spec;
@@ -33,6 +34,30 @@ pub(crate) fn cells() -> Vec<Spec> {
     cells.push(Spec::new("run/bad-arguments", bad_arguments));
     cells.push(Spec::new("run/hanging-guest", hanging_guest));
     cells.push(Spec::new("run/window", window).unless(no_window));
+    cells.push(Spec::new("run/accelerator/left-open", left_open));
+    cells.push(Spec::new("run/accelerator/kvm", on_kvm).unless(super::kvm::unavailable));
+    for (name, qemu, chosen) in [
+        (
+            "comes-up",
+            KVM_COMES_UP,
+            "KVM with CPU host (a trial guest took ",
+        ),
+        (
+            "dies",
+            KVM_DIES,
+            "TCG (not KVM with CPU host: the trial guest died: signal 6 killed QEMU: no such register; \
+             `ACCEL=kvm` tries another CPU)\n",
+        ),
+        (
+            "hangs",
+            KVM_HANGS,
+            "TCG (not KVM with CPU host: the trial guest took more than 2 s; `ACCEL=kvm` tries another CPU)\n",
+        ),
+    ] {
+        let body = move |cell: &Cell| with_qemu(cell, qemu, chosen);
+        let name = format!("run/accelerator/kvm-{name}");
+        cells.push(Spec::new(name, body).unless(|| obstacle(Kind::Kvm)));
+    }
     cells
 }
 
@@ -76,20 +101,26 @@ impl Run {
 const WRAPPER: &str = env!("CARGO_BIN_EXE_vringlet-run");
 
 /// Has a command run the wrapper with these settings and no others.
-fn settle(command: &mut Command, cell: &Cell, settings: &[(&str, &str)]) {
+fn settle(command: &mut Command, cell: &Cell, settings: &[(&str, &str)]) -> Result<()> {
     for name in [
         "MACHINE", "MEM", "SMP", "DISK", "SOUND", "PORT", "SCRIPT", "CMDLINE", "ARGS", "TIMEOUT",
+        "ACCEL", "CPU",
     ] {
         command.env_remove(name);
     }
-    command.env("TIMEOUT", "80").envs(settings.iter().copied());
+    command.env("TIMEOUT", "80");
     command.env("RUN_FOLDER", cell.directory());
+    let accelerator = &cell::accelerator()?.accelerator;
+    command.env("ACCEL", accelerator.options());
+    command.envs(accelerator.cpu().map(|cpu| ("CPU", cpu)));
+    command.envs(settings.iter().copied());
+    Ok(())
 }
 
 /// Starts the wrapper with these settings and no others. Its output is kept beside the cell's other files.
 fn run(cell: &Cell, settings: &[(&str, &str)]) -> Result<Run> {
     let mut command = Command::new(WRAPPER);
-    settle(&mut command, cell, settings);
+    settle(&mut command, cell, settings)?;
     let (mut reader, writer) = std::io::pipe()?;
     let mut child = command
         .stdin(Stdio::null())
@@ -295,7 +326,7 @@ fn window(cell: &Cell) -> Result<()> {
         &mut command,
         cell,
         &[("DISK", text(disk.path())?), ("DISPLAY", &display.name)],
-    );
+    )?;
     command.env_remove("WAYLAND_DISPLAY");
     let mut child = command
         .stdin(Stdio::piped())
@@ -386,4 +417,93 @@ impl Drop for Display {
         let _ = self.server.kill();
         let _ = self.server.wait();
     }
+}
+
+/// With nothing said, the guest runs on whatever is found to work here, and that is told.
+fn left_open(cell: &Cell) -> Result<()> {
+    let disk = Disk::create(cell.file("disk.img"), MIB, 47)?;
+    let settings = [
+        ("ACCEL", "auto"),
+        ("DISK", text(disk.path())?),
+        ("SCRIPT", "echo fine"),
+    ];
+    let run = run(cell, &settings)?;
+    run.succeeded()?;
+    run.said("run: accelerator ")?;
+    run.said("fine")
+}
+
+/// On KVM in earnest, as the user says.
+fn on_kvm(cell: &Cell) -> Result<()> {
+    let accelerator = super::kvm::on_kvm()?;
+    let disk = Disk::create(cell.file("disk.img"), MIB, 48)?;
+    let settings = [
+        ("ACCEL", accelerator.options()),
+        ("CPU", accelerator.cpu().unwrap_or_default()),
+        ("DISK", text(disk.path())?),
+        ("SCRIPT", "blk hash blk0 0 8"),
+        // Where the guest's kernel is emulated, a store takes a minute to be made.
+        ("CMDLINE", "store=none"),
+        ("TIMEOUT", "300"),
+    ];
+    let run = run(cell, &settings)?;
+    run.succeeded()?;
+    run.said(&format!("run: accelerator {accelerator}\n"))?;
+    run.said("sha256=")?;
+    disk.check()
+}
+
+/// A machine whose KVM works: TCG stands in for it.
+const KVM_COMES_UP: &str = r#"
+for word; do
+    shift
+    case $word in kvm) word=tcg ;; host) word=max ;; esac
+    set -- "$@" "$word"
+done
+"#;
+/// One whose KVM does not let QEMU set up the processor.
+const KVM_DIES: &str = r#"
+case " $* " in *" -accel kvm "*)
+    echo "qemu-system-x86_64: no such register" >&2
+    echo "and more" >&2
+    kill -ABRT $$
+esac
+"#;
+/// One that is so slow that it might as well not run at all.
+const KVM_HANGS: &str = r#"case " $* " in *" -accel kvm "*) exec sleep 600 ;; esac
+"#;
+
+/// QEMU is started by this script, as on a machine where it behaves like that.
+fn with_qemu(cell: &Cell, script: &str, chosen: &str) -> Result<()> {
+    let programs = cell.file("bin");
+    std::fs::create_dir(&programs)?;
+    let (qemu, log) = (programs.join(PROGRAM), cell.file("qemu.log"));
+    let path = std::env::var("PATH")?;
+    // What is started notes what it was told, becomes QEMU itself, and is not found a second time.
+    let text_of = format!(
+        "#!/bin/sh\necho \"$*\" >>'{}'\n{script}\nPATH='{path}' exec {PROGRAM} \"$@\"\n",
+        text(&log)?
+    );
+    std::fs::write(&qemu, text_of)?;
+    std::fs::set_permissions(&qemu, PermissionsExt::from_mode(0o755))?;
+    let disk = Disk::create(cell.file("disk.img"), MIB, 49)?;
+    let path = format!("{}:{path}", text(&programs)?);
+    let settings = [
+        ("ACCEL", "auto"),
+        ("PATH", &path),
+        ("DISK", text(disk.path())?),
+        ("SCRIPT", "echo fine"),
+    ];
+    let run = run(cell, &settings)?;
+    run.succeeded()?;
+    run.said(&format!("run: accelerator {chosen}"))?;
+    run.said("fine")?;
+    let log = std::fs::read_to_string(&log)?;
+    let last = log.lines().last().context("QEMU was never started")?;
+    let kind = chosen.split(' ').next().unwrap_or_default().to_lowercase();
+    ensure!(
+        last.contains(&format!(" -accel {kind} ")),
+        "the guest was started by {last:?}"
+    );
+    Ok(())
 }
