@@ -49,7 +49,7 @@ use crate::device::DeviceId;
 use crate::driver::{Driver, Finished};
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
-use crate::queue::{AnyQueue, Completion, Queue, QueueOptions, Ready, Rejected, Token};
+use crate::queue::{AnyQueue, Done, Queue, QueueOptions, Ready, Rejected, Token};
 use crate::report::Report;
 use crate::start::{Configured, Session, Started};
 use crate::transport::Transport;
@@ -249,20 +249,14 @@ impl<T: Transport> Control<T> {
     }
 }
 
-/// Whether a request that came back was done: the device's status, and its word that it wrote that and all data before it.
-/// Bytes beyond those that it says it wrote mean nothing (spec 2.7.8.2), an "OK" among them neither; any other status is a
-/// failure with or without them.
+/// Whether a request that came back was done: the device's status, and its word that it wrote all that there was room for, which
+/// is that and the data before it, if it was to write any. Bytes beyond those that it says it wrote mean nothing
+/// (spec 2.7.8.2), an "OK" among them neither; any other status is a failure with or without them.
 #[inline(always)]
-fn judge(completion: &Completion<Request>, bytes: u64) -> Result<(), Cause> {
-    let data = match completion.payload.operation().writes_memory() {
-        // It fits: the queue takes no request of 4 GiB.
-        true => bytes as u32,
-        false => 0,
-    };
-    let need = data + wire::STATUS_LEN as u32;
-    let (written, status) = (completion.written, completion.footer as u8);
+fn judge(done: &Done<'_, Request>) -> Result<(), Cause> {
+    let (need, written, status) = (done.room, done.written, done.footer as u8);
     match written {
-        Ok(written) if written >= need && status == wire::STATUS_OK => Ok(()),
+        Ok(written) if written == need && status == wire::STATUS_OK => Ok(()),
         _ => Err(what_is_wrong(written, status, need)),
     }
 }
@@ -346,16 +340,19 @@ impl<T: Transport> Driver for Blk<T> {
 
     #[inline(always)]
     fn take(&mut self, token: Token) -> Option<Finished<Request>> {
-        let completion = self.device.queue.take(token)?;
-        let bytes = completion.payload.bytes();
-        let result = judge(&completion, bytes);
-        let request = completion.payload;
-        match (&result, request.operation()) {
-            (Err(_), _) => self.counters.errors += 1,
-            (Ok(()), Operation::Read) => self.counters.bytes_read += bytes,
-            (Ok(()), Operation::Write) => self.counters.bytes_written += bytes,
-            (Ok(()), _) => {}
-        }
+        let counters = &mut self.counters;
+        let (request, result) = self.device.queue.take_with(token, |done| {
+            let result = judge(&done);
+            match (&result, done.payload.operation()) {
+                (Err(_), _) => counters.errors += 1,
+                (Ok(()), Operation::Read) => {
+                    counters.bytes_read += u64::from(done.room) - wire::STATUS_LEN as u64;
+                }
+                (Ok(()), Operation::Write) => counters.bytes_written += done.payload.bytes(),
+                (Ok(()), _) => {}
+            }
+            result
+        })?;
         Some(Finished {
             token,
             request,
