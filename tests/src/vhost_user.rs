@@ -131,6 +131,24 @@ impl Daemon {
         Ok(())
     }
 
+    /// Has it do nothing until [`Self::resume`].
+    pub fn pause(&self) -> Result<()> {
+        self.signal("-STOP")
+    }
+
+    /// Has it go on.
+    pub fn resume(&self) -> Result<()> {
+        self.signal("-CONT")
+    }
+
+    fn signal(&self, signal: &str) -> Result<()> {
+        let mut kill = Command::new("kill");
+        let status = kill.arg(signal).arg(self.child.id().to_string()).status();
+        let status = status.context("starting kill")?;
+        ensure!(status.success(), "kill {signal}: {status}");
+        Ok(())
+    }
+
     /// What it printed so far.
     pub fn output(&self) -> Result<String> {
         let bytes =

@@ -56,6 +56,7 @@ pub(super) struct Inner {
     next_port: u16,
     announce: bool,
     mtu: usize,
+    polled: bool,
     now: Instant,
 }
 
@@ -196,6 +197,7 @@ impl Stack {
                 announce: false,
                 addresses,
                 mtu,
+                polled: false,
                 now,
             }),
             used: AtomicBool::new(true),
@@ -217,6 +219,11 @@ impl Stack {
         now: Instant,
     ) -> Option<Instant> {
         self.inner.lock().poll(device, link, now)
+    }
+
+    /// Whether it was ever polled. Before that nothing is known of its link, and it has no address, not even a static one.
+    pub fn is_polled(&self) -> bool {
+        self.inner.lock().polled
     }
 
     /// Done when a socket was used, so that there may be something to send.
@@ -359,6 +366,7 @@ impl Inner {
         link: bool,
         now: Instant,
     ) -> Option<Instant> {
+        self.polled = true;
         self.now = now;
         self.interface.poll_maintenance(now);
         // What was at its limit before may have room by now.

@@ -16,7 +16,7 @@ use x86_64::instructions::random::RdRand;
 
 use super::clock::Clock;
 use super::loopback::Loopback;
-use super::stack::{Stack, Summary};
+use super::stack::Stack;
 use super::{Ipv4Setup, Lease, echo, http};
 use crate::devices::net::{self as cards, Card, News};
 use crate::devices::rng;
@@ -54,8 +54,6 @@ pub async fn init(status: StatusJson) {
         }
     }
     let deadline = time::now() + LEASE_PATIENCE;
-    // The tasks just started look at their links first.
-    time::after(LEASE_POLL).await;
     for stack in stacks() {
         leased(stack, deadline).await;
     }
@@ -64,8 +62,10 @@ pub async fn init(status: StatusJson) {
 /// Waits for the IPv4 address of an interface; not if its link is down, and not for ever.
 pub async fn leased(stack: &Stack, deadline: time::Instant) -> Option<Lease> {
     loop {
-        let Summary { lease, link, .. } = stack.summary();
-        if lease.is_some() || !link || time::now() >= deadline {
+        // A task that was just started may be late to look at its link, which counts as down until then.
+        let down = stack.is_polled() && !stack.summary().link;
+        let lease = stack.summary().lease;
+        if lease.is_some() || down || time::now() >= deadline {
             return lease;
         }
         time::after(LEASE_POLL).await;

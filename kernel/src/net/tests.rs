@@ -569,6 +569,52 @@ fn datagrams_for_which_there_is_no_room_are_counted() {
     assert_eq!(echoed + dropped(two), 300);
 }
 
+#[test]
+fn what_nobody_takes_is_counted_by_its_reason() {
+    let (mut world, _, two) = World::pair();
+    let datagram = |change: fn(&mut Vec<u8>)| {
+        let mut frame = udp_frame(4001, 7, b"hello");
+        change(&mut frame);
+        frame
+    };
+    let fill_checksum = |frame: &mut Vec<u8>| {
+        let mut frame = EthernetFrame::new_unchecked(frame);
+        Ipv4Packet::new_unchecked(frame.payload_mut()).fill_checksum();
+    };
+    let other_host = |frame: &mut Vec<u8>| frame[14 + 19] = 77;
+    let mut foreign = datagram(other_host);
+    fill_checksum(&mut foreign);
+    let mut source = datagram(|frame| frame[14 + 12] = 224);
+    fill_checksum(&mut source);
+    let drops = |world: &mut World, frames| {
+        let before = two.summary().drops;
+        in_place_of_one(world, frames);
+        let after = two.summary().drops;
+        [
+            after.malformed - before.malformed,
+            after.foreign - before.foreign,
+            after.unheard - before.unheard,
+        ]
+    };
+    let world = &mut world;
+    // Cut in each of its headers, with wrong checksums, from a host that can't be.
+    let malformed = vec![
+        datagram(|frame| frame.truncate(10)),
+        datagram(|frame| frame.truncate(14 + 10)),
+        datagram(|frame| frame.truncate(14 + 20 + 4)),
+        datagram(|frame| frame[14 + 8] ^= 1),
+        datagram(|frame| frame[14 + 20 + 8] ^= 1),
+        source,
+    ];
+    assert_eq!(drops(world, malformed), [6, 0, 0]);
+    // For another card, and for another host.
+    let foreign = vec![datagram(|frame| frame[5] ^= 1), foreign];
+    assert_eq!(drops(world, foreign), [0, 2, 0]);
+    // To a port and of a protocol that nobody listens to.
+    let unheard = vec![datagram(|_| {}), datagram(|frame| frame[12] = 0x99)];
+    assert_eq!(drops(world, unheard), [0, 0, 2]);
+}
+
 /// Has machine 2's echo service get `count` datagrams between two polls. Returns how many came back.
 fn flood(world: &mut World, count: usize) -> u64 {
     let datagram = udp_frame(4001, 7, b"hello");

@@ -23,10 +23,11 @@ pub(crate) fn cells() -> Vec<Spec> {
         cells.push(Spec::new(format!("{machine}/rng/file"), move |cell| {
             file(cell, machine, "")
         }));
-        // So little at a time that hardly a request is answered whole. When a ration falls due while QEMU still reads the one
-        // before, it reads twice for one buffer and loses the second: a period must be longer than the host may stall.
+        // A request takes three rations. When a ration falls due while QEMU has yet to see a request or still reads for it, it
+        // reads twice for one buffer and loses the second. So the period is much longer than what comes between the boot,
+        // with which the first begins, and the request; whatever follows is asked for when a ration has just come.
         cells.push(Spec::new(format!("{machine}/rng/rationed"), move |cell| {
-            file(cell, machine, "max-bytes=63,period=100")
+            file(cell, machine, "max-bytes=2000,period=5000")
         }));
         cells.push(Spec::new(format!("{machine}/rng/slow"), move |cell| {
             slow(cell, machine)

@@ -85,8 +85,8 @@ fn interfaces(out: Output<'_>) -> Result<(), Error> {
         let drops = summary.drops;
         writeln!(
             out,
-            "  answers not sent={} packets not reassembled={}",
-            drops.unsent, drops.unassembled
+            "  packets malformed={} foreign={} unheard={} unassembled={} unsent={}",
+            drops.malformed, drops.foreign, drops.unheard, drops.unassembled, drops.unsent
         )?;
     }
     Ok(())
