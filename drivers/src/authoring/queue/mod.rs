@@ -525,12 +525,12 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         slot.used_len = used.len;
         slot.take_back(&self.dma);
         let waker = slot.waker.take();
-        let impossible = slot.written().err();
+        let room = slot.room;
         self.ring.free(id);
         self.in_flight -= 1;
         self.stats.completed += 1;
-        if let Some(cause) = impossible {
-            self.overrated(cause);
+        if used.len > room {
+            self.overrated(used.len, room);
         }
         let token = Token(id);
         Ok(Some(Ready { token, waker }))
@@ -539,11 +539,12 @@ impl<T: Transport, P: Payload> Queue<T, P> {
     /// Counts a length that can't be, and tells of the first: what becomes of the request is for the driver to say, and some
     /// devices do this with each.
     #[cold]
-    fn overrated(&mut self, cause: Cause) {
+    fn overrated(&mut self, len: u32, room: u32) {
         self.stats.violations += 1;
         if !self.told {
             self.told = true;
-            log::warn!("{}", self.error(cause));
+            let claim = self.error(Cause::BadUsedLength { len, room });
+            log::warn!("{claim}");
         }
     }
 
