@@ -15,8 +15,8 @@ use anyhow::{Context, Result, bail};
 use crate::guest::{self, End};
 use crate::qemu::{Machine, PROGRAM, Qemu, knows};
 
-/// How long a trial guest may take where nobody asked for this accelerator. On a processor of its own it needs a third of a
-/// second; one that takes longer is emulated, or on a machine that has no time, and TCG serves as well then.
+/// How long a trial guest may take where nobody asked for this accelerator. TCG needs a fraction of that; what takes longer is
+/// itself emulated, or on a machine that has no time, and TCG serves as well then.
 const QUICK: Duration = Duration::from_secs(2);
 /// How long it may take where it is to be this accelerator: it bounds a hang and judges no speed.
 const PATIENCE: Duration = Duration::from_secs(90);
