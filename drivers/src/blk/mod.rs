@@ -49,7 +49,7 @@ use crate::device::DeviceId;
 use crate::driver::{Driver, Finished};
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
-use crate::queue::{AnyQueue, Completion, Queue, QueueOptions, Ready, Rejected, Token};
+use crate::queue::{AnyQueue, Done, Queue, QueueOptions, Ready, Rejected, Token};
 use crate::report::Report;
 use crate::start::{Configured, Session, Started};
 use crate::transport::Transport;
@@ -255,16 +255,18 @@ impl<T: Transport> Control<T> {
 /// can't be told from what was in the buffers before, so the device must say that it wrote all of it. Of all else that a
 /// device says of how much it wrote, nothing is made: many err there (docs/decisions/used-lengths.md).
 #[inline(always)]
-fn judge(completion: &Completion<Request>, bytes: u64) -> Result<(), Cause> {
-    let need = match completion.payload.operation() {
-        // It fits: the queue takes no request of 4 GiB.
-        Operation::Read => bytes as u32,
-        _ => 0,
-    };
-    let (written, status) = (completion.written, completion.footer as u8);
-    match written {
-        Ok(written) if written >= need && status == wire::STATUS_OK => Ok(()),
-        _ => judge_again(written, status, need),
+fn judge(done: &Done<'_, Request>) -> Result<(), Cause> {
+    let status = done.footer as u8;
+    match done.written {
+        // What one says that does not err.
+        Ok(written) if written == done.room && status == wire::STATUS_OK => Ok(()),
+        written => {
+            let need = match done.payload.operation() {
+                Operation::Read => done.room - wire::STATUS_LEN as u32,
+                _ => 0,
+            };
+            judge_again(written, status, need)
+        }
     }
 }
 
@@ -274,9 +276,9 @@ fn judge_again(written: Result<u32, Cause>, status: u8, need: u32) -> Result<(),
         return Err(cause);
     }
     match written {
-        Ok(len) => Err(Cause::ShortResponse { len, need }),
+        Ok(len) if len < need => Err(Cause::ShortResponse { len, need }),
         Err(cause) if need > 0 => Err(cause),
-        Err(_) => Ok(()),
+        _ => Ok(()),
     }
 }
 
@@ -350,16 +352,19 @@ impl<T: Transport> Driver for Blk<T> {
 
     #[inline(always)]
     fn take(&mut self, token: Token) -> Option<Finished<Request>> {
-        let completion = self.device.queue.take(token)?;
-        let bytes = completion.payload.bytes();
-        let result = judge(&completion, bytes);
-        let request = completion.payload;
-        match (&result, request.operation()) {
-            (Err(_), _) => self.counters.errors += 1,
-            (Ok(()), Operation::Read) => self.counters.bytes_read += bytes,
-            (Ok(()), Operation::Write) => self.counters.bytes_written += bytes,
-            (Ok(()), _) => {}
-        }
+        let counters = &mut self.counters;
+        let (request, result) = self.device.queue.take_with(token, |done| {
+            let result = judge(&done);
+            match (&result, done.payload.operation()) {
+                (Err(_), _) => counters.errors += 1,
+                (Ok(()), Operation::Read) => {
+                    counters.bytes_read += u64::from(done.room) - wire::STATUS_LEN as u64;
+                }
+                (Ok(()), Operation::Write) => counters.bytes_written += done.payload.bytes(),
+                (Ok(()), _) => {}
+            }
+            result
+        })?;
         Some(Finished {
             token,
             request,
