@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 out=${CARGO_TARGET_DIR:-target}
 built=$out/x86_64-unknown-none/size/vringlet-size
 
-# What `blk` may have of the code of virtio-drivers' own driver, in per cent. It has 340. Bytes would depend on the compiler;
+# What `blk` may have of the code of virtio-drivers' own driver, in per cent. It has 343. Bytes would depend on the compiler;
 # both drivers are built by the same one here, from the versions in Cargo.lock, so nothing but a change of ours moves this.
 most=360
 
