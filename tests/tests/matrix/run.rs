@@ -27,10 +27,16 @@ pub(crate) fn cells() -> Vec<Spec> {
     cells.push(Spec::new("run/bad-disk", bad_disk));
     cells.push(Spec::new("run/busy-port", busy_port));
     cells.push(Spec::new("run/script", script));
+    cells.push(Spec::new("run/terminal", terminal));
     cells.push(Spec::new("run/bad-arguments", bad_arguments));
     cells.push(Spec::new("run/hanging-guest", hanging_guest));
     cells
 }
+
+/// What the wrapper takes from its environment.
+const SETTINGS: [&str; 10] = [
+    "MACHINE", "MEM", "SMP", "DISK", "SOUND", "PORT", "SCRIPT", "CMDLINE", "ARGS", "TIMEOUT",
+];
 
 /// How the wrapper ended and what it printed, on both streams.
 struct Run {
@@ -72,9 +78,7 @@ impl Run {
 /// Starts the wrapper with these settings and no others. Its output is kept beside the cell's other files.
 fn run(cell: &Cell, settings: &[(&str, &str)]) -> Result<Run> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vringlet-run"));
-    for name in [
-        "MACHINE", "MEM", "SMP", "DISK", "SOUND", "PORT", "SCRIPT", "CMDLINE", "ARGS", "TIMEOUT",
-    ] {
+    for name in SETTINGS {
         command.env_remove(name);
     }
     command.env("TIMEOUT", "80").envs(settings.iter().copied());
@@ -231,6 +235,57 @@ fn script(cell: &Cell) -> Result<()> {
     let panic = run(cell, &[("DISK", path), ("SCRIPT", "panic")])?;
     panic.failed("the kernel panicked")?;
     disk.check()
+}
+
+/// On a terminal the guest knows that there is one, and uses colors unless they are not wanted; the user has the last word.
+/// `script` is the terminal.
+fn terminal(cell: &Cell) -> Result<()> {
+    let disk = Disk::create(cell.file("disk.img"), MIB, 47)?;
+    const RED: &[u8] = b"\x1b[1m\x1b[31merror:\x1b[0m no command nothing";
+    const PLAIN: &[u8] = b"\nerror: no command nothing";
+    for (settings, kind, error) in [
+        (&[("TERM", "xterm")][..], "color", RED),
+        (&[("TERM", "xterm"), ("NO_COLOR", "")], "color", RED),
+        (&[("TERM", "xterm"), ("NO_COLOR", "1")], "plain", PLAIN),
+        (&[("TERM", "dumb")], "none", PLAIN),
+        (
+            &[("TERM", "xterm"), ("CMDLINE", "terminal=plain")],
+            "plain",
+            PLAIN,
+        ),
+    ] {
+        let mut command = Command::new("script");
+        command.args([
+            "-q",
+            "-e",
+            "-c",
+            env!("CARGO_BIN_EXE_vringlet-run"),
+            "/dev/null",
+        ]);
+        for name in SETTINGS
+            .iter()
+            .chain(&["NO_COLOR", "DISPLAY", "WAYLAND_DISPLAY"])
+        {
+            command.env_remove(name);
+        }
+        command.envs(settings.iter().copied());
+        command.env("DISK", disk.path()).env("SOUND", "none");
+        command.env("SCRIPT", "terminal; nothing; poweroff");
+        command.env("RUN_FOLDER", cell.directory());
+        // Nobody types: what is typed is still to come.
+        let (nothing, _open) = std::io::pipe()?;
+        let output = command.stdin(nothing).output()?;
+        std::fs::write(cell.file("serial.log"), &output.stdout)?;
+        ensure!(output.status.success(), "{}", output.status);
+        let shown = |text: &[u8]| output.stdout.windows(text.len()).any(|it| it == text);
+        let kind = format!("\nterminal: {kind}\r");
+        ensure!(shown(kind.as_bytes()), "not {kind:?} with {settings:?}");
+        ensure!(shown(error), "another error with {settings:?}");
+        // The terminal is left as it was, whoever ends the guest.
+        let restored = output.stdout.ends_with(b"\x1b[?2004l");
+        ensure!(restored != kind.contains("none"), "{settings:?}");
+    }
+    Ok(())
 }
 
 fn bad_arguments(cell: &Cell) -> Result<()> {
