@@ -14,6 +14,7 @@ mod queue;
 pub mod terminal;
 
 use alloc::collections::VecDeque;
+use alloc::string::String;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
@@ -39,6 +40,8 @@ const CTRL_C: u8 = 3;
 const MAX_AHEAD: usize = 4096;
 /// Bytes of output that may wait for the port.
 const QUEUE_BYTES: usize = 64 * 1024;
+/// Bytes of a line that are kept until it ends, for who runs beside others.
+const MAX_BESIDE: usize = 4096;
 /// Bytes that are queued before the port is looked at, with interrupts off.
 const PIECE: usize = 256;
 /// Bytes that are sent before other tasks have their turn.
@@ -324,6 +327,41 @@ pub fn clear_status() {
     }
 }
 
+/// The console for who runs beside others: whole lines, which take the place of a line that is being typed, as messages do.
+#[derive(Default)]
+pub struct Beside {
+    line: String,
+}
+
+impl Write for Beside {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for piece in text.split_inclusive('\n') {
+            self.line.push_str(piece);
+            if piece.ends_with('\n') || self.line.len() > MAX_BESIDE {
+                yield_line();
+                Console.write_str(&core::mem::take(&mut self.line))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if !self.line.is_empty() {
+            let _ = self.write_char('\n');
+        }
+    }
+}
+
+/// What is written next takes the place of a line that is being typed, if one is shown.
+fn yield_line() {
+    if LINE_SHOWN.load(Ordering::Relaxed) {
+        queue_piece(ERASE_LINE.as_bytes());
+        LINE_OVERWRITTEN.raise();
+    }
+}
+
 fn queue_piece(bytes: &[u8]) {
     if bytes.is_empty() {
         return;
@@ -512,10 +550,7 @@ impl Log for SerialLog {
         let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
         let (level, text) = (record.level(), record.args());
         journal::note(micros, level, text);
-        if LINE_SHOWN.load(Ordering::Relaxed) {
-            let _ = Console.write_str(ERASE_LINE);
-            LINE_OVERWRITTEN.raise();
-        }
+        yield_line();
         let style = terminal::style(level);
         let _ = writeln!(
             Console,

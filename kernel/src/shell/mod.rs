@@ -24,7 +24,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use crate::apps::store;
 use crate::platform::fw_cfg;
 use crate::platform::power::{self, ExitCode};
-use crate::platform::serial::{self, Console, Input, Typing, terminal};
+use crate::platform::serial::{self, Beside, Console, Input, Typing, terminal};
 use editor::{Editor, Event};
 
 /// Where a command writes what it has to say.
@@ -131,10 +131,9 @@ async fn run_prompt() {
             }
             Event::TooLong => {
                 end_line();
-                say_error(format_args!(
-                    "a line has {} characters at the most",
-                    editor::MAX_CHARACTERS
-                ));
+                let most = editor::MAX_CHARACTERS;
+                let problem = format_args!("a line has {most} characters at the most");
+                say_error(&mut Console, problem);
             }
             Event::Cancelled => end_line(),
         }
@@ -200,13 +199,18 @@ async fn interruptible(
 async fn run_line(line: &str, ground: Ground) -> Result<(), ()> {
     // What the one before printed may still be on its way.
     serial::room().await;
-    let result = execute(line, ground, &mut Console).await;
-    result.map_err(say_error)
+    let (mut console, mut beside) = (Console, Beside::default());
+    let out: Output<'_> = match ground {
+        Ground::Front => &mut console,
+        Ground::Back => &mut beside,
+    };
+    let result = execute(line, ground, out).await;
+    result.map_err(|error| say_error(out, error))
 }
 
-fn say_error(error: impl fmt::Display) {
+fn say_error(out: Output<'_>, error: impl fmt::Display) {
     let style = terminal::style(log::Level::Error);
-    let _ = writeln!(Console, "{style}error:{style:#} {error}");
+    let _ = writeln!(out, "{style}error:{style:#} {error}");
 }
 
 /// Runs one command line.

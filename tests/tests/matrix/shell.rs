@@ -294,8 +294,16 @@ fn progress(cell: &Cell) -> Result<()> {
     let count = |bytes: Vec<u8>| bytes.windows(drawn.len()).filter(|it| *it == drawn).count();
     let before = count(terminal.bytes());
     guest.type_line("bg blk hash blk0")?;
+    guest.type_keys("echo typed mean")?;
     guest.expect(&hashed)?;
     ensure!(count(terminal.bytes()) == before, "shown in the background");
+    // Its result has a row of its own, and the line that is typed is there again.
+    typed(&terminal, "echo typed mean")?;
+    guest.type_keys("while\r")?;
+    guest.expect("typed meanwhile")?;
+    let rows = terminal.rows();
+    let results = rows.iter().filter(|row| **row == hashed).count();
+    ensure!(results == 2, "{results} rows with the hash");
     guest.power_off()?;
     disk.check()
 }
