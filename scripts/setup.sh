@@ -51,6 +51,8 @@ is_built() { [ "$("target/tools/bin/$1" --version 2>/dev/null)" = "$1 $2" ]; }
 wished() {
     case $1 in tests | ci) ;; *) return 0 ;; esac
     grep -qs vhost-user-gpu /usr/share/qemu/vhost-user/*.json || echo "gpu-daemon"
+    have qemu-storage-daemon || echo "disk-daemon"
+    { have Xvfb && have xdotool; } || echo "window-tools"
     is_built vhost-device-sound $sound_daemon || echo "sound-daemon"
     is_built vhost-device-rng $rng_daemon || echo "rng-daemon"
 }
@@ -67,6 +69,8 @@ explain() {
     llvm) echo "llvm-profdata and llvm-cov of the LLVM that rustc has: Debian's llvm-$(llvm), or \`rustup component add llvm-tools\`" ;;
     file-system-tools) echo "mkfs.fat, mcopy, mke2fs, debugfs and sfdisk: Debian's dosfstools, mtools, e2fsprogs and fdisk" ;;
     gpu-daemon) echo "QEMU's vhost-user-gpu: Debian's qemu-system-gui" ;;
+    disk-daemon) echo "QEMU's storage daemon: Debian's qemu-utils" ;;
+    window-tools) echo "an X server without a screen, and a hand for its windows: Debian's xvfb and xdotool" ;;
     sound-daemon) echo "vhost-device-sound $sound_daemon in target/tools: a crate, with ALSA (Debian's libasound2-dev and pkg-config)" ;;
     rng-daemon) echo "vhost-device-rng $rng_daemon in target/tools: a crate" ;;
     network-tools) echo "ip, ping and nsenter: Debian's iproute2, iputils-ping and util-linux" ;;
@@ -173,6 +177,14 @@ grant() {
         can_install || return 0
         refresh
         install_qemu qemu-system-gui ;;
+    disk-daemon)
+        can_install || return 0
+        refresh
+        install_qemu qemu-utils ;;
+    window-tools)
+        can_install || return 0
+        refresh
+        install xvfb xdotool ;;
     sound-daemon) install_sound_daemon ;;
     rng-daemon) build_daemon vhost-device-rng $rng_daemon ;;
     esac

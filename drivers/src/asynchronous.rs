@@ -5,7 +5,6 @@ mod backlog;
 use alloc::vec::Vec;
 use core::future::{Future, poll_fn};
 use core::pin::{Pin, pin};
-use core::sync::atomic::{AtomicUsize, Ordering};
 use core::task::{Context, Poll, Waker};
 
 use spin::{Mutex, MutexGuard};
@@ -83,8 +82,6 @@ use self::backlog::{Backlog, Entry};
 pub struct Asynchronous<D: Driver> {
     control: D::Control,
     state: Mutex<State<D>>,
-    /// How many requests are unfinished, for who looks without the lock. Changed under it.
-    unfinished: AtomicUsize,
 }
 
 struct State<D: Driver> {
@@ -115,15 +112,6 @@ struct Ticket {
     token: Token,
 }
 
-/// What one step of [`Asynchronous::turn`] found.
-enum Step {
-    /// Someone to be woken when the lock is free: what a waker does is not known here.
-    Wake(Waker),
-    /// A request that is done and that nobody waits for.
-    Drop(Token),
-    NothingLeft,
-}
-
 /// How many turns [`Asynchronous::process`] takes before others have theirs.
 const TURNS: usize = 8;
 
@@ -146,7 +134,6 @@ impl<D: Driver> Asynchronous<D> {
         Self {
             control,
             state: Mutex::new(state),
-            unfinished: AtomicUsize::new(0),
         }
     }
 
@@ -159,13 +146,7 @@ impl<D: Driver> Asynchronous<D> {
     /// How many requests are with the device or wait for room.
     #[inline]
     pub fn unfinished(&self) -> usize {
-        self.unfinished.load(Ordering::Relaxed)
-    }
-
-    /// Notes, under the lock, how many requests are unfinished.
-    #[inline]
-    fn note(&self, state: &State<D>) {
-        self.unfinished.store(state.unfinished(), Ordering::Relaxed);
+        self.state.lock().unfinished()
     }
 
     /// For an owner who must look at a device that can't interrupt: waits until it has something to do.
@@ -259,7 +240,6 @@ impl<D: Driver> Asynchronous<D> {
                 if refused.is_none() {
                     state.kick();
                 }
-                self.note(&state);
                 refused
             };
             match refused {
@@ -298,42 +278,52 @@ impl<D: Driver> Asynchronous<D> {
     /// The device broke the rules and was stopped; see [`Self::stop`].
     #[inline]
     pub fn turn(&self) -> Result<bool> {
-        let mut steps = 0;
-        loop {
-            let mut state = self.state.lock();
-            // Each completion makes room for the next: with more than there are places, one device could go on for ever.
-            let enough = steps > 0 && steps >= state.driver.queue_size();
-            let step = match enough {
-                true => Ok(Step::NothingLeft),
-                false => state.step(),
-            };
-            match step {
-                Ok(Step::NothingLeft) => {
-                    state.kick();
-                    self.note(&state);
-                    return Ok(enough);
-                }
-                Ok(Step::Wake(waker)) => {
-                    let last = state.unfinished() == 0;
-                    if last {
-                        state.kick();
-                        self.note(&state);
+        let mut state = self.state.lock();
+        // Each completion makes room for the next: with more than there are places, one device could go on for ever.
+        let mut left = state.driver.queue_size();
+        while left > 0 {
+            if let Some(error) = state.stopped {
+                return Err(error);
+            }
+            match state.driver.complete() {
+                Ok(Some(Ready { token, waker })) => {
+                    let last = state.count_done() && state.backlog.is_empty();
+                    match waker {
+                        Some(waker) if last => {
+                            state.kick();
+                            drop(state);
+                            waker.wake();
+                            return Ok(false);
+                        }
+                        // What a waker does is not known here, so it is woken when the lock is free.
+                        Some(waker) => {
+                            drop(state);
+                            waker.wake();
+                        }
+                        None => discard(state, token),
                     }
-                    drop(state);
-                    waker.wake();
-                    if last {
+                }
+                Ok(None) => match state.submit_waiting() {
+                    Some(waker) => {
+                        drop(state);
+                        waker.wake();
+                    }
+                    None => {
+                        state.kick();
                         return Ok(false);
                     }
-                }
-                Ok(Step::Drop(token)) => discard(state, token),
+                },
                 Err(error) => {
                     drop(state);
                     self.stop(error);
                     return Err(error);
                 }
             }
-            steps += 1;
+            left -= 1;
+            state = self.state.lock();
         }
+        state.kick();
+        Ok(true)
     }
 
     /// Before the processor sleeps: tells the device of everything submitted, and asks for an interrupt with the next
@@ -379,9 +369,7 @@ impl<D: Driver> Asynchronous<D> {
     pub fn stop(&self, error: Error) {
         let wakers = {
             let mut state = self.state.lock();
-            let wakers = state.stop(error);
-            self.note(&state);
-            wakers
+            state.stop(error)
         };
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -431,9 +419,7 @@ impl<D: Driver> Asynchronous<D> {
     fn abandon(&self, stage: Stage) {
         let (owner, left) = {
             let mut state = self.state.lock();
-            let abandoned = state.abandon(stage);
-            self.note(&state);
-            abandoned
+            state.abandon(stage)
         };
         drop(left);
         if let Some(owner) = owner {
@@ -475,62 +461,6 @@ impl<D: Driver> State<D> {
         }
     }
 
-    /// Hands a request to the device, or lets it wait for room. `stage` says where it is then.
-    ///
-    /// # Errors
-    ///
-    /// Why it was refused; it is where it was.
-    #[inline(always)]
-    fn start(
-        &mut self,
-        request: &mut Option<D::Request>,
-        stage: &mut Stage,
-        waker: &Waker,
-    ) -> Result<()> {
-        // Those that came first go first.
-        if self.stopped.is_some() || !self.backlog.is_empty() {
-            return self.wait_for_room(request, stage, waker);
-        }
-        match self.driver.accept(request, waker) {
-            Ok(token) => {
-                *stage = Stage::InFlight(self.ticket(token));
-                Ok(())
-            }
-            Err(error) => self.not_accepted(error, request, stage, waker),
-        }
-    }
-
-    #[cold]
-    fn not_accepted(
-        &mut self,
-        error: Error,
-        request: &mut Option<D::Request>,
-        stage: &mut Stage,
-        waker: &Waker,
-    ) -> Result<()> {
-        match error.cause {
-            Cause::QueueFull => self.wait_for_room(request, stage, waker),
-            _ => Err(error),
-        }
-    }
-
-    #[cold]
-    fn wait_for_room(
-        &mut self,
-        request: &mut Option<D::Request>,
-        stage: &mut Stage,
-        waker: &Waker,
-    ) -> Result<()> {
-        if let Some(error) = self.stopped {
-            return Err(error);
-        }
-        let Some(request) = request.take() else {
-            return Err(self.driver.error(Cause::EmptyRequest));
-        };
-        *stage = Stage::Backlog(self.backlog.push(request, waker));
-        Ok(())
-    }
-
     /// The driver has taken a request.
     #[inline(always)]
     fn ticket(&mut self, token: Token) -> Ticket {
@@ -542,20 +472,12 @@ impl<D: Driver> State<D> {
         }
     }
 
-    /// Takes a completion, or else hands the device a request that waited for room.
+    /// The driver found a request done. Says whether it has no more.
     #[inline(always)]
-    fn step(&mut self) -> Result<Step> {
-        if let Some(error) = self.stopped {
-            return Err(error);
-        }
-        let Some(Ready { token, waker }) = self.driver.complete()? else {
-            return Ok(self.submit_waiting().map_or(Step::NothingLeft, Step::Wake));
-        };
-        self.in_flight = self.in_flight.saturating_sub(1);
-        Ok(match waker {
-            Some(waker) => Step::Wake(waker),
-            None => Step::Drop(token),
-        })
+    fn count_done(&mut self) -> bool {
+        let last = self.in_flight <= 1;
+        self.in_flight = if last { 0 } else { self.in_flight - 1 };
+        last
     }
 
     /// Hands the device what waits for room, as far as there is some, oldest first. If one is refused, gives who waits for
@@ -688,6 +610,23 @@ impl<D: Driver> State<D> {
     }
 }
 
+/// Wakes the owner, if it waits for something to do, without the lock.
+#[inline(always)]
+fn tell_owner<D: Driver>(state: MutexGuard<'_, State<D>>) {
+    if state.owner.is_some() {
+        wake_owner(state);
+    }
+}
+
+#[cold]
+fn wake_owner<D: Driver>(mut state: MutexGuard<'_, State<D>>) {
+    let owner = state.owner.take();
+    drop(state);
+    if let Some(owner) = owner {
+        owner.wake();
+    }
+}
+
 /// Drops a request that is done, without the lock: what dropping a buffer does is not known here.
 #[cold]
 fn discard<D: Driver>(mut state: MutexGuard<'_, State<D>>, token: Token) {
@@ -733,7 +672,7 @@ impl<D: Driver> Future for Perform<'_, D> {
         let this = self.get_mut();
         match this.fetch() {
             Some(finished) => Poll::Ready(finished.into_result()),
-            None => this.advance(context),
+            None => this.advance(context, |outcome| outcome),
         }
     }
 }
@@ -756,34 +695,70 @@ impl<D: Driver> Perform<'_, D> {
         Some(finished)
     }
 
-    /// Polling, when [`Self::fetch`] found nothing.
+    /// Polling, when [`Self::fetch`] found nothing. `finish` makes of an outcome what the caller wants.
     #[inline(always)]
-    pub(crate) fn advance(&mut self, context: &mut Context<'_>) -> Poll<Outcome<D::Request>> {
+    pub(crate) fn advance<O>(
+        &mut self,
+        context: &mut Context<'_>,
+        finish: impl FnOnce(Outcome<D::Request>) -> O,
+    ) -> Poll<O> {
         match self.stage {
-            Stage::New => match self.start(context.waker()) {
-                Ok(()) => Poll::Pending,
-                Err(error) => self.refused(error),
-            },
-            _ => self.look_again(context),
+            Stage::New => self.start(context.waker(), finish),
+            _ => self.look_again(context).map(finish),
         }
     }
 
-    /// Hands the request to the driver or the backlog.
-    ///
-    /// # Errors
-    ///
-    /// Why it was refused.
+    /// Hands the request to the device, or lets it wait for room.
     #[inline(always)]
-    fn start(&mut self, waker: &Waker) -> Result<()> {
+    fn start<O>(
+        &mut self,
+        waker: &Waker,
+        finish: impl FnOnce(Outcome<D::Request>) -> O,
+    ) -> Poll<O> {
         let mut state = self.face.state.lock();
-        state.start(&mut self.request, &mut self.stage, waker)?;
-        self.face.note(&state);
-        let owner = state.owner.take();
-        drop(state);
-        if let Some(owner) = owner {
-            owner.wake();
+        // Those that came first go first.
+        if state.stopped.is_some() || !state.backlog.is_empty() {
+            return self.wait_for_room(state, waker).map(finish);
         }
-        Ok(())
+        match state.driver.accept(&mut self.request, waker) {
+            Ok(token) => {
+                self.stage = Stage::InFlight(state.ticket(token));
+                tell_owner(state);
+                Poll::Pending
+            }
+            Err(error) => self.not_accepted(state, error, waker).map(finish),
+        }
+    }
+
+    #[cold]
+    fn not_accepted(
+        &mut self,
+        state: MutexGuard<'_, State<D>>,
+        error: Error,
+        waker: &Waker,
+    ) -> Poll<Outcome<D::Request>> {
+        match error.cause {
+            Cause::QueueFull => self.wait_for_room(state, waker),
+            _ => self.refused(error),
+        }
+    }
+
+    #[cold]
+    fn wait_for_room(
+        &mut self,
+        mut state: MutexGuard<'_, State<D>>,
+        waker: &Waker,
+    ) -> Poll<Outcome<D::Request>> {
+        if let Some(error) = state.stopped {
+            return self.refused(error);
+        }
+        let Some(request) = self.request.take() else {
+            let error = state.driver.error(Cause::EmptyRequest);
+            return self.refused(error);
+        };
+        self.stage = Stage::Backlog(state.backlog.push(request, waker));
+        tell_owner(state);
+        Poll::Pending
     }
 
     #[cold]

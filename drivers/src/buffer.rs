@@ -1,11 +1,13 @@
 //! [`Buffer`]: an owned run of bytes that can be lent to a device and comes back.
 
+use alloc::alloc::{alloc_zeroed, dealloc};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::alloc::Layout;
 use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
-use core::ptr::NonNull;
+use core::ptr::{NonNull, without_provenance_mut};
 
 /// An owned run of bytes for a device to read or write.
 ///
@@ -37,6 +39,21 @@ pub type Release = unsafe fn(start: NonNull<u8>, context: *mut ());
 /// For bytes that nobody frees.
 fn keep(_: NonNull<u8>, _: *mut ()) {}
 
+/// For those of [`Buffer::aligned`], whose capacity the context is, with the exponent of the alignment in its lowest bits.
+///
+/// # Safety
+///
+/// The bytes were allocated with that layout, and are not used any more.
+unsafe fn free_aligned(start: NonNull<u8>, context: *mut ()) {
+    let exponent = context.addr() % Buffer::MIN_ALIGN;
+    let capacity = context.addr() - exponent;
+    // SAFETY: as the caller promises.
+    unsafe {
+        let layout = Layout::from_size_align_unchecked(capacity, 1 << exponent);
+        dealloc(start.as_ptr(), layout);
+    }
+}
+
 // SAFETY: a `Buffer` owns its bytes as a `Vec<u8>` or `&'static mut [u8]` does, and both are `Send`; for other memory, and
 // for the function that takes it back, the caller of `from_raw` promised as much.
 unsafe impl Send for Buffer {}
@@ -51,6 +68,32 @@ impl Buffer {
         bytes.resize(len, 0);
         Some(Self::from(bytes))
     }
+
+    /// A buffer of `len` zero bytes that begins at a multiple of `align`, a power of two: for a disk, whose device may pass it
+    /// on to a file that takes nothing else (O_DIRECT). `None` when memory is short, or `align` is no power of two.
+    ///
+    /// ```
+    /// # use vringlet::Buffer;
+    /// let block = Buffer::aligned(4096, 512).expect("memory");
+    /// assert!(block.as_ptr().addr() % 512 == 0 && block.iter().all(|byte| *byte == 0));
+    /// ```
+    pub fn aligned(len: usize, align: usize) -> Option<Self> {
+        if !align.is_power_of_two() {
+            return None;
+        }
+        let align = align.max(Self::MIN_ALIGN);
+        let capacity = len.max(1).checked_next_multiple_of(align)?;
+        let layout = Layout::from_size_align(capacity, align).ok()?;
+        // SAFETY: the size is not 0.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        let context = without_provenance_mut(capacity | align.ilog2() as usize);
+        // SAFETY: the bytes were just allocated, so they are nobody else's, and are zero; `free_aligned` gives them back, of
+        // any thread, and is told of the layout that they have.
+        Some(unsafe { Self::from_raw(start, len, free_aligned, context) })
+    }
+
+    /// The capacity of an aligned buffer is a multiple of this, which is more than the exponent of any alignment.
+    const MIN_ALIGN: usize = 64;
 
     /// A buffer of the `len` bytes at `start`, whatever they are part of: page frames, a pool, memory that a device can reach
     /// without bouncing. When the buffer is dropped, `release` is called with `start` and `context`, which may be a pointer
@@ -279,6 +322,32 @@ mod tests {
         assert_ne!(bytes.as_ptr(), lender.start.as_ptr().cast_const());
         drop(bytes);
         assert_eq!(lender.seen(), (1, 0xee));
+    }
+
+    #[test]
+    fn an_aligned_buffer_is_aligned_and_zero() {
+        for (len, align) in [
+            (0, 1),
+            (1, 512),
+            (513, 512),
+            (100, 4096),
+            (65536, 4096),
+            (7, 1 << 20),
+        ] {
+            let mut buffer = Buffer::aligned(len, align).expect("memory");
+            assert_eq!((buffer.len(), buffer.as_ptr().addr() % align), (len, 0));
+            assert!(buffer.iter().all(|byte| *byte == 0));
+            buffer.fill(7);
+            assert_eq!(buffer.into_vec(), vec![7; len]);
+        }
+        for (len, align) in [
+            (1, 3),
+            (1, 513),
+            (usize::MAX, 512),
+            (isize::MAX as usize, 2),
+        ] {
+            assert!(Buffer::aligned(len, align).is_none(), "{len} {align}");
+        }
     }
 
     #[test]

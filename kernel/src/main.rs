@@ -56,7 +56,10 @@ fn start(boot: &'static mut BootInfo) -> ! {
     };
     arch::init(boot, offset);
     traps::init();
-    memory::init(boot, offset);
+    if let Err(too_little) = memory::init(boot, offset) {
+        let _ = writeln!(Emergency, "\nkernel: error: {too_little}");
+        power::exit(ExitCode::TooLittleMemory);
+    }
     acpi::init(boot.rsdp_addr.as_ref().copied());
     interrupts::init();
     time::init();

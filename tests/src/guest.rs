@@ -32,8 +32,8 @@ pub enum End {
     DebugExit(u8),
     /// QEMU itself failed and said this.
     QemuFailed(String),
-    /// A signal killed QEMU.
-    Killed(i32),
+    /// A signal killed QEMU, and this is what QEMU said.
+    Killed(i32, String),
 }
 
 impl End {
@@ -46,14 +46,14 @@ impl End {
     /// A command of a strict script failed.
     pub const SCRIPT_FAILED: End = End::DebugExit(0x13);
 
-    fn new(status: ExitStatus, shutdown_reason: &str, stderr: &str) -> Self {
+    pub(crate) fn new(status: ExitStatus, shutdown_reason: &str, stderr: &str) -> Self {
         match (status.code(), status.signal()) {
             (Some(0), _) if shutdown_reason == "guest-reset" => End::Reset,
             (Some(0), _) if shutdown_reason.starts_with("host-") => End::Quit,
             (Some(0), _) => End::PowerOff,
             // isa-debug-exit makes (value << 1) | 1 of what is written; 1 alone is QEMU's own failure.
             (Some(code @ 3..=0xff), _) if code % 2 == 1 => End::DebugExit((code >> 1) as u8),
-            (_, Some(signal)) => End::Killed(signal),
+            (_, Some(signal)) => End::Killed(signal, stderr.trim().to_string()),
             _ => End::QemuFailed(stderr.trim().to_string()),
         }
     }
@@ -72,9 +72,24 @@ impl fmt::Display for End {
             End::DebugExit(value) => write!(f, "the guest exited with {value}"),
             End::QemuFailed(text) if text.is_empty() => write!(f, "QEMU failed"),
             End::QemuFailed(text) => write!(f, "QEMU failed: {text}"),
-            End::Killed(signal) => write!(f, "signal {signal} killed QEMU"),
+            End::Killed(signal, text) if text.is_empty() => {
+                write!(f, "signal {signal} killed QEMU")
+            }
+            End::Killed(signal, text) => write!(f, "signal {signal} killed QEMU: {text}"),
         }
     }
+}
+
+/// The command that becomes QEMU, and dies with this program.
+pub(crate) fn command(qemu: &Qemu) -> Command {
+    // `setpriv` replaces itself by QEMU and so keeps the process id.
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "--"])
+        .args(qemu.prefix())
+        .arg(qemu::PROGRAM)
+        .args(qemu.arguments());
+    command
 }
 
 /// A QEMU process with its control socket. It dies with this value, or with this program.
@@ -99,13 +114,7 @@ impl Process {
             .with_context(|| format!("listening on {}", path.display()))?;
         listener.set_nonblocking(true)?;
 
-        // `setpriv` replaces itself by QEMU and so keeps the process id.
-        let mut command = Command::new("setpriv");
-        command
-            .args(["--pdeathsig", "KILL", "--"])
-            .args(qemu.prefix())
-            .arg(qemu::PROGRAM)
-            .args(qemu.arguments());
+        let mut command = command(qemu);
         command.arg("-S");
         command.args([
             "-chardev",
@@ -313,6 +322,8 @@ mod tests {
         assert_eq!(end(39, ""), End::SCRIPT_FAILED);
         assert_eq!(end(7, ""), End::DebugExit(3));
         assert_eq!(end(1, ""), End::QemuFailed("no such file".into()));
-        assert_eq!(End::new(ExitStatus::from_raw(9), "", ""), End::Killed(9));
+        let abort = End::new(ExitStatus::from_raw(6), "", "it was said why\n");
+        assert_eq!(abort, End::Killed(6, "it was said why".into()));
+        assert_eq!(abort.to_string(), "signal 6 killed QEMU: it was said why");
     }
 }

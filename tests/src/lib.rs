@@ -5,6 +5,7 @@
 //!
 //! | module         | what it knows                                                            |
 //! |----------------|--------------------------------------------------------------------------|
+//! | [`accelerator`] | what executes the guest's instructions: KVM, or QEMU's emulation        |
 //! | [`qemu`]       | the QEMU command line: the one place that knows how the guest is started |
 //! | [`guest`]      | a running guest: its console, its end, what the end means                |
 //! | [`console`]    | the serial port: captured with times, waited for with a bound            |
@@ -24,6 +25,7 @@
 //!
 //! `vringlet-run` (`make run`) starts the guest through the same modules.
 
+pub mod accelerator;
 pub mod cell;
 pub mod console;
 pub mod demo;
@@ -42,6 +44,13 @@ pub mod vhost_user;
 pub mod wav;
 
 use std::path::PathBuf;
+
+/// An environment variable that says something.
+pub fn setting(name: &str) -> Option<String> {
+    std::env::var(name)
+        .ok()
+        .filter(|value| !value.trim().is_empty())
+}
 
 /// The top of the source tree.
 pub fn project_root() -> PathBuf {

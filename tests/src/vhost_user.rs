@@ -26,6 +26,9 @@ const SOUND: &str = "target/tools/bin/vhost-device-sound";
 /// And that for random bytes.
 const RNG: &str = "target/tools/bin/vhost-device-rng";
 
+/// QEMU's daemon for disks, in Debian's qemu-utils.
+const DISK: &str = "qemu-storage-daemon";
+
 /// What a daemon prints, in the cell's directory.
 const LOG: &str = "daemon.log";
 
@@ -41,15 +44,17 @@ impl Daemon {
     /// QEMU's own for graphics.
     pub fn gpu(directory: &Path) -> Result<Self> {
         let program = gpu_program().context("no vhost-user-gpu here")?;
-        Self::start(Command::new(program), "--socket-path", "", directory)
+        let told = |path: &str| vec!["--socket-path".into(), path.into()];
+        Self::start(Command::new(program), told, "", directory)
     }
 
     /// Rust-vmm's for random bytes, which are those of the file at `source`.
     pub fn rng(directory: &Path, source: &Path) -> Result<Self> {
         let mut command = Command::new(project_root().join(RNG));
         command.arg("--rng-source").arg(source);
+        let told = |path: &str| vec!["--socket-path".into(), path.into()];
         // It could have several sockets, and numbers them.
-        Self::start(command, "--socket-path", "0", directory)
+        Self::start(command, told, "0", directory)
     }
 
     /// Rust-vmm's for sound. It plays and records by ALSA, which is configured by the file at `alsa`.
@@ -58,18 +63,37 @@ impl Daemon {
         command
             .args(["--backend", "alsa"])
             .env("ALSA_CONFIG_PATH", alsa);
-        Self::start(command, "--socket", "", directory)
+        let told = |path: &str| vec!["--socket".into(), path.into()];
+        Self::start(command, told, "", directory)
     }
 
-    /// Starts the program of `command`, which is told of its socket by `option`, and waits until it listens there, or where
-    /// `suffix` is added to it.
-    fn start(command: Command, option: &str, suffix: &str, directory: &Path) -> Result<Self> {
+    /// QEMU's own for disks, with the raw image at `image`.
+    pub fn disk(directory: &Path, image: &Path) -> Result<Self> {
+        let image = escape(utf8(image)?);
+        let mut command = Command::new(DISK);
+        command.arg("--blockdev");
+        command.arg(format!("driver=file,node-name=d0,filename={image}"));
+        let told = |path: &str| {
+            let export = "type=vhost-user-blk,id=e0,node-name=d0,writable=on,addr.type=unix";
+            vec!["--export".into(), format!("{export},addr.path={path}")]
+        };
+        Self::start(command, told, "", directory)
+    }
+
+    /// Starts the program of `command`, which is told of its socket by the arguments that `told` makes of the path, and waits
+    /// until it listens there, or where `suffix` is added to it.
+    fn start(
+        command: Command,
+        told: impl FnOnce(&str) -> Vec<String>,
+        suffix: &str,
+        directory: &Path,
+    ) -> Result<Self> {
         // Not in the cell's directory: the path of a socket may have 107 bytes and no more.
         let sockets = tempfile::Builder::new()
             .prefix("vringlet-")
             .tempdir()
             .context("a directory for a daemon's socket")?;
-        let told = sockets.path().join("vhost");
+        let named = sockets.path().join("vhost");
         let socket = sockets.path().join(format!("vhost{suffix}"));
         let log = directory.join(LOG);
         let output = File::create(&log).with_context(|| format!("making {}", log.display()))?;
@@ -77,7 +101,7 @@ impl Daemon {
         // `setpriv` replaces itself by the daemon and so keeps the process id.
         let mut started = Command::new("setpriv");
         started.args(["--pdeathsig", "KILL", "--"]).arg(&program);
-        started.args(command.get_args()).arg(option).arg(&told);
+        started.args(command.get_args()).args(told(utf8(&named)?));
         started.envs(
             command
                 .get_envs()
@@ -128,6 +152,24 @@ impl Daemon {
             "-device",
             &format!("{device},id={id},chardev=daemon-{id}{comma}{properties}"),
         );
+        Ok(())
+    }
+
+    /// Has it do nothing until [`Self::resume`].
+    pub fn pause(&self) -> Result<()> {
+        self.signal("-STOP")
+    }
+
+    /// Has it go on.
+    pub fn resume(&self) -> Result<()> {
+        self.signal("-CONT")
+    }
+
+    fn signal(&self, signal: &str) -> Result<()> {
+        let mut kill = Command::new("kill");
+        let status = kill.arg(signal).arg(self.child.id().to_string()).status();
+        let status = status.context("starting kill")?;
+        ensure!(status.success(), "kill {signal}: {status}");
         Ok(())
     }
 
@@ -206,6 +248,14 @@ pub fn no_gpu() -> Option<String> {
     }
 }
 
+/// Why there are no disks by vhost-user, if there are none.
+pub fn no_disk() -> Option<String> {
+    match Command::new(DISK).arg("--version").output() {
+        Ok(_) => None,
+        Err(_) => Some(format!("no {DISK}, which is in Debian's qemu-utils")),
+    }
+}
+
 /// Why there is no sound by vhost-user, if there is none.
 pub fn no_sound() -> Option<String> {
     not_built(SOUND)
@@ -255,7 +305,7 @@ mod tests {
         let directory = tempfile::tempdir()?;
         let mut command = Command::new("sh");
         command.args(["-c", "echo no such thing >&2; exit 3", "sh"]);
-        let started = Daemon::start(command, "--socket", "", directory.path());
+        let started = Daemon::start(command, |path| vec![path.into()], "", directory.path());
         let error = format!("{:#}", started.err().context("it started")?);
         assert!(error.contains("no such thing"), "{error}");
         Ok(())

@@ -10,6 +10,7 @@ mod matrix {
     pub(crate) mod disk;
     pub(crate) mod files;
     pub(crate) mod gpu;
+    pub(crate) mod kvm;
     pub(crate) mod net;
     pub(crate) mod picture;
     pub(crate) mod pmem;
@@ -20,6 +21,7 @@ mod matrix {
     pub(crate) mod sound;
     pub(crate) mod sound_file;
     pub(crate) mod stalled;
+    pub(crate) mod web;
 }
 
 use std::process::ExitCode;
@@ -27,7 +29,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Trial};
-use vringlet_tests::cell::Cell;
+use vringlet_tests::cell::{self, Cell};
 
 /// How many cells run at once: each is a QEMU that can keep a core busy.
 const AT_ONCE: usize = 2;
@@ -52,6 +54,8 @@ fn main() -> ExitCode {
         matrix::sound::cells(),
         matrix::sound_file::cells(),
         matrix::stalled::cells(),
+        matrix::web::cells(),
+        matrix::kvm::cells(),
     ]
     .concat();
     // A name that is whole means that cell, even where other names contain it.
@@ -59,6 +63,15 @@ fn main() -> ExitCode {
         && cells.iter().any(|cell| cell.name == *filter)
     {
         arguments.exact = true;
+    }
+    if !arguments.list {
+        match cell::accelerator() {
+            Ok(choice) => eprintln!("cells run on {choice} unless they say otherwise"),
+            Err(error) => {
+                eprintln!("{error:#}");
+                return ExitCode::FAILURE;
+            }
+        }
     }
     libtest_mimic::run(&arguments, cells.into_iter().map(Spec::trial).collect()).exit_code()
 }

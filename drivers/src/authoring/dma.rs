@@ -415,29 +415,11 @@ impl<D: DmaContext> Outbound<D> {
     }
 }
 
-/// Which side of a request a segment is on (spec 2.6: device-readable segments come before device-writable ones).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// The device reads it.
-    Readable,
-    /// The device writes it.
-    Writable,
-}
-
-impl Access {
-    fn direction(self) -> Direction {
-        match self {
-            Self::Readable => Direction::ToDevice,
-            Self::Writable => Direction::FromDevice,
-        }
-    }
-}
-
 /// A run of a caller's bytes: named first, then lent to a device and taken back.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lent {
     bytes: NonNull<[u8]>,
-    access: Access,
+    direction: Direction,
     is_lent: bool,
     /// Where the device finds them while they are lent.
     address: u64,
@@ -447,18 +429,33 @@ pub(crate) struct Lent {
 unsafe impl Send for Lent {}
 
 impl Lent {
+    /// No bytes, and not lent.
+    pub(crate) fn none() -> Self {
+        Self::named(NonNull::from(&mut []), Direction::ToDevice)
+    }
+
+    /// A loan that no context made, of `len` bytes that the device finds at `address`.
+    #[cfg(test)]
+    pub(crate) fn at(address: u64, len: usize) -> Self {
+        let bytes = NonNull::slice_from_raw_parts(NonNull::dangling(), len);
+        Self {
+            address,
+            ..Self::named(bytes, Direction::ToDevice)
+        }
+    }
+
     /// Takes down which bytes are to be lent.
     #[inline]
-    pub(crate) fn named(bytes: NonNull<[u8]>, access: Access) -> Self {
+    pub(crate) fn named(bytes: NonNull<[u8]>, direction: Direction) -> Self {
         Self {
             bytes,
-            access,
+            direction,
             is_lent: false,
             address: 0,
         }
     }
 
-    /// Lends the bytes to the device.
+    /// Lends the bytes that `named` names to the device, and takes that down here, where no other loan is.
     ///
     /// # Errors
     ///
@@ -467,17 +464,24 @@ impl Lent {
     /// # Safety
     ///
     /// They must be valid and not empty, and nothing but the device may access them (in a way that conflicts with the
-    /// access named) or free them until [`Self::take_back`] of what this gives.
+    /// direction named) or free them until [`Self::take_back`].
     #[inline(always)]
-    pub(crate) unsafe fn lend<D: DmaContext>(self, context: &D) -> Result<Self, Cause> {
-        let Self { bytes, access, .. } = self;
-        Ok(Self {
-            bytes,
-            access,
-            is_lent: true,
-            // SAFETY: the caller's promise is that of `map`.
-            address: unsafe { context.map(bytes, access.direction()) }?,
-        })
+    pub(crate) unsafe fn lend<D: DmaContext>(
+        &mut self,
+        named: Self,
+        context: &D,
+    ) -> Result<(), Cause> {
+        let Self {
+            bytes, direction, ..
+        } = named;
+        // SAFETY: the caller's promise is that of `map`.
+        let address = unsafe { context.map(bytes, direction) }?;
+        // One by one: as a whole, the padding would be moved as well.
+        self.bytes = bytes;
+        self.direction = direction;
+        self.address = address;
+        self.is_lent = true;
+        Ok(())
     }
 
     /// Where the device finds the bytes, if they are lent.
@@ -492,10 +496,10 @@ impl Lent {
         self.bytes.len()
     }
 
-    /// Who does what with them.
+    /// Whether the device writes them. (What it writes it may read as well.)
     #[inline]
-    pub(crate) fn access(&self) -> Access {
-        self.access
+    pub(crate) fn is_writable(&self) -> bool {
+        self.direction != Direction::ToDevice
     }
 
     /// Ends the loan, if there is one; what the device wrote is in the bytes now.
@@ -508,7 +512,7 @@ impl Lent {
     pub(crate) unsafe fn take_back<D: DmaContext>(&mut self, context: &D) {
         if core::mem::take(&mut self.is_lent) {
             // SAFETY: the address is the one that `map` gave for these bytes; validity is the caller's promise.
-            unsafe { context.unmap(self.address, self.bytes, self.access.direction()) }
+            unsafe { context.unmap(self.address, self.bytes, self.direction) }
         }
     }
 }

@@ -112,7 +112,7 @@ fn advance<T: Transport>(
     perform: &mut Perform<'_, Blk<T>>,
     context: &mut Context<'_>,
 ) -> Poll<Result<Buffer, Failed<Buffer>>> {
-    perform.advance(context).map(with_buffer)
+    perform.advance(context, with_buffer)
 }
 
 #[cold]

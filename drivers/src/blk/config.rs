@@ -36,9 +36,9 @@ pub struct Config {
     pub block_size: u32,
     /// Every write fails.
     pub read_only: bool,
-    /// The most bytes that a segment may have.
+    /// The most bytes that a segment may have, if there is a limit.
     pub size_max: Option<u32>,
-    /// The most data segments that a request may have, as the device says; the queue may allow fewer.
+    /// The most data segments that a request may have, at least one, as the device says; the queue may allow fewer.
     pub seg_max: Option<u32>,
     /// An old disk's geometry.
     pub geometry: Option<Geometry>,
@@ -122,13 +122,19 @@ impl Config {
     fn of<T: Transport>(fields: &Fields<'_, T>, features: Features) -> Self {
         let given = |feature| features.contains(feature);
         let optional_u32 = |feature, offset| given(feature).then(|| fields.u32(offset));
+        // A device that offers a request takes one with something in it. Where it says 0 all the same it was not told of a
+        // limit to sectors, and of ranges it takes one.
+        let sectors = |max| if max == 0 { u32::MAX } else { max };
+        let ranges = |max: u32| max.max(1);
         let mut config = Self {
             capacity: fields.u64(field::CAPACITY),
             block_size: optional_u32(Features::BLK_SIZE, field::BLK_SIZE)
                 .unwrap_or(SECTOR_LEN as u32),
             read_only: given(Features::RO),
-            size_max: optional_u32(Features::SIZE_MAX, field::SIZE_MAX),
-            seg_max: optional_u32(Features::SEG_MAX, field::SEG_MAX),
+            // QEMU's storage daemon says 0 here and means that there is no limit.
+            size_max: optional_u32(Features::SIZE_MAX, field::SIZE_MAX).filter(|max| *max != 0),
+            // A request with data has a segment, whatever the device says.
+            seg_max: optional_u32(Features::SEG_MAX, field::SEG_MAX).map(|max| max.max(1)),
             geometry: None,
             topology: None,
             discard: None,
@@ -144,24 +150,28 @@ impl Config {
             });
         }
         if given(Features::TOPOLOGY) {
-            config.topology = Some(Topology {
+            let topology = Topology {
                 physical_block_exp: fields.u8(field::PHYSICAL_BLOCK_EXP),
                 alignment_offset: fields.u8(field::ALIGNMENT_OFFSET),
                 min_io_size: fields.u16(field::MIN_IO_SIZE),
                 opt_io_size: fields.u32(field::OPT_IO_SIZE),
-            });
+            };
+            // Advice that can't be followed is no reason to do without the disk.
+            let exponent = u32::from(topology.physical_block_exp);
+            config.topology =
+                Some(topology).filter(|_| exponent < config.block_size.leading_zeros());
         }
         if given(Features::DISCARD) {
             config.discard = Some(DiscardLimits {
-                max_sectors: fields.u32(field::MAX_DISCARD_SECTORS),
-                max_ranges: fields.u32(field::MAX_DISCARD_SEG),
+                max_sectors: sectors(fields.u32(field::MAX_DISCARD_SECTORS)),
+                max_ranges: ranges(fields.u32(field::MAX_DISCARD_SEG)),
                 alignment: fields.u32(field::DISCARD_SECTOR_ALIGNMENT),
             });
         }
         if given(Features::WRITE_ZEROES) {
             config.write_zeroes = Some(WriteZeroesLimits {
-                max_sectors: fields.u32(field::MAX_WRITE_ZEROES_SECTORS),
-                max_ranges: fields.u32(field::MAX_WRITE_ZEROES_SEG),
+                max_sectors: sectors(fields.u32(field::MAX_WRITE_ZEROES_SECTORS)),
+                max_ranges: ranges(fields.u32(field::MAX_WRITE_ZEROES_SEG)),
                 may_unmap: fields.u8(field::WRITE_ZEROES_MAY_UNMAP) != 0,
             });
         }
@@ -198,47 +208,13 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), Cause> {
-        let bad = |field, value: u32| {
-            let value = value.into();
-            Err(Cause::BadConfig { field, value })
-        };
+        let bad = |field, value| Err(Cause::BadConfig { field, value });
         // So that no position in bytes overflows.
         if self.capacity > u64::MAX / SECTOR_LEN as u64 {
-            return Err(Cause::BadConfig {
-                field: "capacity",
-                value: self.capacity,
-            });
+            return bad("capacity", self.capacity);
         }
         if !self.block_size.is_power_of_two() || self.block_size < SECTOR_LEN as u32 {
-            return bad("blk_size", self.block_size);
-        }
-        if self.size_max == Some(0) {
-            return bad("size_max", 0);
-        }
-        if self.seg_max == Some(0) {
-            return bad("seg_max", 0);
-        }
-        if let Some(topology) = self.topology {
-            let exponent = u32::from(topology.physical_block_exp);
-            if exponent >= self.block_size.leading_zeros() {
-                return bad("physical_block_exp", exponent);
-            }
-        }
-        if let Some(limits) = self.discard {
-            if limits.max_sectors == 0 {
-                return bad("max_discard_sectors", 0);
-            }
-            if limits.max_ranges == 0 {
-                return bad("max_discard_seg", 0);
-            }
-        }
-        if let Some(limits) = self.write_zeroes {
-            if limits.max_sectors == 0 {
-                return bad("max_write_zeroes_sectors", 0);
-            }
-            if limits.max_ranges == 0 {
-                return bad("max_write_zeroes_seg", 0);
-            }
+            return bad("blk_size", self.block_size.into());
         }
         Ok(())
     }

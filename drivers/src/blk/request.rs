@@ -12,7 +12,8 @@ use crate::queue::{Chain, Payload};
 /// A request with its buffers, which come back when it is done.
 ///
 /// Positions and lengths are in sectors of 512 bytes, whatever the block size; buffers are of any number of bytes that
-/// make whole blocks together.
+/// make whole blocks together. Behind some devices is a file that was opened with O_DIRECT and takes only memory that is
+/// aligned to its blocks, and whole blocks of it: [`Buffer::aligned`] makes such buffers.
 #[derive(Debug)]
 pub struct Request {
     operation: Operation,
@@ -35,9 +36,14 @@ impl Limits {
     /// For a queue with `room` for so many segments, header and status included.
     pub(super) fn new(config: &Config, room: usize) -> Self {
         let room = room.saturating_sub(2);
+        let segment_max = config.size_max.unwrap_or(u32::MAX);
         Self {
             segments_max: config.seg_max.map_or(room, |max| room.min(max as usize)),
-            segment_max: config.size_max.unwrap_or(u32::MAX),
+            // Whole blocks, where one fits: else what follows the first piece of a buffer would not be aligned as that is.
+            segment_max: match segment_max & !(config.block_size - 1) {
+                0 => segment_max,
+                blocks => blocks,
+            },
         }
     }
 }
@@ -208,7 +214,12 @@ impl Request {
         match self.operation {
             Operation::Read | Operation::Write => {
                 let bytes = self.check_segments(limits.segments_max)?;
-                check_unit(bytes, config.block_size.into())?;
+                // The two at once. Which of them is wrong matters only if one is.
+                let start = self.sector.wrapping_mul(SECTOR_LEN as u64);
+                if (start | bytes) & (u64::from(config.block_size) - 1) != 0 {
+                    check_unit(bytes, config.block_size.into())?;
+                    check_start(config, self.sector)?;
+                }
                 check_place(config, self.sector, bytes / SECTOR_LEN as u64)
             }
             _ => self.check_other(config, limits.segments_max),
@@ -288,6 +299,7 @@ impl Request {
                 u64::from(count) * SECTOR_LEN as u64,
                 config.block_size.into(),
             )?;
+            check_start(config, sector)?;
             check_place(config, sector, count.into())?;
         }
         Ok(())
@@ -332,7 +344,7 @@ fn encode_ranges(ranges: &[Range<u64>], unmap: bool) -> Result<Buffer, Cause> {
 }
 
 /// `value` is a multiple of `unit`, a power of two.
-#[inline]
+#[cold]
 fn check_unit(value: u64, unit: u64) -> Result<(), Cause> {
     match value & (unit - 1) {
         0 => Ok(()),
@@ -340,15 +352,19 @@ fn check_unit(value: u64, unit: u64) -> Result<(), Cause> {
     }
 }
 
-/// `count` sectors from `start` lie on the disk and begin with a block.
-#[inline]
+/// A block begins with sector `start`.
+#[cold]
+fn check_start(config: &Config, start: u64) -> Result<(), Cause> {
+    check_unit(start, u64::from(config.block_size) / SECTOR_LEN as u64)
+}
+
+/// `count` sectors from `start` lie on the disk.
+#[inline(always)]
 fn check_place(config: &Config, start: u64, count: u64) -> Result<(), Cause> {
-    check_unit(start, u64::from(config.block_size) / SECTOR_LEN as u64)?;
     let capacity = config.capacity;
-    // No capacity is as large as what does not fit in 64 bits.
-    match start.saturating_add(count) <= capacity {
-        true => Ok(()),
-        false => Err(Cause::OutOfRange {
+    match capacity.checked_sub(count) {
+        Some(last) if start <= last => Ok(()),
+        _ => Err(Cause::OutOfRange {
             start,
             count,
             capacity,

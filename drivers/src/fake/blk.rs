@@ -66,6 +66,8 @@ pub struct FakeBlk {
     pub errors: Vec<(u32, u64, u64, u8)>,
     /// The types of all requests so far.
     pub log: Vec<u32>,
+    /// How long each segment of data of the last request was.
+    pub data_segments: Vec<u32>,
     /// A request that says so is returned with no status written, and 0 bytes.
     pub omit_status: bool,
     negotiated: u64,
@@ -96,6 +98,7 @@ impl FakeBlk {
             discard_alignment: 8,
             errors: Vec::new(),
             log: Vec::new(),
+            data_segments: Vec::new(),
             omit_status: false,
             negotiated: 0,
         }
@@ -192,9 +195,11 @@ impl FakeBlk {
     }
 
     /// SEG_MAX and SIZE_MAX bound the data of a request (spec 5.2.5).
-    fn check_segments(&self, request: &Request, queues: &Queues<'_>) {
+    fn check_segments(&mut self, request: &Request, queues: &Queues<'_>) {
         let segments = request.segments();
         let data = segments.len().saturating_sub(2);
+        let lens = segments.iter().skip(1).take(data);
+        self.data_segments = lens.map(|segment| segment.len).collect();
         if self.has(F_SEG_MAX) && data > self.seg_max as usize {
             queues.violation(std::format!(
                 "{data} data segments, seg_max {}",

@@ -571,22 +571,27 @@ impl<T: Transport> Driver for Gpu<T> {
 
     fn complete(&mut self) -> Result<Option<Ready>> {
         self.poll_cursor()?;
+        // Whatever comes back now is looked at before the device is told of what follows it: of all requests at once.
+        let mut fed = false;
         // It ends whatever the device does: each command is sent once, and there are no more of them than the requests that
         // were submitted have.
         loop {
             let usable = self.resources.check_kept();
             usable.map_err(|cause| self.error(cause))?;
-            if let Some(index) = self.finished.pop_front() {
-                return Ok(self.tell(index));
-            }
             let mut header = [0; size_of::<CtrlHdr>()];
-            let Some(completion) = self.device.control.poll(&mut header)? else {
+            if let Some(completion) = self.device.control.poll(&mut header)? {
+                self.settle(completion, &header);
+                fed |= self.feed_all();
+                continue;
+            }
+            if core::mem::take(&mut fed) {
+                self.device.control.kick();
+                continue;
+            }
+            let Some(index) = self.finished.pop_front() else {
                 return Ok(None);
             };
-            self.settle(completion, &header);
-            if self.feed_all() {
-                self.device.control.kick();
-            }
+            return Ok(self.tell(index));
         }
     }
 

@@ -36,6 +36,10 @@ struct Resource<D: DmaContext> {
     size: Size,
     /// The device's memory for reading, as long as it may know where it is.
     lease: Option<Lease<D>>,
+    /// The device said that it has made it.
+    made: bool,
+    /// The device said that it has taken the memory.
+    backed: bool,
     /// Commands about it that the device has.
     in_flight: usize,
     /// Something was transferred.
@@ -141,26 +145,28 @@ impl<D: DmaContext> Resources<D> {
                 if backing.size != resource.size {
                     return wrong("backing memory of another size");
                 }
-                send(CommandType::ResourceAttachBacking)
+                resource.once(resource.made, CommandType::ResourceAttachBacking)
             }
             Command::SetScanout { scanout, resource } => {
                 self.scanout(*scanout)?;
-                if let Some(resource) = resource {
-                    self.get(*resource)?;
-                }
-                send(CommandType::SetScanout)
+                let Some(resource) = resource else {
+                    return send(CommandType::SetScanout);
+                };
+                let resource = self.get(*resource)?;
+                resource.once(resource.made, CommandType::SetScanout)
             }
             Command::Transfer { resource, rect } => {
                 let resource = self.get(*resource)?;
                 resource.check(*rect)?;
                 match resource.lease {
-                    Some(_) => send(CommandType::TransferToHost2d),
+                    Some(_) => resource.once(resource.backed, CommandType::TransferToHost2d),
                     None => wrong("the resource has no backing memory"),
                 }
             }
             Command::Flush { resource, rect } => {
-                self.get(*resource)?.check(*rect)?;
-                send(CommandType::ResourceFlush)
+                let resource = self.get(*resource)?;
+                resource.check(*rect)?;
+                resource.once(resource.made, CommandType::ResourceFlush)
             }
             Command::Retire {
                 resource: id,
@@ -226,6 +232,8 @@ impl<D: DmaContext> Resources<D> {
                 id,
                 size,
                 lease: None,
+                made: false,
+                backed: false,
                 in_flight: 0,
                 filled: false,
                 refused: false,
@@ -255,9 +263,14 @@ impl<D: DmaContext> Resources<D> {
         };
         resource.in_flight = resource.in_flight.saturating_sub(1);
         match (subject.command, ending) {
+            (CommandType::ResourceCreate2d, Ending::Done) => resource.made = true,
             (CommandType::ResourceCreate2d, Ending::Refused) => resource.refused = true,
+            (CommandType::ResourceAttachBacking, Ending::Done) => resource.backed = true,
             (CommandType::ResourceAttachBacking, Ending::Refused)
-            | (CommandType::ResourceDetachBacking, Ending::Done) => resource.lease = None,
+            | (CommandType::ResourceDetachBacking, Ending::Done) => {
+                resource.lease = None;
+                resource.backed = false;
+            }
             (CommandType::ResourceDetachBacking, Ending::Refused) => resource.detach_refused = true,
             (CommandType::TransferToHost2d, Ending::Done) => resource.filled = true,
             (CommandType::ResourceUnref, Ending::Done) => {
@@ -332,6 +345,16 @@ impl<D: DmaContext> Drop for Resources<D> {
 }
 
 impl<D: DmaContext> Resource<D> {
+    /// A command that the device can only do once it said that it did one before: what comes after a picture that it has no
+    /// room for would be as many mistakes of ours.
+    fn once(&self, done: bool, command: CommandType) -> Result<Step, Cause> {
+        match (done, self.in_flight) {
+            (true, _) => Ok(Step::Send(command)),
+            (false, 1..) => Ok(Step::Wait),
+            (false, 0) => Err(Cause::InvalidParameter("the device has no such resource")),
+        }
+    }
+
     /// Whether `rect` is a part of it.
     fn check(&self, rect: Rect) -> Result<(), Cause> {
         match !rect.is_empty() && Rect::of(self.size).contains(rect) {

@@ -123,9 +123,14 @@ struct Interface {
     addresses: Vec<String>,
     gateways: Vec<String>,
     lease: Option<LeaseStatus>,
-    unsent: u64,
+    malformed: u64,
+    foreign: u64,
+    unheard: u64,
     unassembled: u64,
+    unsent: u64,
     sockets: Vec<Socket>,
+    /// Connections that we ended are only counted: whoever asks often leaves many of them.
+    closing: usize,
 }
 
 #[derive(Serialize)]
@@ -253,6 +258,10 @@ fn interface(stack: &Stack) -> Interface {
         gateways,
         drops,
     } = stack.summary();
+    let (closing, sockets): (Vec<_>, Vec<_>) = stack
+        .sockets()
+        .into_iter()
+        .partition(|socket| socket.closing);
     Interface {
         name,
         link,
@@ -266,9 +275,13 @@ fn interface(stack: &Stack) -> Interface {
             seconds: lease.duration.map(|duration| duration.secs()),
             renewals: lease.renewals,
         }),
-        unsent: drops.unsent,
+        malformed: drops.malformed,
+        foreign: drops.foreign,
+        unheard: drops.unheard,
         unassembled: drops.unassembled,
-        sockets: stack.sockets().into_iter().map(socket).collect(),
+        unsent: drops.unsent,
+        sockets: sockets.into_iter().map(socket).collect(),
+        closing: closing.len(),
     }
 }
 

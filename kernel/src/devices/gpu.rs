@@ -13,9 +13,10 @@ use embassy_futures::yield_now;
 use spin::Mutex;
 use vringlet::asynchronous::Asynchronous;
 use vringlet::blocking::Blocking;
+use vringlet::gpu::wire::CommandType;
 use vringlet::gpu::{
-    Buffering, Change, Cursor, DisplaysChanged, Framebuffer, Gpu, Head, Layout, Options, Rect,
-    Screen, Size,
+    Buffering, Change, Cursor, DisplaysChanged, Framebuffer, Gpu, Head, Layout, Options, PIXEL_LEN,
+    Rect, Screen, Size,
 };
 use vringlet::{Cause, Driver, Error, Report};
 
@@ -23,6 +24,7 @@ use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
 use crate::platform::interrupts::Event;
 use crate::platform::memory::dma::KernelDma;
+use crate::platform::memory::{PAGE_BYTES, frames};
 use crate::platform::time;
 use crate::runtime::task;
 
@@ -30,6 +32,10 @@ use crate::runtime::task;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Rows of a picture that are drawn before others have their turn.
 const ROWS_A_TURN: u32 = 16;
+/// No display is made smaller than this for want of memory.
+const SMALLEST: Size = Size::new(320, 200);
+/// Pages of memory for devices that pictures must leave to others.
+const SPARE_PAGES: usize = (2 << 20) / PAGE_BYTES;
 /// How long before the desk is looked for again, when somebody else works on it.
 const DESK_PAUSE: Duration = Duration::from_millis(1);
 
@@ -51,10 +57,17 @@ pub struct Adapter {
 /// What an adapter shows.
 #[derive(Default)]
 pub struct Desk {
-    screens: Vec<Screen<KernelDma>>,
+    screens: Vec<Shown>,
     cursor: Option<Cursor<KernelDma>>,
     /// What the displays show, whatever displays there are.
     pub showing: Showing,
+}
+
+/// What a display shows.
+struct Shown {
+    screen: Screen<KernelDma>,
+    /// How large the display wants it to be.
+    wanted: Size,
 }
 
 /// What is shown.
@@ -186,8 +199,8 @@ impl Adapter {
             let mut desk = self.desk().await;
             if self.lost.swap(false, Ordering::Relaxed) {
                 desk.cursor = None;
-                for screen in &mut desk.screens {
-                    if let Err(cause) = screen.restore() {
+                for shown in &mut desk.screens {
+                    if let Err(cause) = shown.screen.restore() {
                         log::warn!("{}: {cause}", self.name);
                     }
                 }
@@ -238,18 +251,22 @@ impl Borrowed<'_> {
     /// Shows on all displays what is the same whatever happens.
     async fn redraw(&mut self) -> Result<(), Error> {
         for head in self.adapter.heads() {
-            let size = head.rect.size();
-            let picture = match &self.showing {
-                Showing::Test => None,
-                Showing::Picture(picture) => Some(picture.clone()),
-                Showing::Dashboard { .. } | Showing::Drawing => return Ok(()),
-            };
-            let canvas = self.canvas(head)?;
-            match picture {
-                None => draw_test(canvas, head.scanout, size),
-                Some(picture) => draw_picture(canvas, &*picture, size).await,
+            loop {
+                let picture = match &self.showing {
+                    Showing::Test => None,
+                    Showing::Picture(picture) => Some(picture.clone()),
+                    Showing::Dashboard { .. } | Showing::Drawing => return Ok(()),
+                };
+                let size = self.fit(head)?;
+                let canvas = self.canvas(head.scanout)?;
+                match picture {
+                    None => draw_test(canvas, head.scanout, size),
+                    Some(picture) => draw_picture(canvas, &*picture, size).await,
+                }
+                if self.present(head.scanout).await? {
+                    break;
+                }
             }
-            self.present(head.scanout).await?;
         }
         Ok(())
     }
@@ -259,8 +276,13 @@ impl Borrowed<'_> {
         if let Showing::Dashboard { .. } = self.showing {
             self.showing = Showing::Drawing;
         }
-        self.canvas(head)?.fill(rect, color);
-        self.present(head.scanout).await
+        loop {
+            self.fit(head)?;
+            self.canvas(head.scanout)?.fill(rect, color);
+            if self.present(head.scanout).await? {
+                return Ok(());
+            }
+        }
     }
 
     /// Has the dashboard shown, from the beginning.
@@ -269,9 +291,17 @@ impl Borrowed<'_> {
         self.adapter.rearranged.raise();
     }
 
-    /// What is drawn on to be seen on a display after [`Self::present`].
-    pub fn canvas(&mut self, head: Head) -> Result<&mut Framebuffer<KernelDma>, Error> {
-        Ok(self.screen(head)?.canvas())
+    /// What is drawn on to be seen on a display after [`Self::present`]. There is one after [`Self::fit`].
+    pub fn canvas(&mut self, scanout: u32) -> Result<&mut Framebuffer<KernelDma>, Error> {
+        let adapter = self.adapter;
+        let shown = self.shown(scanout);
+        let shown = shown.ok_or_else(|| adapter.with(|gpu| gpu.error(Cause::Busy)))?;
+        Ok(shown.screen.canvas())
+    }
+
+    fn shown(&mut self, scanout: u32) -> Option<&mut Shown> {
+        let mut screens = self.desk.screens.iter_mut();
+        screens.find(|shown| shown.screen.scanout() == scanout)
     }
 
     /// Gives a display a pointer at a place, or moves the one it has.
@@ -296,54 +326,94 @@ impl Borrowed<'_> {
     /// Makes what is shown fit the displays that there are.
     async fn rearrange(&mut self) -> Result<(), Error> {
         let heads = self.adapter.heads();
-        let gone = |screen: &Screen<_>| heads.iter().all(|head| head.scanout != screen.scanout());
+        let gone = |shown: &Shown| {
+            let scanout = shown.screen.scanout();
+            heads.iter().all(|head| head.scanout != scanout)
+        };
         while let Some(index) = self.screens.iter().position(gone) {
-            let screen = self.screens.swap_remove(index);
-            self.adapter.close(screen).await?;
+            let shown = self.screens.swap_remove(index);
+            self.adapter.close(shown.screen).await?;
         }
         self.redraw().await
     }
 
-    /// The screen of a display, of the display's size.
-    fn screen(&mut self, head: Head) -> Result<&mut Screen<KernelDma>, Error> {
-        let adapter = self.adapter;
-        let size = head.rect.size();
-        let failed = |cause| adapter.with(|gpu| gpu.error(cause));
-        let known = self
-            .screens
-            .iter()
-            .position(|screen| screen.scanout() == head.scanout);
-        let index = match known {
-            Some(index) => index,
-            None => {
-                let screen = Screen::new(&KernelDma, head.scanout, size, Buffering::Single);
-                self.screens.push(screen.map_err(failed)?);
-                self.screens.len() - 1
-            }
-        };
-        let screen = self
-            .screens
-            .get_mut(index)
-            .ok_or(Cause::Busy)
-            .map_err(failed)?;
-        if screen.size() != size {
-            screen.resize(size).map_err(failed)?;
+    /// Sees to it that a display has a screen, of the size that the display wants or, where memory is short, of half of that,
+    /// or of half of that again. Gives the size.
+    pub fn fit(&mut self, head: Head) -> Result<Size, Error> {
+        let wanted = head.rect.size();
+        match self.shown(head.scanout) {
+            Some(shown) if shown.wanted == wanted => Ok(shown.screen.size()),
+            _ => self.make(head.scanout, wanted, wanted),
         }
-        Ok(screen)
     }
 
-    /// Sends what was drawn on a display's screen.
-    pub async fn present(&mut self, scanout: u32) -> Result<(), Error> {
+    /// Makes a screen for a display that wants it to be of size `wanted`, of at most size `most`.
+    fn make(&mut self, scanout: u32, wanted: Size, most: Size) -> Result<Size, Error> {
         let adapter = self.adapter;
-        let screens = &mut self.desk.screens;
-        if let Some(screen) = screens
-            .iter_mut()
-            .find(|screen| screen.scanout() == scanout)
-        {
-            adapter.present(screen).await?;
+        let mut size = most;
+        loop {
+            let cause = match self.try_make(scanout, wanted, size) {
+                Ok(()) => break,
+                Err(cause) => cause,
+            };
+            size = half(size)
+                .filter(|_| cause == Cause::NoDmaMemory)
+                .ok_or_else(|| adapter.with(|gpu| gpu.error(cause)))?;
+        }
+        if size != wanted {
+            log::warn!(
+                "{}: display {scanout} shows {size}, as there is not enough memory for {wanted}",
+                adapter.name
+            );
+        }
+        Ok(size)
+    }
+
+    fn try_make(&mut self, scanout: u32, wanted: Size, size: Size) -> Result<(), Cause> {
+        let bytes = usize::try_from(size.area() * PIXEL_LEN as u64);
+        let pages = bytes.map_err(|_| Cause::NoDmaMemory)?.div_ceil(PAGE_BYTES);
+        let (free, _) = frames::usage();
+        if free < pages.saturating_add(SPARE_PAGES) {
+            return Err(Cause::NoDmaMemory);
+        }
+        match self.shown(scanout) {
+            Some(shown) => {
+                shown.screen.resize(size)?;
+                shown.wanted = wanted;
+            }
+            None => {
+                let screen = Screen::new(&KernelDma, scanout, size, Buffering::Single)?;
+                self.screens.push(Shown { screen, wanted });
+            }
         }
         Ok(())
     }
+
+    /// Sends what was drawn on a display's screen. Says whether it is shown: if not, the device has no room for a picture of
+    /// that size, and there is a smaller one now, to be drawn on anew.
+    pub async fn present(&mut self, scanout: u32) -> Result<bool, Error> {
+        let adapter = self.adapter;
+        let Some(shown) = self.shown(scanout) else {
+            return Ok(true);
+        };
+        let (wanted, size) = (shown.wanted, shown.screen.size());
+        let Err(error) = adapter.present(&mut shown.screen).await else {
+            return Ok(true);
+        };
+        let refused = matches!(error.cause, Cause::Refused { command, .. } if command == CREATE);
+        let smaller = half(size).filter(|_| refused).ok_or(error)?;
+        self.make(scanout, wanted, smaller)?;
+        Ok(false)
+    }
+}
+
+/// What a device refuses that has no room for a picture.
+const CREATE: &str = CommandType::ResourceCreate2d.name();
+
+/// Half the width and half the height, unless that is too small to show anything.
+fn half(size: Size) -> Option<Size> {
+    let half = Size::new(size.width / 2, size.height / 2);
+    (half.width >= SMALLEST.width && half.height >= SMALLEST.height).then_some(half)
 }
 
 /// The test pattern: red grows to the right, green downwards, and blue tells every pixel and scanout apart from its

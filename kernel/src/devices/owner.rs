@@ -178,10 +178,11 @@ impl<D: Driver> EndOfRound for Shared<D> {
             return false;
         }
         self.armed.store(false, Ordering::Relaxed);
-        let before = self.face.unfinished();
+        let unheard = asked && !interrupted && !self.interrupts.is_heard();
+        let before = unheard.then(|| self.face.unfinished());
         // The owner is told of an error by `stopped`.
         let more = self.face.turn().unwrap_or(false);
-        if asked && !interrupted && self.face.unfinished() < before && !self.interrupts.is_heard() {
+        if before.is_some_and(|before| self.face.unfinished() < before) {
             self.silent.store(true, Ordering::Relaxed);
         }
         if let Some(notice) = &self.notice

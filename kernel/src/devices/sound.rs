@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::future::Future;
 use core::ops::Deref;
+use core::pin::pin;
 use core::time::Duration;
 
 use embassy_futures::select::select3;
@@ -27,7 +28,7 @@ use crate::runtime::task;
 
 /// The queues of a card: control, events, output, input.
 const QUEUES: usize = 4;
-/// How long a device may take for what it should do at once, and be late with frames.
+/// How long a device may take for what it should do at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Periods per second: how often the device and the driver speak of a stream.
 const PERIODS_PER_SECOND: u32 = 50;
@@ -172,7 +173,7 @@ impl Card {
             sink.close().await?;
             Ok(bytes)
         };
-        let bytes = self.in_time(layout, frames, playing).await?;
+        let bytes = self.in_time(&[stream], playing).await?;
         Ok(self.played(layout, bytes, before, stream))
     }
 
@@ -201,7 +202,7 @@ impl Card {
             source.close().await?;
             Ok(bytes)
         };
-        let bytes = self.in_time(layout, frames, recording).await?;
+        let bytes = self.in_time(&[stream], recording).await?;
         Ok(self.played(layout, bytes, before, stream))
     }
 
@@ -231,7 +232,7 @@ impl Card {
             sink.close().await?;
             Ok(bytes)
         };
-        let bytes = self.in_time(layout, frames, looping).await?;
+        let bytes = self.in_time(&[input, output], looping).await?;
         Ok(self.played(layout, bytes, before, output))
     }
 
@@ -242,20 +243,30 @@ impl Card {
         params.map_err(|cause| self.with(|sound| sound.error(cause)))
     }
 
-    /// Waits as long as so many frames take, and then some.
+    /// Waits for work that ends with its last frame, as long as the streams that it is done with go on. A machine that emulates
+    /// another one beside much else may take its time for that, but gives a period back now and then.
     async fn in_time<T, E>(
         &self,
-        layout: Layout,
-        frames: u64,
+        streams: &[u32],
         work: impl Future<Output = Result<T, Failed<E>>>,
     ) -> Result<T, Failed<E>> {
-        let seconds = frames.div_ceil(layout.rate.hz().into());
-        let most = Duration::from_secs(seconds) + PATIENCE;
-        let done = time::timeout(most, work).await;
-        done.unwrap_or_else(|_| {
-            let device = self.control().name();
-            Err(Failed::Device(Error::new(device, Cause::Timeout)))
-        })
+        let periods = || -> u64 {
+            let streams = streams.iter();
+            streams.map(|stream| self.stats(*stream).periods).sum()
+        };
+        let mut work = pin!(work);
+        let mut before = periods();
+        loop {
+            if let Ok(done) = time::timeout(owner::timeout(), work.as_mut()).await {
+                return done;
+            }
+            let now = periods();
+            if now == before {
+                let device = self.control().name();
+                return Err(Failed::Device(Error::new(device, owner::unanswered())));
+            }
+            before = now;
+        }
     }
 
     fn stats(&self, stream: u32) -> StreamStats {

@@ -2,10 +2,15 @@
 
 use core::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 /// A clock that tasks can wait for.
 pub trait Clock: Copy + 'static {
     /// Time since some moment in the past; it never goes back.
     fn now(self) -> Duration;
+
+    /// The date and the time of day, if they are known.
+    fn date(self) -> Option<DateTime<Utc>>;
 
     /// Done when the duration has passed.
     fn after(self, duration: Duration) -> impl Future<Output = ()>;

@@ -96,6 +96,8 @@ pub struct SocketSummary {
     pub remote: String,
     /// The state of a TCP connection; empty for the others.
     pub state: String,
+    /// It is a TCP connection that we ended: nobody here uses it any more.
+    pub closing: bool,
     /// Bytes that wait to be read, and bytes not yet acknowledged.
     pub queued: (usize, usize),
     /// Packets for which there was no room. TCP's sender sends them again.
@@ -489,6 +491,7 @@ impl SocketSummary {
             local,
             remote: String::new(),
             state: String::new(),
+            closing: false,
             queued,
             dropped,
         };
@@ -504,6 +507,7 @@ impl SocketSummary {
                     .map(|remote| remote.to_string())
                     .unwrap_or_default(),
                 state: tcp.state().to_string(),
+                closing: is_closing(tcp.state()),
                 queued: (tcp.recv_queue(), tcp.send_queue()),
                 dropped: 0,
             },
@@ -527,5 +531,22 @@ impl SocketSummary {
             ),
             Socket::Dhcpv4(_) => bare("dhcp", "*:68".into(), (0, 0), 0),
         }
+    }
+}
+
+fn is_closing(state: tcp::State) -> bool {
+    use tcp::State;
+    match state {
+        State::Listen
+        | State::SynSent
+        | State::SynReceived
+        | State::Established
+        | State::CloseWait => false,
+        State::Closed
+        | State::FinWait1
+        | State::FinWait2
+        | State::Closing
+        | State::LastAck
+        | State::TimeWait => true,
     }
 }

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::future::pending;
 use core::time::Duration;
 
+use chrono::{DateTime, Utc};
 use embassy_futures::select::select3;
 use embassy_futures::yield_now;
 use smoltcp::time::Instant;
@@ -200,6 +201,10 @@ pub struct KernelClock;
 impl Clock for KernelClock {
     fn now(self) -> Duration {
         Duration::from_nanos(time::now().as_nanos())
+    }
+
+    fn date(self) -> Option<DateTime<Utc>> {
+        time::wall()
     }
 
     fn after(self, duration: Duration) -> impl Future<Output = ()> {

@@ -94,7 +94,8 @@ impl TcpStream {
                     socket.register_send_waker(context.waker());
                     Poll::Pending
                 }
-                State::Closed => Poll::Ready(Err(TcpError::Refused)),
+                // What came before a reset can still be read.
+                State::Closed if socket.recv_queue() == 0 => Poll::Ready(Err(TcpError::Refused)),
                 _ => Poll::Ready(Ok(())),
             })
         })

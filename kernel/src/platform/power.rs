@@ -19,6 +19,8 @@ const SLEEP_ENABLE: u16 = 1 << 13;
 #[derive(Clone, Copy)]
 #[repr(u32)]
 pub enum ExitCode {
+    /// There is too little memory for the kernel. The loader's failures have the same value.
+    TooLittleMemory = 0x10,
     /// The kernel panicked.
     Panic = 0x11,
     /// The processor raised an exception the kernel cannot go on from.

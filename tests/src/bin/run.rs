@@ -2,9 +2,9 @@
 //! terminal.
 //!
 //! Everything comes by environment variables, an empty one counting as unset: `MACHINE`, `MEM`, `SMP`, `DISK`, `SOUND`,
-//! `PORT`, `SCRIPT`, `CMDLINE`, `ARGS` (see `make help`), `TIMEOUT` (seconds) and `RUN_FOLDER` (where the demonstration
-//! disk, the persistent memory and what is heard are; `target/` unless given). `TERM` and `NO_COLOR` mean what they mean
-//! everywhere.
+//! `PORT`, `SCRIPT`, `CMDLINE`, `ARGS`, `ACCEL`, `CPU` (see `make help`), `TIMEOUT` (seconds) and `RUN_FOLDER` (where the
+//! demonstration disk, the persistent memory and what is heard are; `target/` unless given). `TERM` and `NO_COLOR` mean what
+//! they mean everywhere.
 //!
 //! When standard input is no terminal the guest runs the script (a tour unless given) strictly and powers off, and the
 //! exit status tells whether all of it went well.
@@ -17,13 +17,15 @@ use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use vringlet_tests::accelerator::{self, Wish};
+use vringlet_tests::cell;
 use vringlet_tests::demo;
 use vringlet_tests::disk::SECTOR;
 use vringlet_tests::guest::{End, Guest, Process};
-use vringlet_tests::project_root;
 use vringlet_tests::qemu::{
     Format, GPU, Image, Machine, Qemu, SCREENSHOT_SOCKET, escape, knows, utf8,
 };
+use vringlet_tests::{project_root, setting};
 
 /// The demonstration disk, the persistent memory, and what is heard where nothing plays it.
 const DEMO_DISK: &str = "demo.img";
@@ -61,10 +63,7 @@ fn main() -> ExitCode {
 
 /// Runs the guest to its end; says how it ended and what it said about that.
 fn run() -> Result<(End, String)> {
-    let kernel = project_root().join("target/guest.elf");
-    if !kernel.is_file() {
-        bail!("target/guest.elf is missing: `make guest` builds it");
-    }
+    let kernel = cell::guest()?;
     let machine: Machine = setting("MACHINE").as_deref().unwrap_or("q35").parse()?;
     let mut qemu = Qemu::new(&machine, &kernel)?;
     qemu.arg("-smp", setting("SMP").as_deref().unwrap_or("1"));
@@ -89,6 +88,11 @@ fn run() -> Result<(End, String)> {
     qemu.user_net("net0", &[]);
     qemu.virtio("net", "nic0", "netdev=net0");
 
+    let more = setting("ARGS").unwrap_or_default();
+    let more =
+        shlex::split(&more).with_context(|| format!("ARGS={more}: a quote is not closed"))?;
+    accelerate(&mut qemu, &kernel, &more)?;
+
     let script = setting("SCRIPT");
     screen(&mut qemu, on_terminal)?;
     sound(&mut qemu, &home, on_terminal)?;
@@ -107,9 +111,6 @@ fn run() -> Result<(End, String)> {
             tour.join("; ")
         }
     });
-    let more = setting("ARGS").unwrap_or_default();
-    let more =
-        shlex::split(&more).with_context(|| format!("ARGS={more}: a quote is not closed"))?;
 
     if on_terminal {
         qemu.args(more);
@@ -156,17 +157,33 @@ fn run() -> Result<(End, String)> {
     }
 }
 
-/// An environment variable that says something.
-fn setting(name: &str) -> Option<String> {
-    std::env::var(name)
-        .ok()
-        .filter(|value| !value.trim().is_empty())
-}
-
-/// The same, as a path.
+/// An environment variable that says something, as a path.
 fn path_setting(name: &str) -> Option<PathBuf> {
     let value = std::env::var_os(name).filter(|value| !value.is_empty());
     value.map(PathBuf::from)
+}
+
+/// Chooses what executes the guest's instructions, unless QEMU is told in the user's own words, and says so.
+fn accelerate(qemu: &mut Qemu, kernel: &Path, more: &[String]) -> Result<()> {
+    let accel = setting("ACCEL");
+    let cpu = setting("CPU");
+    let machine = qemu.machine().clone();
+    if !accelerator::is_named(&machine.to_string(), more) {
+        let wish = Wish::new(accel.as_deref().unwrap_or("auto"), cpu)?;
+        let choice = wish.choose(&machine, kernel)?;
+        eprintln!("run: accelerator {choice}");
+        choice.accelerator.plug(qemu);
+        return Ok(());
+    }
+    // QEMU would take the first of two.
+    if let Some(accel) = accel {
+        bail!("ACCEL={accel}, and MACHINE or ARGS name an accelerator as well");
+    }
+    eprintln!("run: accelerator as MACHINE or ARGS have it");
+    if let Some(cpu) = cpu {
+        qemu.arg("-cpu", &cpu);
+    }
+    Ok(())
 }
 
 /// A graphics adapter, seen in a window, or by VNC where there can't be one; the tour has nobody who looks.
@@ -288,12 +305,15 @@ fn shown(file: &Path) -> String {
         .to_string()
 }
 
-/// The kind of window that QEMU can open here.
+/// The kind of window that QEMU can open here: one that is as large as the guest's screen, which is as large as the user makes
+/// the window. SDL's is. GTK's opens with 640x480 and has the guest follow that, unless it is told not to fit the screen into
+/// the window; then it can be made larger, and not smaller again.
 fn window() -> Option<&'static str> {
     setting("WAYLAND_DISPLAY").or_else(|| setting("DISPLAY"))?;
-    ["gtk", "sdl"]
-        .into_iter()
-        .find(|kind| knows("-display", kind).unwrap_or(false))
+    let kinds = [("sdl", "sdl"), ("gtk", "gtk,zoom-to-fit=off")];
+    let mut kinds = kinds.into_iter();
+    let (_, options) = kinds.find(|(kind, _)| knows("-display", kind).unwrap_or(false))?;
+    Some(options)
 }
 
 /// Leads a port of this machine to the guest's page, the wanted one if it is free, and says which.

@@ -300,20 +300,35 @@ impl Peer {
         self.send(&frame)
     }
 
-    /// Sends `count` datagrams to the guest's echo service as fast as it takes them. Returns how many came back
-    /// meanwhile.
+    /// Sends `count` datagrams to the guest as fast as it takes them: most are for its echo service, of sixteen one each is
+    /// for a port and for a host that are not there, and one has a wrong checksum. Returns how many came back meanwhile.
     pub fn flood(&self, count: u64) -> Result<u64> {
-        let mut datagram = Vec::new();
-        PacketBuilder::ethernet2(MAC, GUEST_MAC)
-            .ipv4(ADDRESS.octets(), GUEST.octets(), 64)
-            .udp(FLOOD_PORT, 7)
-            .write(&mut datagram, &[0x5a; 100])?;
+        let datagram = |address: Ipv4Addr, port| -> Result<Vec<u8>> {
+            let mut datagram = Vec::new();
+            PacketBuilder::ethernet2(MAC, GUEST_MAC)
+                .ipv4(ADDRESS.octets(), address.octets(), 64)
+                .udp(FLOOD_PORT, port)
+                .write(&mut datagram, &[0x5a; 100])?;
+            Ok(datagram)
+        };
+        let good = datagram(GUEST, 7)?;
+        let unheard = datagram(GUEST, 9)?;
+        let foreign = datagram(Ipv4Addr::new(10, 9, 8, 99), 7)?;
+        let mut malformed = good.clone();
+        malformed.pop();
+        malformed.push(0xa5);
         let mut echoed = 0;
         self.socket
             .set_write_timeout(Some(Duration::from_millis(1)))?;
-        for _ in 0..count {
+        for number in 0..count {
+            let datagram = match number % 16 {
+                3 => &unheard,
+                7 => &foreign,
+                11 => &malformed,
+                _ => &good,
+            };
             // A wire that is full in both directions would stay so if nobody read.
-            while let Err(error) = self.socket.send_to(&datagram, self.there()) {
+            while let Err(error) = self.socket.send_to(datagram, self.there()) {
                 ensure!(
                     error.kind() == std::io::ErrorKind::WouldBlock,
                     "sending a datagram: {error}"

@@ -3,12 +3,13 @@
 use anyhow::{Context, Result, ensure};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+use vringlet_tests::accelerator::Accelerator;
 use vringlet_tests::cell::{Booted, Cell, MEMORY};
 use vringlet_tests::console::Console;
 use vringlet_tests::disk::{Disk, MIB};
 use vringlet_tests::gdb::{Debugger, Register};
 use vringlet_tests::guest::End;
-use vringlet_tests::qemu::{Image, Machine, escape, utf8};
+use vringlet_tests::qemu::{Image, Machine, Qemu, escape, utf8};
 
 use crate::Spec;
 
@@ -23,7 +24,7 @@ pub(crate) fn cells() -> Vec<Spec> {
             format!("{machine}/boot/no-device"),
             move |cell| no_device(cell, machine),
         ));
-        for (name, mib) in [("64M", 64), ("8G", 8192)] {
+        for (name, mib) in [("16M", 16), ("64M", 64), ("8G", 8192)] {
             cells.push(Spec::new(
                 format!("{machine}/boot/memory={name}"),
                 move |cell| memory(cell, machine, mib),
@@ -32,19 +33,24 @@ pub(crate) fn cells() -> Vec<Spec> {
         for cpu in ["qemu64", "max"] {
             cells.push(Spec::new(
                 format!("{machine}/boot/cpu={cpu}"),
-                move |cell| processors(cell, machine, &["-cpu", cpu], 1),
+                move |cell| processors(cell, emulated(cell, machine, cpu)?, 1),
             ));
         }
         cells.push(Spec::new(format!("{machine}/boot/smp=4"), move |cell| {
-            processors(cell, machine, &["-smp", "4"], 4)
+            let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+            qemu.arg("-smp", "4");
+            processors(cell, qemu, 4)
         }));
-        cells.push(Spec::new(
-            format!("{machine}/boot/too-little-memory"),
-            move |cell| refused(cell, machine, "2M", &[], "memory"),
-        ));
+        // Too little for the loader, and for the kernel.
+        for memory in ["2M", "8M"] {
+            cells.push(Spec::new(
+                format!("{machine}/boot/too-little-memory={memory}"),
+                move |cell| refused(cell, cell.qemu(&machine.parse()?, memory)?, "memory"),
+            ));
+        }
         cells.push(Spec::new(
             format!("{machine}/boot/no-long-mode"),
-            move |cell| refused(cell, machine, MEMORY, &["-cpu", "qemu32"], "long mode"),
+            move |cell| refused(cell, emulated(cell, machine, "qemu32")?, "long mode"),
         ));
     }
     for machine in ["q35", "pc", "microvm"] {
@@ -60,6 +66,15 @@ pub(crate) fn cells() -> Vec<Spec> {
     cells.push(Spec::new("pc/boot/pci-bridge", |cell| {
         behind_bridges(cell, "pc")
     }));
+    for machine in ["q35", "pc", "microvm,pcie=on"] {
+        let name = format!("{machine}/boot/host-bridges");
+        cells.push(Spec::new(name, move |cell| host_bridges(cell, machine)));
+    }
+    for machine in ["q35", "pc", "microvm,rtc=on"] {
+        cells.push(Spec::new(format!("{machine}/boot/clock"), move |cell| {
+            clock(cell, machine)
+        }));
+    }
     for machine in ["q35", "microvm"] {
         cells.push(Spec::new(format!("{machine}/boot/panic"), move |cell| {
             panic(cell, machine)
@@ -156,10 +171,13 @@ fn memory(cell: &Cell, machine: &str, mib: u64) -> Result<()> {
     disk.check()
 }
 
-fn processors(cell: &Cell, machine: &str, arguments: &[&str], count: u64) -> Result<()> {
+/// A guest on a processor by name, which no host has but by emulation.
+fn emulated(cell: &Cell, machine: &str, cpu: &str) -> Result<Qemu> {
+    cell.qemu_on(&Accelerator::tcg(cpu), &machine.parse()?, MEMORY)
+}
+
+fn processors(cell: &Cell, mut qemu: Qemu, count: u64) -> Result<()> {
     let mut disk = Disk::create(cell.file("disk.img"), MIB, 3)?;
-    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
-    qemu.args(arguments.iter().map(|word| word.to_string()));
     qemu.drive("d0", disk.path(), Image::RAW)?;
     qemu.virtio("blk", "dev0", "drive=d0");
     qemu.script("strict; blk verify blk0 0 2048 3; blk fill blk0 8 100 4; poweroff");
@@ -174,20 +192,12 @@ fn processors(cell: &Cell, machine: &str, arguments: &[&str], count: u64) -> Res
 }
 
 /// The number right before `unit`.
-fn word_before(text: &str, unit: &str) -> Option<u64> {
+pub(super) fn word_before(text: &str, unit: &str) -> Option<u64> {
     text.split(unit).next()?.rsplit(' ').next()?.parse().ok()
 }
 
 /// A machine that can't run the kernel gets one line that says why, and an end.
-fn refused(
-    cell: &Cell,
-    machine: &str,
-    memory: &str,
-    arguments: &[&str],
-    reason: &str,
-) -> Result<()> {
-    let mut qemu = cell.qemu(&machine.parse()?, memory)?;
-    qemu.args(arguments.iter().map(|word| word.to_string()));
+fn refused(cell: &Cell, mut qemu: Qemu, reason: &str) -> Result<()> {
     // Should it boot after all.
     qemu.script("poweroff");
     let mut guest = cell.boot(qemu)?;
@@ -305,6 +315,55 @@ fn behind_bridges(cell: &Cell, machine: &str) -> Result<()> {
     guest.command("ping 10.0.2.2 2", "2 sent, 2 received")?;
     guest.power_off()?;
     disk.check()
+}
+
+/// A disk and a network, each behind a host bridge of its own, and a device on bus 0 as ever. On microvm no firmware has given
+/// anything a number or an address, and nothing says which buses these are.
+fn host_bridges(cell: &Cell, machine: &str) -> Result<()> {
+    let mut disk = Disk::create(cell.file("disk.img"), MIB, 5)?;
+    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+    for (index, bus) in [(1, 0x20), (2, 0x80)] {
+        if machine == "pc" {
+            let bridge = format!("pxb,id=bus{index},bus_nr={bus},bus=pci.0");
+            qemu.arg("-device", &bridge);
+        } else {
+            let bridge = format!("pxb-pcie,id=host{index},bus_nr={bus},bus=pcie.0");
+            qemu.arg("-device", &bridge);
+            let port =
+                format!("pcie-root-port,id=bus{index},bus=host{index},chassis={index},slot=1");
+            qemu.arg("-device", &port);
+        }
+    }
+    let address = if machine == "pc" { "2" } else { "0" };
+    qemu.drive("d0", disk.path(), Image::RAW)?;
+    qemu.virtio("blk", "dev0", &format!("drive=d0,bus=bus2,addr={address}"));
+    qemu.arg("-netdev", "user,id=n0");
+    qemu.virtio("net", "net0", &format!("netdev=n0,bus=bus1,addr={address}"));
+    let first = if machine == "pc" { "pci.0" } else { "pcie.0" };
+    qemu.virtio("rng", "rng0", &format!("bus={first}"));
+    qemu.script("strict; lspci; blk verify blk0 0 2048 5 depth=8; blk fill blk0 0 64 6; rng 16");
+    disk.expect_pattern(0..64, 6);
+    let mut guest = cell.boot(qemu)?;
+    guest.eventually("blk0: virtio-blk at 81:")?;
+    guest.eventually("net0: virtio-net at 21:")?;
+    guest.eventually("net0: address 10.0.2.15/24")?;
+    guest.expect_prompt()?;
+    guest.command("ping 10.0.2.2 2", "2 sent, 2 received")?;
+    guest.power_off()?;
+    disk.check()
+}
+
+/// A clock whose century is not this one.
+fn clock(cell: &Cell, machine: &str) -> Result<()> {
+    for base in ["1970-01-01", "1999-12-31"] {
+        let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+        qemu.arg("-rtc", &format!("base={base}"));
+        qemu.script("strict; date; poweroff");
+        let mut guest = cell.boot(qemu)?;
+        guest.ends_with(&End::PowerOff)?;
+        guest.check_said("date", &format!("{base} 00:0"))?;
+    }
+    Ok(())
 }
 
 fn panic(cell: &Cell, machine: &str) -> Result<()> {

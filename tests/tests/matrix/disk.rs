@@ -8,7 +8,9 @@ use serde_json::json;
 use vringlet_tests::cell::{Booted, Cell, MEMORY};
 use vringlet_tests::disk::{Disk, MIB, SECTOR};
 use vringlet_tests::guest::End;
+use vringlet_tests::images::{FileSystem, Files, run};
 use vringlet_tests::qemu::{Format, Image, Qemu, escape, utf8};
+use vringlet_tests::vhost_user::{Daemon, no_disk};
 
 use crate::Spec;
 
@@ -49,6 +51,8 @@ pub(crate) fn cells() -> Vec<Spec> {
     cells.push(Spec::new("q35/disk/bench-order", bench_order));
     cells.push(Spec::new("q35/disk/bench-write", bench_write));
     cells.push(Spec::new("q35/disk/bench-broken-off", bench_broken_off));
+    cells.push(Spec::new("q35/disk/aligned-buffers", aligned));
+    cells.push(Spec::new("q35/disk/vhost-user", daemon).unless(no_disk));
     for (size, name) in [(64, "64"), (1024, "1024")] {
         cells.push(Spec::new(
             format!("q35/disk/queue-size={name}"),
@@ -71,6 +75,88 @@ fn broken_off(cell: &Cell) -> Result<()> {
     guest.type_and_expect_writes("selftest", "d0", 64 << 10)?;
     guest.interrupt()?;
     guest.power_off()?;
+    disk.check()
+}
+
+/// What the device is told to read and write begins at multiples of a block, whoever asks: a file that was opened with O_DIRECT
+/// takes nothing else.
+fn aligned(cell: &Cell) -> Result<()> {
+    const QUEUE: u64 = 1024;
+    let mut disk = Disk::create(cell.file("disk.img"), MIB, 1)?;
+    let files = Files::from([("a.bin".into(), vec![7; 100_000])]);
+    let (source, target) = (cell.file("source.img"), cell.file("target.img"));
+    FileSystem::Fat(16).make(&source, 16, "SOURCE", &files)?;
+    std::fs::File::create(&target)?.set_len(300 << 20)?;
+    run("mkfs.fat", &["-F", "32", "-S", "4096", utf8(&target)?])?;
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    let disks = [(disk.path(), 512), (&source, 512), (&target, 4096)];
+    for (index, (path, block)) in disks.iter().enumerate() {
+        qemu.drive(&format!("d{index}"), path, Image::RAW)?;
+        let blocks = format!("logical_block_size={block},physical_block_size={block}");
+        let properties = format!("drive=d{index},queue-size={QUEUE},{blocks}");
+        qemu.virtio("blk", &format!("dev{index}"), &properties);
+    }
+    let blocks = disks.map(|(_, block)| block);
+    qemu.script(
+        "strict; blk write blk0 3 x; blk verify blk0 8 100 1 max=1k; blk fill blk0 8 100 2 max=4k; blk bench blk0 count=100; \
+         cp /blk1/a.bin /blk2/a.bin; sha256sum /blk2/a.bin",
+    );
+    disk.expect(3, &padded(b"x"));
+    disk.expect_pattern(8..108, 2);
+    let mut guest = cell.boot(qemu)?;
+    guest.expect_prompt()?;
+    for (index, block) in blocks.into_iter().enumerate() {
+        let path = format!("/machine/peripheral/dev{index}/virtio-backend");
+        let status = json!({ "path": path, "queue": 0 });
+        let qmp = &mut guest.process().qmp;
+        let status = qmp.execute("x-query-virtio-queue-status", status)?;
+        let used = status["used-idx"]
+            .as_u64()
+            .context("how many requests there were")?;
+        ensure!((1..=QUEUE).contains(&used), "{used} requests");
+        let mut checked = 0;
+        for request in 0..used {
+            let element = json!({ "path": path, "queue": 0, "index": request });
+            let element = qmp.execute("x-query-virtio-queue-element", element)?;
+            let segments = element["descs"].as_array().context("segments")?;
+            for segment in segments {
+                let number = |name: &str| segment[name].as_u64().context("a number");
+                let (address, len) = (number("addr")?, number("len")?);
+                // Header, status and name are shorter.
+                if len >= 512 {
+                    ensure!(
+                        address % block == 0 && len % block == 0,
+                        "{len} bytes at {address:#x}"
+                    );
+                    checked += 1;
+                }
+            }
+        }
+        ensure!(checked > 2, "{checked} segments of data in {used} requests");
+    }
+    guest.power_off()?;
+    disk.check()
+}
+
+/// The disk that QEMU's storage daemon offers. With QEMU 10 it says that a segment has 0 bytes at most.
+fn daemon(cell: &Cell) -> Result<()> {
+    let mut disk = Disk::create(cell.file("disk.img"), 16 * MIB, 1)?;
+    let sectors = disk.sectors();
+    let daemon = Daemon::disk(cell.directory(), disk.path())?;
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    qemu.share_memory(MEMORY);
+    daemon.attach(&mut qemu, "vhost-user-blk-pci", "dev0", "")?;
+    qemu.script(&format!(
+        "strict; blk info blk0; blk verify blk0 0 {sectors} 1 depth=8; blk fill blk0 100 5000 2 depth=32 max=256k; \
+         blk zero blk0 8 8; blk flush blk0; blk verify blk0 100 5000 2; virtio blk0; poweroff"
+    ));
+    disk.expect_pattern(100..5100, 2);
+    disk.expect(8, &[0; 8 * SECTOR]);
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PowerOff)?;
+    guest.check_said("virtio blk0", " violations=0")?;
+    guest.check_said("virtio blk0", " errors=0")?;
+    daemon.complains_only_of(&[])?;
     disk.check()
 }
 

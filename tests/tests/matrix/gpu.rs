@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use vringlet_tests::cell::{Booted, Cell, MEMORY};
+use vringlet_tests::guest::End;
 use vringlet_tests::qemu::{Qemu, escape, utf8};
 use vringlet_tests::screen::{self, Picture, Pointer, Pointers, Window};
 use vringlet_tests::vhost_user::{Daemon, no_gpu};
@@ -59,6 +60,33 @@ pub(crate) fn cells() -> Vec<Spec> {
     cells.push(Spec::new("q35/gpu/vga", |cell| {
         pixels(cell, "q35", Model::Vga, "", (1280, 800))
     }));
+    for (name, memory, properties, size, refused) in [
+        (
+            "q35/gpu/3840x2160-in-64M",
+            "64M",
+            "xres=3840,yres=2160",
+            (1920, 1080),
+            &[][..],
+        ),
+        (
+            "q35/gpu/7680x4320-in-256M",
+            "256M",
+            "xres=7680,yres=4320",
+            (3840, 2160),
+            &[],
+        ),
+        (
+            "q35/gpu/host-memory=4M",
+            MEMORY,
+            "xres=1920,yres=1080,max_hostmem=4M",
+            (960, 540),
+            &["virtio_gpu_resource_create_2d: resource creation failed 1 1920 1080"],
+        ),
+    ] {
+        cells.push(Spec::new(name, move |cell| {
+            too_large(cell, memory, properties, size, refused)
+        }));
+    }
     cells.push(Spec::new("q35/gpu/windows-resized", windows));
     cells.push(Spec::new("q35/gpu/16-heads", all_heads));
     cells.push(Spec::new("q35/gpu/cursor", cursor));
@@ -138,6 +166,32 @@ fn pixels(
     ensure!(monitor != properties.contains("edid=off"), "{info}");
     guest.power_off()?;
     daemon.map_or(Ok(()), |daemon| daemon.complains_only_of(&[]))
+}
+
+/// A display for which the guest or the host has not enough memory shows a smaller picture. What the host refused, QEMU logs as
+/// `refused`, and nothing that follows from it.
+fn too_large(
+    cell: &Cell,
+    memory: &str,
+    properties: &str,
+    (width, height): (usize, usize),
+    refused: &[&str],
+) -> Result<()> {
+    let mut qemu = cell.qemu(&"q35".parse()?, memory)?;
+    qemu.virtio("gpu", "g", properties);
+    qemu.script("strict; screen test");
+    let mut guest = cell.boot(qemu)?;
+    guest.expect(&format!("display=0 size={width}x{height}"))?;
+    let file = cell.file("screen.ppm");
+    let mut picture = Picture::test_pattern(width, height, 0);
+    picture.expect(&mut guest.process().qmp, "g", 0, &file)?;
+    guest.command("screen fill 3 4 50 6 0xff8001", "transferred=1200")?;
+    picture.fill(3, 4, 50, 6, [0xff, 0x80, 1]);
+    picture.expect(&mut guest.process().qmp, "g", 0, &file)?;
+    guest.command("virtio gpu0", " resources=1 backed_resources=1")?;
+    guest.command("screen dashboard", "screen dashboard")?;
+    guest.type_line("poweroff")?;
+    guest.ends_with_complaints(&End::PowerOff, refused)
 }
 
 /// As many displays as the device can have, each with a picture of its own.

@@ -1,16 +1,20 @@
-//! `make run` without a terminal: the wrapper is started as a user's script would, and judged by its exit status, by
+//! `make run`, mostly without a terminal: the wrapper is started as a user's script would, and judged by its exit status, by
 //! what it prints and by what it leaves of the user's files.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use vringlet_tests::cell::Cell;
+use anyhow::{Context, Result, bail, ensure};
+use vringlet_tests::accelerator::{Kind, obstacle};
+use vringlet_tests::cell::{self, Cell, PATIENCE};
+use vringlet_tests::console::Console;
 use vringlet_tests::disk::{Disk, MIB};
 use vringlet_tests::images::FileSystem;
+use vringlet_tests::qemu::{PROGRAM, knows};
 use vringlet_tests::sound::{compare, encode, read_wav, tone};
 
 use crate::Spec;
@@ -30,13 +34,33 @@ pub(crate) fn cells() -> Vec<Spec> {
     cells.push(Spec::new("run/terminal", terminal));
     cells.push(Spec::new("run/bad-arguments", bad_arguments));
     cells.push(Spec::new("run/hanging-guest", hanging_guest));
+    cells.push(Spec::new("run/window", window).unless(no_window));
+    cells.push(Spec::new("run/accelerator/left-open", left_open));
+    cells.push(Spec::new("run/accelerator/kvm", on_kvm).unless(super::kvm::unavailable));
+    for (name, qemu, chosen) in [
+        (
+            "comes-up",
+            KVM_COMES_UP,
+            "KVM with CPU host (a trial guest took ",
+        ),
+        (
+            "dies",
+            KVM_DIES,
+            "TCG (not KVM with CPU host: the trial guest died: signal 6 killed QEMU: no such register; \
+             `ACCEL=kvm` tries another CPU)\n",
+        ),
+        (
+            "hangs",
+            KVM_HANGS,
+            "TCG (not KVM with CPU host: the trial guest took more than 2 s; `ACCEL=kvm` tries another CPU)\n",
+        ),
+    ] {
+        let body = move |cell: &Cell| with_qemu(cell, qemu, chosen);
+        let name = format!("run/accelerator/kvm-{name}");
+        cells.push(Spec::new(name, body).unless(|| obstacle(Kind::Kvm)));
+    }
     cells
 }
-
-/// What the wrapper takes from its environment.
-const SETTINGS: [&str; 10] = [
-    "MACHINE", "MEM", "SMP", "DISK", "SOUND", "PORT", "SCRIPT", "CMDLINE", "ARGS", "TIMEOUT",
-];
 
 /// How the wrapper ended and what it printed, on both streams.
 struct Run {
@@ -75,14 +99,29 @@ impl Run {
     }
 }
 
-/// Starts the wrapper with these settings and no others. Its output is kept beside the cell's other files.
-fn run(cell: &Cell, settings: &[(&str, &str)]) -> Result<Run> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vringlet-run"));
-    for name in SETTINGS {
+const WRAPPER: &str = env!("CARGO_BIN_EXE_vringlet-run");
+
+/// Has a command run the wrapper with these settings and no others.
+fn settle(command: &mut Command, cell: &Cell, settings: &[(&str, &str)]) -> Result<()> {
+    for name in [
+        "MACHINE", "MEM", "SMP", "DISK", "SOUND", "PORT", "SCRIPT", "CMDLINE", "ARGS", "TIMEOUT",
+        "ACCEL", "CPU",
+    ] {
         command.env_remove(name);
     }
-    command.env("TIMEOUT", "80").envs(settings.iter().copied());
+    command.env("TIMEOUT", "80");
     command.env("RUN_FOLDER", cell.directory());
+    let accelerator = &cell::accelerator()?.accelerator;
+    command.env("ACCEL", accelerator.options());
+    command.envs(accelerator.cpu().map(|cpu| ("CPU", cpu)));
+    command.envs(settings.iter().copied());
+    Ok(())
+}
+
+/// Starts the wrapper with these settings and no others. Its output is kept beside the cell's other files.
+fn run(cell: &Cell, settings: &[(&str, &str)]) -> Result<Run> {
+    let mut command = Command::new(WRAPPER);
+    settle(&mut command, cell, settings)?;
     let (mut reader, writer) = std::io::pipe()?;
     let mut child = command
         .stdin(Stdio::null())
@@ -255,23 +294,13 @@ fn terminal(cell: &Cell) -> Result<()> {
         ),
     ] {
         let mut command = Command::new("script");
-        command.args([
-            "-q",
-            "-e",
-            "-c",
-            env!("CARGO_BIN_EXE_vringlet-run"),
-            "/dev/null",
-        ]);
-        for name in SETTINGS
-            .iter()
-            .chain(&["NO_COLOR", "DISPLAY", "WAYLAND_DISPLAY"])
-        {
+        command.args(["-q", "-e", "-c", WRAPPER, "/dev/null"]);
+        for name in ["NO_COLOR", "DISPLAY", "WAYLAND_DISPLAY"] {
             command.env_remove(name);
         }
-        command.envs(settings.iter().copied());
+        settle(&mut command, cell, settings)?;
         command.env("DISK", disk.path()).env("SOUND", "none");
         command.env("SCRIPT", "terminal; nothing; poweroff");
-        command.env("RUN_FOLDER", cell.directory());
         // Nobody types: what is typed is still to come.
         let (nothing, _open) = std::io::pipe()?;
         let output = command.stdin(nothing).output()?;
@@ -311,4 +340,212 @@ fn hanging_guest(cell: &Cell) -> Result<()> {
         ("TIMEOUT", "5"),
     ];
     run(cell, &settings)?.failed("did not end within 5 s")
+}
+
+/// What the cell with a window needs besides QEMU, if it is missing.
+fn no_window() -> Option<String> {
+    let has = |program: &str| Command::new(program).arg("-help").output().is_ok();
+    let window = ["sdl", "gtk"]
+        .iter()
+        .any(|kind| knows("-display", kind).unwrap_or(false));
+    match (has("Xvfb") && has("xdotool"), window) {
+        (false, _) => {
+            Some("no Xvfb or xdotool, which are Debian's packages xvfb and xdotool".into())
+        }
+        (_, false) => Some("no window, which is in Debian's qemu-system-gui".into()),
+        _ => None,
+    }
+}
+
+/// With a display the guest's screen is in a window that is as large as it, and follows its size from then on.
+fn window(cell: &Cell) -> Result<()> {
+    let display = Display::open()?;
+    // A terminal, as the user has.
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--return", "--command", WRAPPER, "/dev/null"]);
+    let disk = Disk::create(cell.file("disk.img"), MIB, 47)?;
+    settle(
+        &mut command,
+        cell,
+        &[("DISK", text(disk.path())?), ("DISPLAY", &display.name)],
+    )?;
+    command.env_remove("WAYLAND_DISPLAY");
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let (Some(output), Some(input)) = (child.stdout.take(), child.stdin.take()) else {
+        bail!("no standard streams");
+    };
+    let mut console = Console::capture(output, input, std::io::sink());
+    let mut seen = || -> Result<()> {
+        console.wait_for_prompt(PATIENCE)?;
+        display.wait_for_window("1280x8")?;
+        // As long as QEMU waits until it tells the guest of a window's size, and longer.
+        std::thread::sleep(Duration::from_secs(3));
+        display.wait_for_window("1280x8")?;
+        console.type_line("screen info")?;
+        console.expect("display=0 size=1280x800", PATIENCE)?;
+        display.resize(1500, 1000)?;
+        console.expect("display 0 went from 1280x800 to 1500x", PATIENCE)?;
+        console.wait_for_prompt(PATIENCE)?;
+        console.type_line("poweroff")
+    };
+    let seen = seen();
+    console.save(&cell.file("serial.log"))?;
+    if seen.is_err() {
+        let _ = child.kill();
+    }
+    let status = child.wait()?;
+    seen?;
+    ensure!(status.success(), "`make run` ended with {status}");
+    disk.check()
+}
+
+/// A display that nobody looks at. It goes with this value.
+struct Display {
+    server: Child,
+    name: String,
+}
+
+impl Display {
+    fn open() -> Result<Self> {
+        let mut server = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--", "Xvfb", "-displayfd", "1"])
+            .args(["-screen", "0", "2000x1400x24", "-nolisten", "tcp"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting Xvfb by setpriv")?;
+        let mut number = String::new();
+        let output = server.stdout.as_mut().context("Xvfb's output")?;
+        // It says this when it listens.
+        BufReader::new(output).read_line(&mut number)?;
+        let name = format!(":{}", number.trim());
+        Ok(Self { server, name })
+    }
+
+    /// Tells xdotool to find QEMU's window and do something with it. Gives what it says.
+    fn with_window(&self, words: &[&str]) -> Result<String> {
+        let found = Command::new("xdotool")
+            .env("DISPLAY", &self.name)
+            .args(["search", "--name", "QEMU"])
+            .args(words)
+            .output()?;
+        Ok(String::from_utf8_lossy(&found.stdout).into_owned())
+    }
+
+    /// Waits until the window's size begins with this. (GTK's has a menu, too.)
+    fn wait_for_window(&self, size: &str) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let said = self.with_window(&["getwindowgeometry"])?;
+            if said.contains(&format!("Geometry: {size}")) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "no window of {size}: {said:?}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn resize(&self, width: u32, height: u32) -> Result<()> {
+        let (width, height) = (width.to_string(), height.to_string());
+        self.with_window(&["windowsize", &width, &height]).map(drop)
+    }
+}
+
+impl Drop for Display {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// With nothing said, the guest runs on whatever is found to work here, and that is told.
+fn left_open(cell: &Cell) -> Result<()> {
+    let disk = Disk::create(cell.file("disk.img"), MIB, 47)?;
+    let settings = [
+        ("ACCEL", "auto"),
+        ("DISK", text(disk.path())?),
+        ("SCRIPT", "echo fine"),
+    ];
+    let run = run(cell, &settings)?;
+    run.succeeded()?;
+    run.said("run: accelerator ")?;
+    run.said("fine")
+}
+
+/// On KVM in earnest, as the user says.
+fn on_kvm(cell: &Cell) -> Result<()> {
+    let accelerator = super::kvm::on_kvm()?;
+    let disk = Disk::create(cell.file("disk.img"), MIB, 48)?;
+    let settings = [
+        ("ACCEL", accelerator.options()),
+        ("CPU", accelerator.cpu().unwrap_or_default()),
+        ("DISK", text(disk.path())?),
+        ("SCRIPT", "blk hash blk0 0 8"),
+        // Where the guest's kernel is emulated, a store takes a minute to be made.
+        ("CMDLINE", "store=none"),
+        ("TIMEOUT", "300"),
+    ];
+    let run = run(cell, &settings)?;
+    run.succeeded()?;
+    run.said(&format!("run: accelerator {accelerator}\n"))?;
+    run.said("sha256=")?;
+    disk.check()
+}
+
+/// A machine whose KVM works: TCG stands in for it.
+const KVM_COMES_UP: &str = r#"
+for word; do
+    shift
+    case $word in kvm) word=tcg ;; host) word=max ;; esac
+    set -- "$@" "$word"
+done
+"#;
+/// One whose KVM does not let QEMU set up the processor.
+const KVM_DIES: &str = r#"
+case " $* " in *" -accel kvm "*)
+    echo "qemu-system-x86_64: no such register" >&2
+    echo "and more" >&2
+    kill -ABRT $$
+esac
+"#;
+/// One that is so slow that it might as well not run at all.
+const KVM_HANGS: &str = r#"case " $* " in *" -accel kvm "*) exec sleep 600 ;; esac
+"#;
+
+/// QEMU is started by this script, as on a machine where it behaves like that.
+fn with_qemu(cell: &Cell, script: &str, chosen: &str) -> Result<()> {
+    let programs = cell.file("bin");
+    std::fs::create_dir(&programs)?;
+    let (qemu, log) = (programs.join(PROGRAM), cell.file("qemu.log"));
+    let path = std::env::var("PATH")?;
+    // What is started notes what it was told, becomes QEMU itself, and is not found a second time.
+    let text_of = format!(
+        "#!/bin/sh\necho \"$*\" >>'{}'\n{script}\nPATH='{path}' exec {PROGRAM} \"$@\"\n",
+        text(&log)?
+    );
+    std::fs::write(&qemu, text_of)?;
+    std::fs::set_permissions(&qemu, PermissionsExt::from_mode(0o755))?;
+    let disk = Disk::create(cell.file("disk.img"), MIB, 49)?;
+    let path = format!("{}:{path}", text(&programs)?);
+    let settings = [
+        ("ACCEL", "auto"),
+        ("PATH", &path),
+        ("DISK", text(disk.path())?),
+        ("SCRIPT", "echo fine"),
+    ];
+    let run = run(cell, &settings)?;
+    run.succeeded()?;
+    run.said(&format!("run: accelerator {chosen}"))?;
+    run.said("fine")?;
+    let log = std::fs::read_to_string(&log)?;
+    let last = log.lines().last().context("QEMU was never started")?;
+    let kind = chosen.split(' ').next().unwrap_or_default().to_lowercase();
+    ensure!(
+        last.contains(&format!(" -accel {kind} ")),
+        "the guest was started by {last:?}"
+    );
+    Ok(())
 }

@@ -61,6 +61,7 @@ pub(crate) fn cells() -> Vec<Spec> {
         ("record", daemon_records),
         ("loop", daemon_loops),
         ("restart", daemon_is_restarted),
+        ("paused", daemon_pauses),
     ] {
         let spec = Spec::new(format!("q35/sound/vhost-user/{name}"), body);
         cells.push(spec.unless(no_sound));
@@ -255,7 +256,7 @@ fn restart(cell: &Cell, how: Restart) -> Result<()> {
     let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
     play_to_wav(&mut qemu, &path, 48000, "s16")?;
     let mut guest = cell.boot(qemu)?;
-    guest.expect_prompt()?;
+    guest.expect("ready")?;
     let qmp = &mut guest.process().qmp;
     qmp.execute("set-action", json!({ "reboot": "reset" }))?;
     guest.type_line("bg sound tone 440 60")?;
@@ -264,6 +265,7 @@ fn restart(cell: &Cell, how: Restart) -> Result<()> {
         Restart::Reboot => guest.type_line("reboot")?,
         Restart::Reset => drop(guest.process().qmp.execute("system_reset", json!({}))?),
     }
+    // This kernel's prompt, and not what the one before left.
     guest.expect("ready")?;
     std::thread::sleep(Duration::from_secs(1));
     let line = guest.command("sound tone 1000 1", "frames=48000")?.text;
@@ -461,6 +463,22 @@ fn daemon_loops(cell: &Cell) -> Result<()> {
     said(&guest, &command, "looped")?;
     let looped = &recorded[..4 * (RATE * SECONDS) as usize];
     files.expect_played(&[played_by_daemon(looped, period(RATE, 4))])?;
+    files.daemon.complains_only_of(&[])
+}
+
+/// A daemon that does nothing for a while, as on a busy machine: it is late, and plays all the same.
+fn daemon_pauses(cell: &Cell) -> Result<()> {
+    let (qemu, files) = with_daemon(cell, &[])?;
+    let mut guest = cell.boot(qemu)?;
+    guest.expect_prompt()?;
+    files.daemon.pause()?;
+    guest.type_line("sound tone 440 1 channels=1")?;
+    std::thread::sleep(Duration::from_secs(10));
+    files.daemon.resume()?;
+    let line = guest.expect("frames=48000")?.text;
+    ensure!(line.contains(" errors=0 "), "{line:?}");
+    guest.power_off()?;
+    files.expect_played(&[daemon_tone(440, 48000, "s16", 1)])?;
     files.daemon.complains_only_of(&[])
 }
 

@@ -6,7 +6,7 @@ use core::ops::Range;
 use core::ptr::NonNull;
 
 use crate::buffer::Buffer;
-use crate::dma::{Access, Lent};
+use crate::dma::{Direction, Lent};
 use crate::error::Cause;
 
 /// What a request carries: the buffers that it lends to the device, and whatever the driver wants back with them.
@@ -39,59 +39,55 @@ impl Payload for () {
 
 /// Takes down the segments that a payload names.
 ///
-/// Most requests have one, so that is kept apart from the others, where no memory is needed for it; the others are dealt with
-/// by functions that are not inlined.
+/// Most requests have one, so that is kept apart, where no memory is needed for it; several are a list, and are dealt with by
+/// functions that are not inlined.
 pub struct Chain<'a> {
-    first: Option<Lent>,
-    /// There are none without a first.
-    more: &'a mut Vec<Lent>,
+    only: Option<Lent>,
+    /// Empty if there is an only one.
+    several: &'a mut Vec<Lent>,
     problem: Option<Cause>,
     /// Segments are borrowed for `'a`, writable ones uniquely.
     _segments: PhantomData<&'a mut Buffer>,
 }
 
 impl<'a> Chain<'a> {
-    /// Has `payload` name its segments: the first becomes `first`, and the others go into `more`. Nothing is lent by that.
+    /// Has `payload` name its segments. Gives the only one (if there is none, they are all in `several`), and what is wrong with
+    /// them. Nothing is lent by that.
     #[inline(always)]
     pub(super) fn collect(
         payload: &'a mut impl Payload,
-        first: &mut Option<Lent>,
-        more: &'a mut Vec<Lent>,
-    ) -> Result<(), Cause> {
-        more.clear();
+        several: &'a mut Vec<Lent>,
+    ) -> (Option<Lent>, Option<Cause>) {
+        several.clear();
         let mut chain = Chain {
-            first: None,
-            more,
+            only: None,
+            several,
             problem: None,
             _segments: PhantomData,
         };
         payload.segments(&mut chain);
-        *first = chain.first;
-        match chain.problem {
-            Some(cause) => Err(cause),
-            None => Ok(()),
-        }
+        (chain.only, chain.problem)
     }
 
     #[inline(always)]
-    fn name(&mut self, bytes: NonNull<[u8]>, access: Access) {
-        let named = Lent::named(bytes, access);
-        match self.first {
-            None => self.first = Some(named),
-            Some(_) => push(self.more, named),
-        }
+    fn name(&mut self, bytes: NonNull<[u8]>, direction: Direction) {
+        let named = Lent::named(bytes, direction);
+        self.only = match self.only {
+            None if self.several.is_empty() => Some(named),
+            only => push(self.several, only, named),
+        };
     }
 
     /// A segment for the device to read.
     #[inline(always)]
     pub fn readable(&mut self, buffer: &'a Buffer) {
-        self.name(buffer.as_raw(), Access::Readable);
+        self.name(buffer.as_raw(), Direction::ToDevice);
     }
 
     /// The bytes `range` of a buffer for the device to read.
     pub fn readable_part(&mut self, buffer: &'a Buffer, range: Range<usize>) {
         match buffer.get(range) {
-            Some(part) => self.name(NonNull::from(part), Access::Readable),
+            Some(part) => self.name(NonNull::from(part), Direction::ToDevice),
             None => self.problem = Some(Cause::InvalidParameter("segment outside its buffer")),
         }
     }
@@ -103,13 +99,13 @@ impl<'a> Chain<'a> {
             return self.readable(buffer);
         }
         let pieces = buffer.chunks(max.max(1)).map(NonNull::from);
-        self.name_all(pieces, Access::Readable);
+        self.name_all(pieces, Direction::ToDevice);
     }
 
     /// A segment for the device to write.
     #[inline(always)]
     pub fn writable(&mut self, buffer: &'a mut Buffer) {
-        self.name(buffer.as_raw(), Access::Writable);
+        self.name(buffer.as_raw(), Direction::FromDevice);
     }
 
     /// A whole buffer for the device to write, as segments of at most `max` bytes.
@@ -119,30 +115,30 @@ impl<'a> Chain<'a> {
             return self.writable(buffer);
         }
         let pieces = buffer.chunks_mut(max.max(1)).map(NonNull::from);
-        self.name_all(pieces, Access::Writable);
+        self.name_all(pieces, Direction::FromDevice);
     }
 
     #[inline(always)]
-    fn name_all(&mut self, pieces: impl Iterator<Item = NonNull<[u8]>>, access: Access) {
-        let pieces = pieces.map(|piece| Lent::named(piece, access));
-        self.first = push_all(self.first.take(), self.more, pieces);
+    fn name_all(&mut self, pieces: impl Iterator<Item = NonNull<[u8]>>, direction: Direction) {
+        let pieces = pieces.map(|piece| Lent::named(piece, direction));
+        self.only = push_all(self.several, self.only, pieces);
     }
 }
 
+/// Adds `named` to the list, behind what was the only one so far, if there was one. Gives the only one that there is now: none. (By
+/// value, so that what is inlined above can keep it in registers.)
 #[cold]
-fn push(more: &mut Vec<Lent>, named: Lent) {
-    more.push(named);
+fn push(several: &mut Vec<Lent>, only: Option<Lent>, named: Lent) -> Option<Lent> {
+    push_all(several, only, core::iter::once(named))
 }
 
-/// Names `pieces`, of which the first comes first if there is no `first` yet; gives that. (By value, so that what is inlined
-/// above can keep it in registers.)
+/// The same with any number of them.
 #[cold]
 fn push_all(
-    first: Option<Lent>,
-    more: &mut Vec<Lent>,
-    mut pieces: impl Iterator<Item = Lent>,
+    several: &mut Vec<Lent>,
+    only: Option<Lent>,
+    named: impl Iterator<Item = Lent>,
 ) -> Option<Lent> {
-    let first = first.or_else(|| pieces.next());
-    more.extend(pieces);
-    first
+    several.extend(only.into_iter().chain(named));
+    None
 }

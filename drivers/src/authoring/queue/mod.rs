@@ -29,7 +29,7 @@ use self::record::{Places, Record, Shape};
 use self::ring::Ring;
 use self::slot::{Slot, State};
 use crate::device::DeviceName;
-use crate::dma;
+use crate::dma::{self, DmaContext, Lent};
 use crate::error::{Cause, Error, Result};
 use crate::features::{Negotiated, RingFeatures};
 use crate::report::QueueReport;
@@ -98,7 +98,7 @@ pub struct Completion<P> {
     /// What was submitted.
     pub payload: P,
     /// How many bytes the device says it wrote, footer included; an error if that is more than there was room for, in
-    /// which case nothing that it wrote should be believed.
+    /// which case nothing should be believed but a footer that can't be what was there before.
     pub written: core::result::Result<u32, Cause>,
     /// The first eight bytes of the footer, little-endian; those beyond its end mean nothing.
     pub footer: u64,
@@ -111,6 +111,8 @@ pub struct Done<'a, P> {
     pub payload: &'a mut P,
     /// As in [`Completion`].
     pub written: core::result::Result<u32, Cause>,
+    /// How many bytes there was room for, footer included.
+    pub room: u32,
     /// As in [`Completion`].
     pub footer: u64,
 }
@@ -178,6 +180,8 @@ pub struct Queue<T: Transport, P> {
     broken: bool,
     /// What the device did to break it.
     violation: Option<Cause>,
+    /// The log has it that the device claims to write more than it can.
+    told: bool,
     /// All but the number of requests submitted, which follows from those that came back and are in flight.
     stats: QueueStats,
     /// How many requests came back by a reset.
@@ -255,6 +259,7 @@ impl<T: Transport, P: Payload> Queue<T, P> {
             enabled: Moment::now(),
             broken: false,
             violation: None,
+            told: false,
             stats: QueueStats::default(),
             released: 0,
         })
@@ -308,7 +313,7 @@ impl<T: Transport, P: Payload> Queue<T, P> {
 
     /// Whether a request of `segments` segments, header and footer included, would be taken now.
     pub fn has_room(&self, segments: usize) -> bool {
-        self.free < self.size() && self.ring.has_room(segments)
+        self.free < self.size() && self.ring.has_room(|| segments)
     }
 
     /// The most segments that one request may have, header and footer included (spec 2.7.5: no more than the queue
@@ -414,25 +419,15 @@ impl<T: Transport, P: Payload> Queue<T, P> {
             return Err(Cause::QueueFull);
         };
         // Should naming panic, nothing was lent.
-        let mut first = None;
-        Chain::collect(payload, &mut first, &mut slot.more)?;
-        let places = &self.places;
-        let loans = usize::from(first.is_some()) + slot.more.len();
-        let shape = Shape::new(header.len(), loans);
-        if slot.record.shape != shape {
-            shape.check(places, self.ring.size())?;
-            self.ring
-                .prepare(&self.dma, id, &mut slot.record, places, shape)?;
-        }
-        slot.record.begin(places, header);
-        let added = slot.lend(&self.dma, first, places.footer_len);
-        let added = added.and_then(|first| {
-            let Slot { record, more, .. } = &*slot;
-            self.ring.add(id, record, places, first, more)
-        });
-        if let Err(cause) = added {
-            slot.take_back(&self.dma);
+        let (only, problem) = Chain::collect(payload, &mut slot.several);
+        if let Some(cause) = problem {
             return Err(cause);
+        }
+        let (ring, dma, places) = (&mut self.ring, &self.dma, &self.places);
+        match only {
+            // Put in place here, without what several would need.
+            Some(_) => add(ring, dma, places, id, slot, header, only)?,
+            None => add_several(ring, dma, places, id, slot, header)?,
         }
         slot.state = State::InFlight;
         self.free = next;
@@ -522,14 +517,29 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         slot.used_len = used.len;
         slot.take_back(&self.dma);
         let waker = slot.waker.take();
+        let room = slot.room;
         self.ring.free(id);
         self.in_flight -= 1;
         self.stats.completed += 1;
-        if used.len > slot.room {
-            self.stats.violations += 1;
+        if used.len > room {
+            self.overrated(Cause::BadUsedLength {
+                len: used.len,
+                room,
+            });
         }
         let token = Token(id);
         Ok(Some(Ready { token, waker }))
+    }
+
+    /// Counts a length that can't be, and tells of the first: what becomes of the request is for the driver to say, and some
+    /// devices do this with each.
+    #[cold]
+    fn overrated(&mut self, cause: Cause) {
+        self.stats.violations += 1;
+        if !self.told {
+            self.told = true;
+            log::warn!("{}", self.error(cause));
+        }
     }
 
     #[cold]
@@ -549,35 +559,35 @@ impl<T: Transport, P: Payload> Queue<T, P> {
     /// Takes back a request that [`Self::complete`] found; `None` if it is not done.
     #[inline(always)]
     pub fn take(&mut self, token: Token) -> Option<Completion<P>> {
-        let slot = self.slots.get_mut(token.index())?;
-        if slot.state != State::Done {
-            return None;
-        }
-        slot.state = State::Free { next: self.free };
-        self.free = token.0;
-        let written = slot.written();
-        let payload = slot.payload.take()?;
+        let (payload, (written, footer)) =
+            self.take_with(token, |done| (done.written, done.footer))?;
         Some(Completion {
             token,
             payload,
             written,
-            footer: slot.record.status(&self.places),
+            footer,
         })
     }
 
-    /// A request that [`Self::complete`] found and nobody has taken.
-    pub fn done(&mut self, token: Token) -> Option<Done<'_, P>> {
+    /// The same, for a driver on a hot path: `look` sees what came of the request while that is in its place, and then it is
+    /// moved out, for the only time.
+    #[inline(always)]
+    pub fn take_with<R>(
+        &mut self,
+        token: Token,
+        look: impl FnOnce(Done<'_, P>) -> R,
+    ) -> Option<(P, R)> {
         let slot = self.slots.get_mut(token.index())?;
-        if slot.state != State::Done {
-            return None;
-        }
-        let (written, footer) = (slot.written(), slot.record.status(&self.places));
-        let payload = slot.payload.as_mut()?;
-        Some(Done {
-            payload,
-            written,
-            footer,
-        })
+        let seen = look(slot.done(&self.places)?);
+        slot.state = State::Free { next: self.free };
+        self.free = token.0;
+        Some((slot.payload.take()?, seen))
+    }
+
+    /// A request that [`Self::complete`] found and nobody has taken.
+    #[inline(always)]
+    pub fn done(&mut self, token: Token) -> Option<Done<'_, P>> {
+        self.slots.get_mut(token.index())?.done(&self.places)
     }
 
     /// Whether [`Self::poll`] would find something.
@@ -649,6 +659,46 @@ impl<T: Transport, P: Payload> Queue<T, P> {
     pub fn error(&self, cause: Cause) -> Error {
         Error::on_queue(self.device, self.index, cause)
     }
+}
+
+/// Lends the only segment that a payload named to the device, or else those in the slot's list, and gives them to the ring as
+/// request `id`. After an error nothing is lent.
+#[inline(always)]
+fn add<P: Payload, D: DmaContext>(
+    ring: &mut Ring<D>,
+    dma: &D,
+    places: &Places,
+    id: u16,
+    slot: &mut Slot<P, D>,
+    header: &[u8],
+    only: Option<Lent>,
+) -> core::result::Result<(), Cause> {
+    let loans = only.map_or(slot.several.len(), |_| 1);
+    let shape = Shape::new(header.len(), loans);
+    if slot.record.shape != shape {
+        shape.check(places, ring.size())?;
+        ring.prepare(dma, id, &mut slot.record, places, shape)?;
+    }
+    if !ring.has_room(|| shape.segments(places)) {
+        return Err(Cause::QueueFull);
+    }
+    slot.record.begin(places, header);
+    slot.lend(dma, only, places.footer_len)?;
+    ring.add(id, &slot.record, places, slot.loans(only.is_some()));
+    Ok(())
+}
+
+/// [`add`] for a list, which may be empty.
+#[cold]
+fn add_several<P: Payload, D: DmaContext>(
+    ring: &mut Ring<D>,
+    dma: &D,
+    places: &Places,
+    id: u16,
+    slot: &mut Slot<P, D>,
+    header: &[u8],
+) -> core::result::Result<(), Cause> {
+    add(ring, dma, places, id, slot, header, None)
 }
 
 impl<T: Transport, P> Drop for Queue<T, P> {

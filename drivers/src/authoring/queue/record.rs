@@ -12,7 +12,7 @@ use alloc::sync::Arc;
 
 use super::QueueOptions;
 use super::ring::Descriptor;
-use crate::dma::{self, Access, Direction, Dma, DmaContext, Le64, Part};
+use crate::dma::{self, Direction, Dma, DmaContext, Le64, Part};
 use crate::error::Cause;
 
 /// What a record consists of; also an entry of a descriptor table (spec 2.7.5): le64 addr; le32 len, le16 flags, le16 next.
@@ -194,7 +194,7 @@ impl<D: DmaContext> Record<D> {
         (len > 0).then(|| Descriptor {
             address: self.address(0),
             len: len as u32,
-            access: Access::Readable,
+            is_writable: false,
         })
     }
 
@@ -203,7 +203,7 @@ impl<D: DmaContext> Record<D> {
         (places.footer_len > 0).then(|| Descriptor {
             address: self.address(places.footer),
             len: places.footer_len as u32,
-            access: Access::Writable,
+            is_writable: true,
         })
     }
 }

@@ -3,10 +3,10 @@
 use alloc::vec::Vec;
 use core::task::Waker;
 
+use super::Done;
 use super::chain::Payload;
-use super::record::{MAX_WRAPPING, Record};
-use super::ring::Descriptor;
-use crate::dma::{Access, DmaContext, Lent};
+use super::record::{MAX_WRAPPING, Places, Record};
+use crate::dma::{DmaContext, Lent};
 use crate::error::Cause;
 
 /// Where a request is.
@@ -27,10 +27,10 @@ pub(super) struct Slot<P, D: DmaContext> {
     pub(super) payload: Option<P>,
     /// What it has in the queue's shared memory.
     pub(super) record: Record<D>,
-    /// The first loan of `payload`, if there is one.
-    first: Option<Lent>,
-    /// The other loans. Keeps its allocation.
-    pub(super) more: Vec<Lent>,
+    /// The loan of a payload that makes only one.
+    only: Lent,
+    /// The loans of any other. Keeps its allocation.
+    pub(super) several: Vec<Lent>,
     /// How many bytes the device may write.
     pub(super) room: u32,
     /// How many bytes the device says it wrote, once the request is done.
@@ -46,8 +46,8 @@ impl<P, D: DmaContext> Slot<P, D> {
             state: State::Free { next },
             payload: None,
             record,
-            first: None,
-            more: Vec::new(),
+            only: Lent::none(),
+            several: Vec::new(),
             room: 0,
             used_len: 0,
             waker: None,
@@ -69,45 +69,46 @@ impl<P: Payload, D: DmaContext> Slot<P, D> {
         }
     }
 
-    /// Lends `first` and what is in `more`, readable segments first (spec 2.7.4.2), none of them empty, fewer than 2^32 bytes
-    /// together, for a request with a footer of `footer_len` bytes. All was named by one payload. The caller puts it into the
-    /// slot, or calls [`Self::take_back`], also after an error, for what was lent before it.
-    ///
-    /// Gives where the device finds the first.
+    /// Lends the only segment that a payload named, or else those in `several`, readable ones first (spec 2.7.4.2), none of them
+    /// empty, fewer than 2^32 bytes together, for a request with a footer of `footer_len` bytes. The caller puts the payload
+    /// into the slot. After an error nothing is lent.
     #[inline(always)]
     pub(super) fn lend(
         &mut self,
         context: &D,
-        first: Option<Lent>,
+        only: Option<Lent>,
         footer_len: usize,
-    ) -> Result<Option<Descriptor>, Cause> {
-        let mut sum = Sum::default();
-        let mut descriptor = None;
-        if let Some(first) = first {
-            sum = sum.and(&first)?;
-            // SAFETY: the bytes belong to a `Buffer` that the payload owns. The payload goes into a slot of the queue, where
-            // nothing can reach it, until `take_back`; a buffer's bytes do not move when the buffer does.
-            let first = unsafe { first.lend(context) }?;
-            descriptor = Some(Descriptor::from(&first));
-            self.first = Some(first);
-        } else {
-            self.first = None;
-        }
-        if !self.more.is_empty() {
-            sum = self.lend_more(context, sum)?;
-        }
+    ) -> Result<(), Cause> {
+        let Some(only) = only else {
+            return self.lend_several(context, footer_len);
+        };
+        let sum = Sum::default().and(&only)?;
+        // SAFETY: the bytes belong to a `Buffer` that the payload owns. The payload goes into a slot of the queue, where nothing
+        // can reach it, until `take_back`; a buffer's bytes do not move when the buffer does.
+        unsafe { self.only.lend(only, context) }?;
         self.room = sum.writable as u32 + footer_len as u32;
-        Ok(descriptor)
+        Ok(())
     }
 
     #[cold]
-    fn lend_more(&mut self, context: &D, mut sum: Sum) -> Result<Sum, Cause> {
-        for loan in &mut self.more {
+    fn lend_several(&mut self, context: &D, footer_len: usize) -> Result<(), Cause> {
+        let mut sum = Sum::default();
+        let lent = self.several.iter_mut().try_for_each(|loan| {
             sum = sum.and(loan)?;
-            // SAFETY: as for the first one.
-            *loan = unsafe { loan.lend(context) }?;
+            // SAFETY: as for an only one.
+            unsafe { loan.lend(*loan, context) }
+        });
+        self.room = sum.writable as u32 + footer_len as u32;
+        lent.inspect_err(|_| self.take_back(context))
+    }
+
+    /// What is lent: the `only` one, if that was said when it was, or the others.
+    #[inline(always)]
+    pub(super) fn loans(&self, only: bool) -> &[Lent] {
+        match only {
+            true => core::slice::from_ref(&self.only),
+            false => &self.several,
         }
-        Ok(sum)
     }
 }
 
@@ -123,55 +124,65 @@ impl Sum {
     #[inline(always)]
     fn and(self, loan: &Lent) -> Result<Self, Cause> {
         let len = loan.len() as u64;
-        if len == 0 {
-            return Err(Cause::EmptyRequest);
+        let total = self.total.saturating_add(len);
+        // Some is left for header and footer.
+        let most = u64::from(u32::MAX - MAX_WRAPPING);
+        if !(1..most).contains(&len) || total >= most {
+            return Err(match len {
+                0 => Cause::EmptyRequest,
+                _ => Cause::RequestTooLong,
+            });
         }
-        let total = self.total + len;
-        let writable = match loan.access() {
-            Access::Writable => self.writable + len,
-            Access::Readable if self.writable > 0 => {
+        let writable = match loan.is_writable() {
+            true => self.writable + len,
+            false if self.writable > 0 => {
                 return Err(Cause::InvalidParameter(
                     "readable segment behind a writable",
                 ));
             }
-            Access::Readable => 0,
+            false => 0,
         };
-        // Some is left for header and footer.
-        if total >= u64::from(u32::MAX - MAX_WRAPPING) {
-            return Err(Cause::RequestTooLong);
-        }
         Ok(Self { total, writable })
     }
 }
 
 impl<P, D: DmaContext> Slot<P, D> {
-    /// How many bytes the device wrote, if that can be.
+    /// The request, if it is done.
     #[inline(always)]
-    pub(super) fn written(&self) -> Result<u32, Cause> {
+    pub(super) fn done(&mut self, places: &Places) -> Option<Done<'_, P>> {
+        if self.state != State::Done {
+            return None;
+        }
         let (len, room) = (self.used_len, self.room);
-        match len <= room {
+        let written = match len <= room {
             true => Ok(len),
             false => Err(Cause::BadUsedLength { len, room }),
-        }
+        };
+        let footer = self.record.status(places);
+        let payload = self.payload.as_mut()?;
+        Some(Done {
+            payload,
+            written,
+            room,
+            footer,
+        })
     }
 
     /// Ends the loans of this slot.
     #[inline(always)]
     pub(super) fn take_back(&mut self, context: &D) {
-        if let Some(first) = &mut self.first {
-            // SAFETY: the payload that owns the bytes is still alive (in the slot or the caller's hands), the device
-            // returned the request or never saw it or was reset, and a queue has one context.
-            unsafe { first.take_back(context) }
-        }
-        if !self.more.is_empty() {
-            self.take_back_more(context);
+        // SAFETY: the payload that owns the bytes is still alive (in the slot or the caller's hands), the device returned the
+        // request or never saw it or was reset, and a queue has one context.
+        unsafe { self.only.take_back(context) }
+        if !self.several.is_empty() {
+            self.take_back_several(context);
         }
     }
 
     #[cold]
-    fn take_back_more(&mut self, context: &D) {
-        for loan in &mut self.more {
-            // SAFETY: as for the first one.
+    fn take_back_several(&mut self, context: &D) {
+        for loan in &mut self.several {
+            // SAFETY: as for an only one.
             unsafe { loan.take_back(context) }
         }
     }

@@ -104,9 +104,13 @@ async fn show(
             drawn.head.scanout == head.scanout && drawn.head.rect.size() == head.rect.size()
         };
         let old = before.iter().position(same);
-        let old = old.map(|index| before.swap_remove(index).items);
-        let items = draw(&mut desk, *head, old.unwrap_or_default(), &facts).await?;
-        desk.present(head.scanout).await?;
+        let mut old = old.map_or(Vec::new(), |index| before.swap_remove(index).items);
+        let items = loop {
+            let items = draw(&mut desk, *head, core::mem::take(&mut old), &facts).await?;
+            if desk.present(head.scanout).await? {
+                break items;
+            }
+        };
         after.push(Drawn { head: *head, items });
     }
     *drawn = after;
@@ -121,11 +125,11 @@ async fn draw(
     old: Vec<Item>,
     facts: &Facts,
 ) -> Result<Vec<Item>, Error> {
-    let size = head.rect.size();
+    let size = desk.fit(head)?;
     let items = page::page(Size::new(size.width, size.height), facts);
     let mut turn = time::now();
     for (item, before) in item::changes(&items, &old) {
-        let Ok(()) = item.draw(before, desk.canvas(head)?);
+        let Ok(()) = item.draw(before, desk.canvas(head.scanout)?);
         if turn.elapsed() > TURN {
             yield_now().await;
             turn = time::now();

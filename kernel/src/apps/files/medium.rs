@@ -164,8 +164,7 @@ impl Medium {
             Device::Disk(disk) => {
                 while bytes.len() < len {
                     let piece = MAX_BYTES.min(len - bytes.len());
-                    let buffer = Buffer::zeroed(piece);
-                    let buffer = buffer.ok_or_else(|| self.error(Cause::NoMemory))?;
+                    let buffer = self.buffer(piece)?;
                     let sector = (start + bytes.len() as u64) / SECTOR_LEN as u64;
                     let read = disk.read(sector, buffer).await;
                     bytes.extend_from_slice(&read.map_err(|failed| failed.error)?);
@@ -195,7 +194,9 @@ impl Medium {
                 let mut offset = start;
                 for piece in bytes.chunks(MAX_BYTES) {
                     let sector = offset / SECTOR_LEN as u64;
-                    let written = disk.write(sector, piece.to_vec().into()).await;
+                    let mut buffer = self.buffer(piece.len())?;
+                    buffer.copy_from_slice(piece);
+                    let written = disk.write(sector, buffer).await;
                     written.map_err(|failed| failed.error)?;
                     offset += piece.len() as u64;
                 }
@@ -212,6 +213,12 @@ impl Medium {
             Device::Disk(disk) => disk.flush().await?,
         }
         Ok(Vec::new())
+    }
+
+    /// A buffer for a disk: aligned, for what is behind some of them takes no other.
+    fn buffer(&self, len: usize) -> Result<Buffer, Error> {
+        let buffer = Buffer::aligned(len, self.block_bytes() as usize);
+        buffer.ok_or_else(|| self.error(Cause::NoMemory))
     }
 
     /// Where on the device a range of the medium begins.

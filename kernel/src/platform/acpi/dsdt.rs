@@ -123,6 +123,17 @@ fn integer(code: &[u8]) -> Option<(u64, &[u8])> {
     Some((value, rest))
 }
 
+/// The root buses that host bridges name as theirs: `_BBN`, where it is a constant. The bridge of bus 0 need not say so.
+pub fn root_buses(code: &[u8]) -> Vec<u8> {
+    const NAME_OP: u8 = 0x08;
+    let buses = positions(code, b"_BBN").filter_map(|at| {
+        let named = code.get(..at)?.last() == Some(&NAME_OP);
+        let (bus, _) = integer(code.get(at + 4..)?).filter(|_| named)?;
+        u8::try_from(bus).ok()
+    });
+    buses.collect()
+}
+
 /// PCI configuration space in memory: what the host bridge's `_CBA` returns, up to the end of the range reserved for it.
 pub fn ecam(code: &[u8]) -> Option<Range<u64>> {
     const RETURN_OP: u8 = 0xa4;
@@ -238,6 +249,17 @@ mod tests {
         assert_eq!(pci_interrupt(&code, 2, 0), None);
         for length in 0..code.len() {
             pci_interrupt(&code[..length], 1, 2);
+        }
+    }
+
+    #[test]
+    fn root_buses_are_what_host_bridges_name() {
+        // Device (PC80) { Name (_HID, "PNP0A08") Name (_BBN, 0x80) }, and others; not one that is computed or too large.
+        let code = b"[\x82PC80\x08_HID\rPNP0A08\0\x08_BBN\x0a\x80\x08_BBN\x01\x08_BBN\x0b\x20\0\
+            \x14\x0e_BBN\0\xa4\0\x08_BBN\x0b\0\x01\x08_BBNXX\x08_BBN";
+        assert_eq!(root_buses(code), [0x80, 1, 0x20]);
+        for length in 0..code.len() {
+            root_buses(&code[..length]);
         }
     }
 

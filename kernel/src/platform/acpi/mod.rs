@@ -32,6 +32,8 @@ pub struct Info {
     pub ecam: Vec<Ecam>,
     /// The I/O port of the power management timer, and whether it has 32 bits (else 24).
     pub pm_timer: Option<(u16, bool)>,
+    /// Which register of the real-time clock has the century.
+    pub century: Option<u8>,
     /// How to switch off and restart.
     pub power: Option<Power>,
     /// The DSDT's byte code.
@@ -188,6 +190,8 @@ fn read_fadt(fadt: &Fadt, info: &mut Info) {
         info.pm_timer = port(fadt.pm_timer_block().ok().flatten())
             .map(|port| (port, { fadt.flags }.pm_timer_is_32_bit()));
     }
+    // The clock has 128 registers.
+    info.century = Some(fadt.century).filter(|register| (1..128).contains(register));
     let pm1_control = match reduced {
         true => [None, None],
         false => [

@@ -6,7 +6,7 @@
 
 #![allow(unsafe_code)]
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use x86_64::registers::model_specific::{ApicBase, ApicBaseFlags, Msr};
 
@@ -82,12 +82,18 @@ pub(super) fn init() {
     write(ERROR_STATUS, 0);
     write(LVT_ERROR, u32::from(ERROR_VECTOR));
     write(TIMER_DIVIDE, DIVIDE_BY_1);
-    let mode = if cpu::features().tsc_deadline {
-        MODE_TSC_DEADLINE
-    } else {
-        0
-    };
-    write(LVT_TIMER, mode | u32::from(TIMER_VECTOR));
+    // It counts down for now: where there is no other clock, it is what the time-stamp counter is measured against.
+    write(LVT_TIMER, u32::from(TIMER_VECTOR));
+}
+
+/// Has the timer fire at a value of the time-stamp counter from now on, where it can.
+pub(crate) fn use_deadline() {
+    if present() && cpu::features().tsc_deadline {
+        write(LVT_TIMER, MODE_TSC_DEADLINE | u32::from(TIMER_VECTOR));
+        // The change is a store to memory where that is the interface, and a deadline is none: without a fence it could come
+        // first, and be forgotten (Intel's manual, volume 3, "TSC-Deadline Mode").
+        fence(Ordering::SeqCst);
+    }
 }
 
 /// Lets the 8259s' interrupts through, for a machine without I/O APIC.
@@ -110,6 +116,15 @@ pub fn id() -> Option<u32> {
         _ => 24,
     };
     Some(read(ID) >> shift)
+}
+
+/// How it is driven.
+pub fn interface() -> &'static str {
+    match INTERFACE.load(Ordering::Relaxed) {
+        NO_APIC => "none",
+        X2APIC => "x2APIC",
+        _ => "xAPIC",
+    }
 }
 
 /// How the timer is set.

@@ -132,6 +132,7 @@ impl KernelDma {
     }
 }
 
+#[inline(always)]
 fn contiguous(bytes: NonNull<[u8]>) -> Option<u64> {
     paging::contiguous_physical(bytes.cast::<u8>().as_ptr() as u64, bytes.len())
 }

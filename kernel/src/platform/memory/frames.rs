@@ -65,6 +65,11 @@ pub(super) fn init(regions: &[MemoryRegion], physical_memory_offset: u64) {
     }
 }
 
+/// Bytes of usable memory.
+pub(super) fn count_usable(regions: &[MemoryRegion]) -> u64 {
+    usable(regions).map(|(start, end)| end - start).sum()
+}
+
 /// The usable memory, in whole frames.
 fn usable(regions: &[MemoryRegion]) -> impl Iterator<Item = (u64, u64)> {
     regions

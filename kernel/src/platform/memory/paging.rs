@@ -64,12 +64,30 @@ impl Kind {
 static MAPPINGS: Mutex<Option<Mappings>> = Mutex::new(None);
 static LAYOUT: Once<Layout> = Once::new();
 
+/// A run of memory that is mapped in one run.
+struct Linear {
+    /// Where it is mapped.
+    start: u64,
+    len: u64,
+    physical: u64,
+}
+
+impl Linear {
+    /// The physical address of what lies in it as a whole.
+    #[inline(always)]
+    fn physical(&self, address: u64, bytes: usize) -> Option<u64> {
+        let offset = address.wrapping_sub(self.start);
+        let left = self.len.checked_sub(offset)?;
+        (bytes as u64 <= left).then(|| self.physical + offset)
+    }
+}
+
 struct Layout {
     offset: u64,
     /// Memory that must never be taken for device registers, and that is mapped at the offset.
     ram: Vec<Range<u64>>,
     /// The largest run of it.
-    largest: Range<u64>,
+    largest: Linear,
     physical_bits: u8,
 }
 
@@ -112,9 +130,14 @@ pub(super) fn init(regions: &[MemoryRegion], physical_memory_offset: u64) {
         .map(|region| region.start..region.end)
         .collect();
     let largest = ram.iter().max_by_key(|ram| ram.end - ram.start).cloned();
+    let largest = largest.unwrap_or_default();
     LAYOUT.call_once(|| Layout {
         offset: physical_memory_offset,
-        largest: largest.unwrap_or_default(),
+        largest: Linear {
+            start: physical_memory_offset + largest.start,
+            len: largest.end - largest.start,
+            physical: largest.start,
+        },
         ram,
         physical_bits: cpuid
             .get_processor_capacity_feature_info()
@@ -314,20 +337,17 @@ pub fn memory_at(physical: u64, bytes: usize) -> Option<NonNull<u8>> {
 
 /// The physical address of a buffer if it is one run of physical memory: by subtraction in the physical-memory mapping
 /// (the heap, DMA memory), by a walk of the page tables elsewhere (the stack, statics).
-#[inline]
+#[inline(always)]
 pub fn contiguous_physical(address: u64, bytes: usize) -> Option<u64> {
     let layout = LAYOUT.get()?;
     // The heap is one run of memory, and most buffers come from there.
-    let (physical, heap) = (address.wrapping_sub(layout.offset), &layout.largest);
-    if heap.start <= physical
-        && let Some(end) = physical.checked_add(bytes as u64)
-        && end <= heap.end
-    {
+    if let Some(physical) = layout.largest.physical(address, bytes) {
         return Some(physical);
     }
     contiguous_elsewhere(layout, address, bytes)
 }
 
+#[cold]
 fn contiguous_elsewhere(layout: &Layout, address: u64, bytes: usize) -> Option<u64> {
     let end = address.checked_add(bytes as u64)?;
     if let (Some(physical), Some(physical_end)) = (
@@ -352,4 +372,33 @@ fn contiguous_elsewhere(layout: &Layout, address: u64, bytes: usize) -> Option<u
         next_page += PAGE;
     }
     Some(physical)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_lies_in_a_run_as_a_whole_has_an_address_there() {
+        let run = Linear {
+            start: 0x9000,
+            len: 0x100,
+            physical: 0x1000,
+        };
+        for (address, bytes, physical) in [
+            (0x9000, 0x100, Some(0x1000)),
+            (0x9010, 0xf0, Some(0x1010)),
+            (0x90ff, 1, Some(0x10ff)),
+            (0x9000, 0x101, None),
+            (0x9010, 0xf1, None),
+            (0x8fff, 1, None),
+            (0x8fff, 2, None),
+            (0x9101, 0, None),
+            (0x9010, usize::MAX, None),
+            (u64::MAX, usize::MAX, None),
+        ] {
+            let seen = run.physical(address, bytes);
+            assert_eq!(seen, physical, "{bytes:#x} bytes at {address:#x}");
+        }
+    }
 }

@@ -41,14 +41,26 @@ pub(super) fn complete<C: ConfigurationAccess>(
         .iter()
         .any(|function| function.kind == Kind::Bridge(0))
     {
-        let used = functions.iter().map(|function| function.address.bus).max();
-        let mut numbering = Numbering {
-            config,
-            last: used.unwrap_or(0),
-            limit: resources().last_bus,
-        };
-        numbering.bus(0, None);
-        functions = scan::all(config);
+        let roots = super::root_buses(&functions);
+        let last_bus = resources().last_bus;
+        let behind = roots.iter().skip(1).map(|next| next - 1).chain([last_bus]);
+        for (&root, limit) in roots.iter().zip(behind) {
+            let used = functions.iter().flat_map(|function| {
+                let behind = match function.kind {
+                    Kind::Bridge(bus) => bus,
+                    _ => 0,
+                };
+                [function.address.bus, behind]
+            });
+            let last = used.filter(|bus| (root..=limit).contains(bus)).max();
+            let mut numbering = Numbering {
+                config,
+                last: last.unwrap_or(root),
+                limit,
+            };
+            numbering.bus(root, None);
+        }
+        functions = scan::all(config, &roots);
     }
     let mut assignment = Assignment {
         config,
@@ -64,7 +76,7 @@ pub(super) fn complete<C: ConfigurationAccess>(
     functions
 }
 
-/// Gives bus numbers out, depth first.
+/// Gives bus numbers out, depth first, from those between a root bus and the next.
 struct Numbering<'a, C> {
     config: &'a mut C,
     /// The last number given out.
@@ -314,7 +326,7 @@ mod tests {
     }
 
     fn run(machine: &mut FakeConfig) -> Vec<Function> {
-        let found = scan::all(machine);
+        let found = scan::all(machine, &[]);
         complete(machine, found, resources)
     }
 
@@ -369,13 +381,79 @@ mod tests {
         assert_eq!(taken.len(), 5);
     }
 
+    /// A host bridge beside the first for each of `roots`, and behind each of all these two bridges and an endpoint, as
+    /// firmware leaves them that does nothing.
+    fn root_buses(roots: &[u8]) -> FakeConfig {
+        let mut machine = FakeConfig::new();
+        for device in 0..=roots.len() as u8 {
+            machine.endpoint(at(0, device), &[]);
+            machine.force(at(0, device), header::CLASS, 0x0600_0000);
+        }
+        for &root in [0].iter().chain(roots) {
+            machine.bridge(at(root, 10), 0);
+            machine.bridge(at(root, 11), 0);
+            machine.endpoint(at(root + 2, 0), &[(1, 0x1000), (4, 0x4000)]);
+            machine.hide(root + 2, at(root, 11));
+        }
+        machine
+    }
+
+    #[test]
+    fn each_root_bus_has_numbers_of_its_own() {
+        // By name, by what answers, and with a name for what is not there.
+        for named in [&[0x80, 0x20][..], &[0x80], &[], &[0x40, 0x80]] {
+            let mut machine = root_buses(&[0x20, 0x80]);
+            let found = scan::all(&machine, named);
+            assert_eq!(found.len(), 9, "{named:x?}");
+            let functions = complete(&mut machine, found, resources);
+            assert_eq!(functions.len(), 12, "{named:x?}");
+            for root in [0, 0x20, 0x80] {
+                assert_eq!(machine.buses(at(root, 10)), [root, root + 1, root + 1]);
+                assert_eq!(machine.buses(at(root, 11)), [root, root + 2, root + 2]);
+            }
+            for function in &functions {
+                for bar in bar::read(&mut machine, function) {
+                    assert_ne!(bar.address, 0, "{}", function.address);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_root_bus_without_a_host_bridge_is_not_looked_for() {
+        let mut machine = root_buses(&[]);
+        machine.endpoint(at(0x80, 0), &[]);
+        let found = scan::all(&machine, &[]);
+        assert!(found.iter().all(|function| function.address.bus == 0));
+    }
+
+    #[test]
+    fn a_root_bus_takes_no_numbers_of_the_next() {
+        let mut machine = FakeConfig::new();
+        for device in 0..2 {
+            machine.endpoint(at(0, device), &[]);
+            machine.force(at(0, device), header::CLASS, 0x0600_0000);
+        }
+        for root in [0, 2] {
+            machine.bridge(at(root, 10), 0);
+            machine.bridge(at(root, 11), 0);
+        }
+        let found = scan::all(&machine, &[2]);
+        complete(&mut machine, found, resources);
+        // One number is left for two bridges.
+        assert_eq!(machine.buses(at(0, 10)), [0, 1, 1]);
+        assert_eq!(machine.buses(at(0, 11)), [0, 0, 0]);
+        assert_eq!(machine.buses(at(2, 10)), [2, 3, 3]);
+        assert_eq!(machine.buses(at(2, 11)), [2, 4, 4]);
+    }
+
     #[test]
     fn what_the_firmware_did_is_left_alone() {
         let mut machine = FakeConfig::new();
         machine.endpoint(at(0, 1), &[(1, 0x1000)]);
         machine.write_word(at(0, 1), 0x14, 0xfebc_0000);
         machine.write_word(at(0, 1), header::COMMAND, command::MEMORY);
-        let found = scan::all(&machine);
+        let found = scan::all(&machine, &[]);
         let functions = complete(&mut machine, found, || panic!("nothing is missing"));
         assert_eq!(machine.read_word(at(0, 1), 0x14), 0xfebc_0000);
         assert_eq!(functions.len(), 1);
@@ -440,6 +518,8 @@ mod tests {
         functions: std::collections::HashMap<(u8, u8, u8), Registers>,
         /// A bridge to this bus at every address, which keeps nothing that is written.
         everywhere: Option<u8>,
+        /// Buses, each with the bridge to it.
+        hidden: Vec<(u8, DeviceFunction)>,
     }
 
     struct Registers {
@@ -453,6 +533,7 @@ mod tests {
             Self {
                 functions: std::collections::HashMap::new(),
                 everywhere: None,
+                hidden: Vec::new(),
             }
         }
 
@@ -497,6 +578,11 @@ mod tests {
             self.insert(at, values, writable);
         }
 
+        /// Nothing on a bus answers before a bridge leads there.
+        fn hide(&mut self, bus: u8, bridge: DeviceFunction) {
+            self.hidden.push((bus, bridge));
+        }
+
         fn buses(&self, bridge: DeviceFunction) -> [u8; 3] {
             *self
                 .read_word(bridge, header::BUS_NUMBERS)
@@ -520,6 +606,12 @@ mod tests {
                     header::BUS_NUMBERS => u32::from(bus) << 8,
                     _ => 0,
                 };
+            }
+            let bridge = self.hidden.iter().find(|(bus, _)| *bus == at.bus);
+            if let Some((bus, bridge)) = bridge
+                && self.buses(*bridge)[1] != *bus
+            {
+                return u32::MAX;
             }
             let found = self.functions.get(&(at.bus, at.device, at.function));
             found.map_or(u32::MAX, |found| found.values[usize::from(register) / 4])

@@ -53,7 +53,7 @@ pub struct Function {
     pub class: [u8; 3],
     /// What kind of function it is.
     pub kind: Kind,
-    /// The bridge that leads to its bus (`None` on the root bus).
+    /// The bridge that leads to its bus (`None` on a root bus).
     pub parent: Option<DeviceFunction>,
 }
 
@@ -73,17 +73,29 @@ static FUNCTIONS: Once<Vec<Function>> = Once::new();
 /// Finds the functions, and gives bus numbers and addresses to those that have none.
 pub fn init() {
     config::init();
-    let found = scan::all(&ConfigSpace);
+    let found = scan::all(&ConfigSpace, &acpi::dsdt::root_buses(acpi::info().dsdt));
     let functions = assign::complete(&mut ConfigSpace, found, resources);
     log::debug!(
-        "pci: {} functions, configuration by {}",
+        "pci: {} functions, root buses {:02x?}, configuration by {}",
         functions.len(),
+        root_buses(&functions),
         config::method()
     );
     FUNCTIONS.call_once(|| functions);
 }
 
-/// What ACPI hands to the host bridge.
+/// The root buses on which something was found, in order.
+fn root_buses(functions: &[Function]) -> Vec<u8> {
+    let roots = functions
+        .iter()
+        .filter(|function| function.parent.is_none());
+    let mut buses: Vec<_> = roots.map(|function| function.address.bus).collect();
+    buses.sort_unstable();
+    buses.dedup();
+    buses
+}
+
+/// What ACPI hands to the host bridges.
 fn resources() -> assign::Resources {
     let info = acpi::info();
     let is_ecam = |window: &Range<u64>| info.ecam.iter().any(|ecam| window.contains(&ecam.address));
@@ -130,6 +142,12 @@ impl fmt::Display for NoLine {
 }
 
 impl Function {
+    /// Whether it stands on bus 0 for a bridge between processor and PCI.
+    fn is_host_bridge(&self) -> bool {
+        const HOST_BRIDGE: [u8; 2] = [0x06, 0x00];
+        self.address.bus == 0 && self.class.starts_with(&HOST_BRIDGE)
+    }
+
     /// The interrupt line that the function's pin leads to, for `interrupts::lines::connect_shared`.
     ///
     /// The interrupt line register where the firmware set it up (SeaBIOS on pc and q35), else the routing table of the

@@ -1,4 +1,4 @@
-//! Walking the buses: every device and function of the root bus, and what is behind each bridge.
+//! Walking the buses: every device and function of each root bus, and what is behind each bridge.
 
 use alloc::vec::Vec;
 
@@ -11,14 +11,29 @@ const FUNCTIONS: u8 = 8;
 const MULTI_FUNCTION: u32 = 1 << 23;
 const NO_FUNCTION: u32 = u32::MAX;
 
-/// All functions.
-pub(super) fn all(config: &impl ConfigurationAccess) -> Vec<Function> {
+/// All functions. Those of bus 0 come first, then those of the root buses that are known by `named`, and what is behind each.
+pub(super) fn all(config: &impl ConfigurationAccess, named: &[u8]) -> Vec<Function> {
     let mut walk = Walk {
         config,
         found: Vec::new(),
         visited: [false; 256],
     };
     walk.bus(0, None);
+    // A further host bridge shows itself on bus 0, as the first does; QEMU's pxb does so. Where nothing says which bus it leads
+    // to (microvm's ACPI tables don't), whatever answers on a bus that no other bridge leads to is behind it.
+    let host_bridges = walk
+        .found
+        .iter()
+        .filter(|function| function.is_host_bridge());
+    let mut missing = host_bridges.count().saturating_sub(1);
+    for bus in named.iter().copied().chain(1..=u8::MAX) {
+        if missing == 0 {
+            break;
+        }
+        let before = walk.found.len();
+        walk.bus(bus, None);
+        missing -= usize::from(walk.found.len() > before);
+    }
     walk.found
 }
 

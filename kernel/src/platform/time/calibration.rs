@@ -14,6 +14,7 @@ use crate::platform::interrupts::lapic;
 const WINDOW_MICROS: u64 = 2000;
 /// What the local APIC timer of QEMU's own emulation and of KVM runs at.
 const QEMU_APIC_HZ: u64 = 1_000_000_000;
+const STATED: &str = "stated by CPUID";
 /// A clock that has not moved after so many counts (seconds on any machine) is broken.
 const PATIENCE: u64 = 1 << 34;
 
@@ -34,8 +35,17 @@ enum Clock {
     LocalApic,
 }
 
-/// Takes what CPUID states, measures the rest.
+/// Takes what CPUID states, measures the rest, with the local APIC's timer counting down.
 pub(super) fn measure() -> Rates {
+    let features = cpu::features();
+    // Whoever sets the timer to values of the counter has no use for its own rate.
+    if let (Some(tsc_hz), true) = (features.tsc_hz, features.tsc_deadline) {
+        return Rates {
+            tsc_hz,
+            apic_hz: QEMU_APIC_HZ,
+            source: STATED,
+        };
+    }
     lapic::set_countdown(u32::MAX);
     let clocks = [power_management(), pit(), local_apic()];
     for clock in clocks.into_iter().flatten() {
@@ -46,7 +56,7 @@ pub(super) fn measure() -> Rates {
     }
     lapic::set_countdown(0);
     // Nothing to measure with: better a clock that may run fast or slow than none.
-    let tsc_hz = cpu::features().tsc_hz.unwrap_or(1_000_000_000);
+    let tsc_hz = features.tsc_hz.unwrap_or(1_000_000_000);
     log::warn!("time: no clock to calibrate with");
     Rates {
         tsc_hz,
@@ -92,7 +102,7 @@ fn against(clock: &Clock) -> Option<Rates> {
     let measured = per_second(last.tsc - first.tsc);
     let apic_hz = per_second(u64::from(first.apic.wrapping_sub(last.apic)));
     let (tsc_hz, source) = match cpu::features().tsc_hz {
-        Some(stated) => (stated, "stated by CPUID"),
+        Some(stated) => (stated, STATED),
         None => (measured, clock.name()),
     };
     Some(Rates {

@@ -98,6 +98,7 @@ pub fn start() {
 /// Measures the time-stamp counter and the local APIC timer against a clock that is known.
 pub fn init() {
     let rates = calibration::measure();
+    lapic::use_deadline();
     TSC_HZ.store(rates.tsc_hz, Ordering::Relaxed);
     APIC_HZ.store(rates.apic_hz, Ordering::Relaxed);
     let nanos_per_count = (NANOS_PER_SECOND << 32) / u128::from(rates.tsc_hz.max(1));

@@ -20,7 +20,7 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[
     Command {
         name: "irq",
         usage: &["irq"],
-        help: "shows each interrupt vector and how often it fired",
+        help: "shows each interrupt vector and how often it fired, and how the local APIC is driven",
         run: |args, out| Box::pin(irq(args, out)),
     },
     Command {
@@ -63,6 +63,12 @@ async fn irq(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     for (number, name, count) in interrupts::vectors() {
         writeln!(out, "{number:3}  {count:10}  {name}")?;
     }
+    writeln!(
+        out,
+        "local APIC: {}, timer: {}",
+        lapic::interface(),
+        lapic::timer_kind()
+    )?;
     writeln!(
         out,
         "spurious: {}, last APIC error: {:#x}",

@@ -42,7 +42,7 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[
     Command {
         name: "fetch",
         usage: &["fetch http://ADDRESS[:PORT][/PATH]"],
-        help: "gets a page and shows its status, length and hash",
+        help: "gets a page and shows its status, length and hash; redirects are shown, not followed",
         run: |args, out| Box::pin(fetch(args, out)),
     },
 ];
@@ -50,7 +50,6 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[
 const DEFAULT_PINGS: u64 = 4;
 const PING_PATIENCE: Duration = Duration::from_secs(2);
 const PING_INTERVAL: Duration = Duration::from_millis(200);
-const FETCH_PATIENCE: Duration = Duration::from_secs(120);
 
 async fn net(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     match args.next_word() {
@@ -87,8 +86,8 @@ fn interfaces(out: Output<'_>) -> Result<(), Error> {
         let drops = summary.drops;
         writeln!(
             out,
-            "  answers not sent={} packets not reassembled={}",
-            drops.unsent, drops.unassembled
+            "  packets malformed={} foreign={} unheard={} unassembled={} unsent={}",
+            drops.malformed, drops.foreign, drops.unheard, drops.unassembled, drops.unsent
         )?;
     }
     Ok(())
@@ -280,6 +279,9 @@ async fn fetch(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
         "status={} bytes={} sha256={hash}",
         response.status, response.bytes
     )?;
+    if let Some(location) = &response.location {
+        writeln!(out, "not followed: location={location:?}")?;
+    }
     match response.status {
         200..400 => Ok(()),
         status => Err(Error::failed(format_args!(
@@ -296,11 +298,8 @@ pub(super) async fn fetch_url(url: &Url, progress: Progress) -> Result<(Response
         hash.update(piece);
         progress.add(piece.len() as u64);
     };
-    let getting = get(stack, url.target.address, url, sink);
-    let response = time::timeout(FETCH_PATIENCE, getting).await;
-    let response = response
-        .map_err(|_| Error::failed("the server took too long"))?
-        .map_err(Error::failed)?;
+    let response = get(stack, KernelClock, url.target.address, url, sink).await;
+    let response = response.map_err(Error::failed)?;
     let hash = hash
         .finalize()
         .iter()

@@ -1,10 +1,11 @@
 //! The commands of the graphics adapters: screen, with an operation as its first word.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::future::Future;
 use core::time::Duration;
 
-use vringlet::gpu::{Head, Rect};
+use vringlet::gpu::{Head, Rect, Size};
 
 use super::files::path;
 use crate::apps::files;
@@ -118,28 +119,40 @@ async fn dashboard(args: Args<'_>) -> Result<(), Error> {
 
 async fn test(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     args.end()?;
-    let adapter = adapter()?;
-    let bytes = draw(adapter, async |desk| desk.show_test().await).await?;
-    for head in adapter.heads() {
-        let size = head.rect.size();
-        writeln!(out, "display={} size={size}", head.scanout)?;
+    let (bytes, sizes) = draw_test(adapter()?).await?;
+    for (scanout, size) in sizes {
+        writeln!(out, "display={scanout} size={size}")?;
     }
     writeln!(out, "transferred={bytes}")?;
     Ok(())
 }
 
+/// Draws the test pattern. Says how many bytes went to the device, and how large each display is shown.
+async fn draw_test(adapter: &Adapter) -> Result<(u64, Vec<(u32, Size)>), Error> {
+    let mut sizes = Vec::new();
+    let work = async |desk: &mut Borrowed<'_>| {
+        desk.show_test().await?;
+        for head in adapter.heads() {
+            sizes.push((head.scanout, desk.fit(head)?));
+        }
+        Ok(())
+    };
+    let bytes = draw(adapter, work).await?;
+    Ok((bytes, sizes))
+}
+
 /// Part of the tour: draws on every display of an adapter, then shows the dashboard again, whatever came of it.
 pub(super) async fn check(adapter: &'static Adapter, out: Output<'_>) -> Result<(), Error> {
     let drawn = task::to_the_end(async move {
-        let drawn = draw(adapter, async |desk| desk.show_test().await).await;
+        let drawn = draw_test(adapter).await;
         show_dashboard(adapter).await?;
         drawn
     });
-    let drawn = drawn.await?;
-    for head in adapter.heads() {
-        writeln!(out, "{}: {} drawn", adapter.name, head.rect.size())?;
+    let (bytes, sizes) = drawn.await?;
+    for (_, size) in sizes {
+        writeln!(out, "{}: {size} drawn", adapter.name)?;
     }
-    writeln!(out, "{}: {drawn} bytes sent", adapter.name)?;
+    writeln!(out, "{}: {bytes} bytes sent", adapter.name)?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 mod split;
 
 use super::record::{Entry, Places, Record, Shape};
-use crate::dma::{Access, DmaContext, Lent, Part};
+use crate::dma::{DmaContext, Lent, Part};
 use crate::error::Cause;
 use crate::features::{Negotiated, RingFeatures};
 use crate::transport::QueueAddresses;
@@ -15,7 +15,7 @@ use self::split::SplitRing;
 pub(super) struct Descriptor {
     pub(super) address: u64,
     pub(super) len: u32,
-    pub(super) access: Access,
+    pub(super) is_writable: bool,
 }
 
 impl From<&Lent> for Descriptor {
@@ -25,7 +25,7 @@ impl From<&Lent> for Descriptor {
             address: loan.address(),
             // All loans of a request together are shorter than 4 GiB.
             len: loan.len() as u32,
-            access: loan.access(),
+            is_writable: loan.is_writable(),
         }
     }
 }
@@ -90,9 +90,9 @@ impl<D: DmaContext> Ring<D> {
         ring!(self.addresses())
     }
 
-    /// Whether there are descriptors for a request of so many segments.
-    #[inline]
-    pub(super) fn has_room(&self, segments: usize) -> bool {
+    /// Whether there are descriptors for a request of so many segments, if it matters how many they are.
+    #[inline(always)]
+    pub(super) fn has_room(&self, segments: impl FnOnce() -> usize) -> bool {
         ring!(self.has_room(segments))
     }
 
@@ -109,18 +109,11 @@ impl<D: DmaContext> Ring<D> {
         ring!(self.prepare(dma, id, record, places, shape))
     }
 
-    /// Adds a request, whose record is prepared for its shape, with its loans: the first, if there is one, and the others. The
-    /// device does not see it before [`Self::publish`].
+    /// Adds a request, for which there is room, with its loans; its record is prepared for its shape. The device does not see it
+    /// before [`Self::publish`].
     #[inline(always)]
-    pub(super) fn add(
-        &mut self,
-        id: u16,
-        record: &Record<D>,
-        places: &Places,
-        first: Option<Descriptor>,
-        more: &[Lent],
-    ) -> Result<(), Cause> {
-        ring!(self.add(id, record, places, first, more))
+    pub(super) fn add(&mut self, id: u16, record: &Record<D>, places: &Places, loans: &[Lent]) {
+        ring!(self.add(id, record, places, loans));
     }
 
     /// Gives back the descriptors of a request that [`Self::next_used`] returned and the queue found in flight.

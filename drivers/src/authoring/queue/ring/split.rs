@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use super::{Descriptor, Used};
 use crate::barrier;
-use crate::dma::{Access, Direction, Dma, DmaContext, Le16, Le32, Lent, Part};
+use crate::dma::{Direction, Dma, DmaContext, Le16, Le32, Lent, Part};
 use crate::error::Cause;
 use crate::queue::record::{Entry, Places, Record, Shape};
 use crate::transport::QueueAddresses;
@@ -54,7 +54,8 @@ struct UsedRing<D: DmaContext> {
 }
 
 pub(in crate::authoring::queue) struct SplitRing<D: DmaContext> {
-    size: u16,
+    /// One less than the number of descriptors, a power of two.
+    mask: u16,
     descriptors: Part<[Entry], D>,
     available: Available<D>,
     used: UsedRing<D>,
@@ -138,7 +139,7 @@ impl<D: DmaContext> SplitRing<D> {
         let len = records + record_entries * size_of::<Entry>();
         let memory = Arc::new(Dma::new(dma, len, Direction::Both)?);
         Ok(Self {
-            size,
+            mask: size - 1,
             descriptors: memory.array(0, entries)?,
             available: Available {
                 flags: memory.cell(avail)?,
@@ -163,12 +164,12 @@ impl<D: DmaContext> SplitRing<D> {
 
     #[inline]
     pub(super) fn size(&self) -> u16 {
-        self.size
+        self.mask + 1
     }
 
     pub(super) fn addresses(&self) -> QueueAddresses {
         QueueAddresses {
-            size: self.size,
+            size: self.size(),
             descriptors: self.descriptors.address(),
             driver: self.available.flags.address(),
             device: self.used.flags.address(),
@@ -179,10 +180,10 @@ impl<D: DmaContext> SplitRing<D> {
         &self.records
     }
 
-    #[inline]
-    pub(super) fn has_room(&self, segments: usize) -> bool {
+    #[inline(always)]
+    pub(super) fn has_room(&self, segments: impl FnOnce() -> usize) -> bool {
         match &self.layout {
-            Layout::Direct { free_count, .. } => segments <= usize::from(*free_count),
+            Layout::Direct { free_count, .. } => segments() <= usize::from(*free_count),
             Layout::Indirect => true,
         }
     }
@@ -224,47 +225,29 @@ impl<D: DmaContext> SplitRing<D> {
     }
 
     #[inline(always)]
-    pub(super) fn add(
-        &mut self,
-        id: u16,
-        record: &Record<D>,
-        places: &Places,
-        first: Option<Descriptor>,
-        more: &[Lent],
-    ) -> Result<(), Cause> {
+    pub(super) fn add(&mut self, id: u16, record: &Record<D>, places: &Places, loans: &[Lent]) {
         let head = match self.layout {
             Layout::Indirect => {
-                if let Some(first) = first {
-                    store_descriptor(&record.entries, record.first, first, record.link);
-                }
-                if !more.is_empty() {
-                    add_more(record, places, more);
+                match loans {
+                    [only] => {
+                        store_descriptor(&record.entries, record.first, only.into(), record.link);
+                    }
+                    several => store_several(record, places, several),
                 }
                 id
             }
-            Layout::Direct { .. } => self.add_direct(id, record, places, first, more)?,
+            Layout::Direct { .. } => self.add_direct(id, record, places, loans),
         };
         let index = self.avail_idx;
         self.avail_idx = index.wrapping_add(1);
-        if let Some(entry) = self
-            .available
-            .ring
-            .get(usize::from(index & (self.size - 1)))
-        {
+        if let Some(entry) = self.available.ring.get(usize::from(index & self.mask)) {
             entry.store(head);
         }
-        Ok(())
     }
 
-    /// A chain in the descriptor table itself (spec 2.7.5).
-    fn add_direct(
-        &mut self,
-        id: u16,
-        record: &Record<D>,
-        places: &Places,
-        first: Option<Descriptor>,
-        more: &[Lent],
-    ) -> Result<u16, Cause> {
+    /// A chain in the descriptor table itself (spec 2.7.5), which has enough that are free. Gives its head.
+    #[cold]
+    fn add_direct(&mut self, id: u16, record: &Record<D>, places: &Places, loans: &[Lent]) -> u16 {
         let Layout::Direct {
             accounts,
             free_head,
@@ -272,10 +255,10 @@ impl<D: DmaContext> SplitRing<D> {
             heads,
         } = &mut self.layout
         else {
-            return Err(Cause::QueueFull);
+            return id;
         };
         let mut left = record.shape.segments(places) as u16;
-        let after = free_count.checked_sub(left).ok_or(Cause::QueueFull)?;
+        *free_count = free_count.saturating_sub(left);
         let head = *free_head;
         if let Some(account) = accounts.get_mut(usize::from(head)) {
             account.chain_len = left;
@@ -285,10 +268,10 @@ impl<D: DmaContext> SplitRing<D> {
             *place = head;
         }
         let header = record.header_segment(record.shape);
-        let loans = first.into_iter().chain(more.iter().map(Descriptor::from));
+        let loans = loans.iter().map(Descriptor::from);
         let footer = record.footer_segment(places);
         for descriptor in header.into_iter().chain(loans).chain(footer) {
-            left -= 1;
+            left = left.saturating_sub(1);
             let index = *free_head;
             // The links are our own and stay below `size`, but for the last free one's, which is never followed.
             let next = accounts.get(usize::from(index)).map_or(0, |it| it.next);
@@ -299,8 +282,7 @@ impl<D: DmaContext> SplitRing<D> {
             store_descriptor(&self.descriptors, index.into(), descriptor, link);
             *free_head = next;
         }
-        *free_count = after;
-        Ok(head)
+        head
     }
 
     #[inline]
@@ -371,8 +353,8 @@ impl<D: DmaContext> SplitRing<D> {
     /// Takes the next entry of the used ring. Of what the device wrote, only the index is checked here.
     #[inline]
     pub(super) fn next_used(&mut self, in_flight: u16) -> Result<Option<Used>, Cause> {
-        let index = self.used.idx.load();
-        let new = index.wrapping_sub(self.last_used_idx);
+        let (last, index) = (self.last_used_idx, self.used.idx.load());
+        let new = index.wrapping_sub(last);
         if new == 0 {
             return Ok(None);
         }
@@ -381,10 +363,9 @@ impl<D: DmaContext> SplitRing<D> {
         }
         // The entry, and what the device wrote to the buffers, must not be read before the index.
         barrier::acquire();
-        let entry = usize::from(self.last_used_idx & (self.size - 1));
-        self.last_used_idx = self.last_used_idx.wrapping_add(1);
+        self.last_used_idx = last.wrapping_add(1);
         // Always there: the ring has as many as the index is masked for.
-        let Some([id, len]) = self.used.ring.get(entry) else {
+        let Some([id, len]) = self.used.ring.get(usize::from(last & self.mask)) else {
             return Ok(None);
         };
         let (id, len) = (id.load(), len.load());
@@ -428,13 +409,12 @@ impl<D: DmaContext> SplitRing<D> {
     }
 }
 
-/// Writes the descriptors of all loans but the first, in a table that is prepared for them.
+/// Writes the descriptors of loans in a table that is prepared for them.
 #[cold]
-fn add_more<D: DmaContext>(record: &Record<D>, places: &Places, more: &[Lent]) {
+fn store_several<D: DmaContext>(record: &Record<D>, places: &Places, loans: &[Lent]) {
     let table = record.entries.get(places.table..).unwrap_or_default();
     let last = record.shape.segments(places) - 1;
-    let behind_first = record.first - places.table + 1;
-    for (position, loan) in (behind_first..).zip(more) {
+    for (position, loan) in (record.first - places.table..).zip(loans) {
         store_in_line(table, position, last, loan.into());
     }
 }
@@ -442,9 +422,9 @@ fn add_more<D: DmaContext>(record: &Record<D>, places: &Places, more: &[Lent]) {
 /// Writes entry `index` of a descriptor table.
 #[inline(always)]
 fn store_descriptor(table: &[Entry], index: usize, descriptor: Descriptor, link: u64) {
-    let flags = match descriptor.access {
-        Access::Readable => 0,
-        Access::Writable => DESC_F_WRITE,
+    let flags = match descriptor.is_writable {
+        false => 0,
+        true => DESC_F_WRITE,
     };
     // The caller's index is that of an entry.
     if let Some([address, rest]) = table.get(index) {
@@ -604,13 +584,7 @@ mod tests {
         address: u32,
         (record, places): &(Record<FakeDma>, Places),
     ) {
-        let first = Descriptor {
-            address: address.into(),
-            len: 1,
-            access: Access::Readable,
-        };
-        let added = ring.add(id, record, places, Some(first), &[]);
-        added.expect("room");
+        ring.add(id, record, places, &[Lent::at(address.into(), 1)]);
     }
 
     /// Gives a ring one request after the other, and has `step` do with each what it tests, at index `index`.

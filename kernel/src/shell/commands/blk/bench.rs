@@ -11,7 +11,7 @@ use core::time::Duration;
 
 use vringlet::{Buffer, Error as DeviceError, QueueStats, Report};
 
-use super::work::{Work, buffer};
+use super::work::Work;
 use crate::devices::blk::Disk;
 use crate::platform::arch::marker;
 use crate::platform::interrupts::Event;
@@ -94,7 +94,7 @@ pub(super) async fn run(
         failed: OnceCell::new(),
         ended: Event::new(),
     });
-    let buffers = (0..work.depth).map(|_| buffer(&(0..work.max)));
+    let buffers = (0..work.depth).map(|_| work.buffer(&(0..work.max)));
     let buffers: Vec<Buffer> = buffers.collect::<Result<_, _>>()?;
     let end = EndWithMe(&load);
     for buffer in buffers {

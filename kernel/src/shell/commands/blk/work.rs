@@ -109,7 +109,7 @@ impl<'a> Work<'a> {
     /// Writes the test pattern of `seed`. Gives the number of requests.
     pub(in crate::shell) async fn fill(&self, seed: u64) -> Result<u64, Error> {
         let writes = self.random_pieces(seed).map(async |sectors: Range<u64>| {
-            let mut buffer = buffer(&sectors)?;
+            let mut buffer = self.buffer(&sectors)?;
             pattern::fill(&mut buffer, sectors.start, seed);
             self.write(sectors.start, buffer).await
         });
@@ -207,8 +207,16 @@ impl<'a> Work<'a> {
         flushed.map_err(|error| Error::failed(format!("{}: {error}", self.disk.name)))
     }
 
+    /// A buffer for so many sectors: aligned, for what is behind some disks takes no other.
+    pub(super) fn buffer(&self, sectors: &Range<u64>) -> Result<Buffer, Error> {
+        let sector_bytes = |sectors: u64| sectors as usize * SECTOR_LEN;
+        let len = sector_bytes(sectors.end - sectors.start);
+        let buffer = Buffer::aligned(len, sector_bytes(self.block));
+        buffer.ok_or_else(|| Error::failed("not enough memory for a request"))
+    }
+
     async fn read(&self, sectors: Range<u64>) -> Result<Buffer, Error> {
-        let read = self.disk.read(sectors.start, buffer(&sectors)?).await;
+        let read = self.disk.read(sectors.start, self.buffer(&sectors)?).await;
         self.done(sectors.end - sectors.start);
         read.map_err(|failed| self.failed("read", sectors.start, failed))
     }
@@ -235,9 +243,4 @@ fn piece(next: &mut u64, end: u64, most: u64) -> Option<Range<u64>> {
     let start = *next;
     *next = end.min(start.saturating_add(most));
     (start < *next).then_some(start..*next)
-}
-
-pub(super) fn buffer(sectors: &Range<u64>) -> Result<Buffer, Error> {
-    let bytes = (sectors.end - sectors.start) as usize * SECTOR_LEN;
-    Buffer::zeroed(bytes).ok_or_else(|| Error::failed("not enough memory for a request"))
 }

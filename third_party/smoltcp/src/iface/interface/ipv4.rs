@@ -103,10 +103,11 @@ impl InterfaceInner {
         ipv4_packet: &Ipv4Packet<&'a [u8]>,
         frag: &'a mut FragmentsBuffer,
     ) -> Option<Packet<'a>> {
-        let mut ipv4_repr = check!(Ipv4Repr::parse(ipv4_packet, &self.caps.checksum));
+        let mut ipv4_repr = check!(self, Ipv4Repr::parse(ipv4_packet, &self.caps.checksum));
         if !self.is_unicast_v4(ipv4_repr.src_addr) && !ipv4_repr.src_addr.is_unspecified() {
             // Discard packets with non-unicast source addresses but allow unspecified
             net_debug!("non-unicast or unspecified source address");
+            self.drops.malformed += 1;
             return None;
         }
 
@@ -167,7 +168,7 @@ impl InterfaceInner {
             if ipv4_repr.next_header == IpProtocol::Udp
                 && matches!(self.caps.medium, Medium::Ethernet)
             {
-                let udp_packet = check!(UdpPacket::new_checked(ip_payload));
+                let udp_packet = check!(self, UdpPacket::new_checked(ip_payload));
                 if let Some(dhcp_socket) = sockets
                     .items_mut()
                     .find_map(|i| Dhcpv4Socket::downcast_mut(&mut i.socket))
@@ -177,12 +178,15 @@ impl InterfaceInner {
                     if udp_packet.src_port() == dhcp_socket.server_port
                         && udp_packet.dst_port() == dhcp_socket.client_port
                     {
-                        let udp_repr = check!(UdpRepr::parse(
-                            &udp_packet,
-                            &ipv4_repr.src_addr.into(),
-                            &ipv4_repr.dst_addr.into(),
-                            &self.caps.checksum
-                        ));
+                        let udp_repr = check!(
+                            self,
+                            UdpRepr::parse(
+                                &udp_packet,
+                                &ipv4_repr.src_addr.into(),
+                                &ipv4_repr.dst_addr.into(),
+                                &self.caps.checksum
+                            )
+                        );
                         dhcp_socket.process(self, &ipv4_repr, &udp_repr, udp_packet.payload());
                         return None;
                     }
@@ -195,6 +199,7 @@ impl InterfaceInner {
             && !self.is_broadcast_v4(ipv4_repr.dst_addr)
         {
             // Ignore IP packets not directed at us, or broadcast, or any of the multicast groups.
+            self.drops.foreign += 1;
 
             if !ipv4_repr.dst_addr.x_is_unicast() {
                 net_trace!(
@@ -228,7 +233,9 @@ impl InterfaceInner {
         }
 
         match ipv4_repr.next_header {
-            IpProtocol::Icmp => self.process_icmpv4(sockets, ipv4_repr, ip_payload),
+            IpProtocol::Icmp => {
+                self.process_icmpv4(sockets, ipv4_repr, handled_by_raw_socket, ip_payload)
+            }
 
             #[cfg(feature = "multicast")]
             IpProtocol::Igmp => self.process_igmp(ipv4_repr, ip_payload),
@@ -246,6 +253,7 @@ impl InterfaceInner {
             _ if handled_by_raw_socket => None,
 
             _ => {
+                self.drops.unheard += 1;
                 // Send back as much of the original payload as we can.
                 let payload_len =
                     icmp_reply_payload_len(ip_payload.len(), IPV4_MIN_MTU, ipv4_repr.buffer_len());
@@ -265,8 +273,8 @@ impl InterfaceInner {
         timestamp: Instant,
         eth_frame: &EthernetFrame<&'frame [u8]>,
     ) -> Option<EthernetPacket<'frame>> {
-        let arp_packet = check!(ArpPacket::new_checked(eth_frame.payload()));
-        let arp_repr = check!(ArpRepr::parse(&arp_packet));
+        let arp_packet = check!(self, ArpPacket::new_checked(eth_frame.payload()));
+        let arp_repr = check!(self, ArpRepr::parse(&arp_packet));
 
         match arp_repr {
             ArpRepr::EthernetIpv4 {
@@ -278,18 +286,21 @@ impl InterfaceInner {
             } => {
                 // Only process ARP packets for us.
                 if !self.has_ip_addr(target_protocol_addr) {
+                    self.drops.foreign += 1;
                     return None;
                 }
 
                 // Only process REQUEST and RESPONSE.
                 if let ArpOperation::Unknown(_) = operation {
                     net_debug!("arp: unknown operation code");
+                    self.drops.malformed += 1;
                     return None;
                 }
 
                 // Discard packets with non-unicast source addresses.
                 if !source_protocol_addr.x_is_unicast() || !source_hardware_addr.is_unicast() {
                     net_debug!("arp: non-unicast source address");
+                    self.drops.malformed += 1;
                     return None;
                 }
 
@@ -298,6 +309,7 @@ impl InterfaceInner {
                 let source = IpAddress::Ipv4(source_protocol_addr);
                 if !self.in_same_network(&source) && !self.routes.is_router(&source) {
                     net_debug!("arp: source IP address not in same network as us");
+                    self.drops.foreign += 1;
                     return None;
                 }
 
@@ -332,10 +344,11 @@ impl InterfaceInner {
         &mut self,
         _sockets: &mut SocketSet,
         ip_repr: Ipv4Repr,
+        handled_by_raw_socket: bool,
         ip_payload: &'frame [u8],
     ) -> Option<Packet<'frame>> {
-        let icmp_packet = check!(Icmpv4Packet::new_checked(ip_payload));
-        let icmp_repr = check!(Icmpv4Repr::parse(&icmp_packet, &self.caps.checksum));
+        let icmp_packet = check!(self, Icmpv4Packet::new_checked(ip_payload));
+        let icmp_repr = check!(self, Icmpv4Repr::parse(&icmp_packet, &self.caps.checksum));
 
         #[cfg(feature = "socket-icmp")]
         let mut handled_by_icmp_socket = false;
@@ -367,17 +380,16 @@ impl InterfaceInner {
                 self.icmpv4_reply(ip_repr, icmp_reply_repr)
             }
 
-            // Ignore any echo replies.
-            Icmpv4Repr::EchoReply { .. } => None,
-
-            // Don't report an error if a packet with unknown type
-            // has been handled by an ICMP socket
             #[cfg(feature = "socket-icmp")]
             _ if handled_by_icmp_socket => None,
 
-            // FIXME: do something correct here?
-            // By doing nothing, this arm handles the case when auto echo replies are disabled.
-            _ => None,
+            _ if handled_by_raw_socket => None,
+
+            // An answer or an error that no socket waits for.
+            _ => {
+                self.drops.unheard += 1;
+                None
+            }
         }
     }
 

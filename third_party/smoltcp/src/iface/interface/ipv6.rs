@@ -193,11 +193,12 @@ impl InterfaceInner {
         source_hardware_addr: HardwareAddress,
         ipv6_packet: &Ipv6Packet<&'frame [u8]>,
     ) -> Option<Packet<'frame>> {
-        let ipv6_repr = check!(Ipv6Repr::parse(ipv6_packet));
+        let ipv6_repr = check!(self, Ipv6Repr::parse(ipv6_packet));
 
         if !ipv6_repr.src_addr.x_is_unicast() {
             // Discard packets with non-unicast source addresses.
             net_debug!("non-unicast source address");
+            self.drops.malformed += 1;
             return None;
         }
 
@@ -214,6 +215,7 @@ impl InterfaceInner {
             && !self.has_multicast_group(ipv6_repr.dst_addr)
             && !ipv6_repr.dst_addr.is_loopback()
         {
+            self.drops.foreign += 1;
             if !ipv6_repr.dst_addr.x_is_unicast() {
                 net_trace!(
                     "Rejecting IPv6 packet; {} is not a unicast address",
@@ -265,6 +267,11 @@ impl InterfaceInner {
         ipv6_repr: Ipv6Repr,
         ip_payload: &'frame [u8],
     ) -> HopByHopResponse<'frame> {
+        let ext_hdr = check!(self, Ipv6ExtHeader::new_checked(ip_payload));
+        let ext_repr = check!(self, Ipv6ExtHeaderRepr::parse(&ext_hdr));
+        let hbh_hdr = check!(self, Ipv6HopByHopHeader::new_checked(ext_repr.data));
+        let hbh_repr = check!(self, Ipv6HopByHopRepr::parse(&hbh_hdr));
+
         let param_problem = || {
             let payload_len =
                 icmp_reply_payload_len(ip_payload.len(), IPV6_MIN_MTU, ipv6_repr.buffer_len());
@@ -279,11 +286,6 @@ impl InterfaceInner {
             )
         };
 
-        let ext_hdr = check!(Ipv6ExtHeader::new_checked(ip_payload));
-        let ext_repr = check!(Ipv6ExtHeaderRepr::parse(&ext_hdr));
-        let hbh_hdr = check!(Ipv6HopByHopHeader::new_checked(ext_repr.data));
-        let hbh_repr = check!(Ipv6HopByHopRepr::parse(&hbh_hdr));
-
         for opt_repr in &hbh_repr.options {
             match opt_repr {
                 Ipv6OptionRepr::Pad1 | Ipv6OptionRepr::PadN(_) | Ipv6OptionRepr::RouterAlert(_) => {
@@ -295,17 +297,19 @@ impl InterfaceInner {
                     match Ipv6OptionFailureType::from(*type_) {
                         Ipv6OptionFailureType::Skip => (),
                         Ipv6OptionFailureType::Discard => {
+                            self.drops.unheard += 1;
                             return HopByHopResponse::Discard(None);
                         }
                         Ipv6OptionFailureType::DiscardSendAll => {
-                            return HopByHopResponse::Discard(param_problem());
+                            let problem = param_problem();
+                            self.drops.unheard += 1;
+                            return HopByHopResponse::Discard(problem);
                         }
                         Ipv6OptionFailureType::DiscardSendUnicast => {
-                            if !ipv6_repr.dst_addr.is_multicast() {
-                                return HopByHopResponse::Discard(param_problem());
-                            } else {
-                                return HopByHopResponse::Discard(None);
-                            }
+                            let multicast = ipv6_repr.dst_addr.is_multicast();
+                            let problem = if multicast { None } else { param_problem() };
+                            self.drops.unheard += 1;
+                            return HopByHopResponse::Discard(problem);
                         }
                     }
                 }
@@ -330,7 +334,9 @@ impl InterfaceInner {
         ip_payload: &'frame [u8],
     ) -> Option<Packet<'frame>> {
         match nxt_hdr {
-            IpProtocol::Icmpv6 => self.process_icmpv6(sockets, ipv6_repr, ip_payload),
+            IpProtocol::Icmpv6 => {
+                self.process_icmpv6(sockets, ipv6_repr, handled_by_raw_socket, ip_payload)
+            }
 
             #[cfg(any(feature = "socket-udp", feature = "socket-dns"))]
             IpProtocol::Udp => self.process_udp(
@@ -350,6 +356,7 @@ impl InterfaceInner {
             _ if handled_by_raw_socket => None,
 
             _ => {
+                self.drops.unheard += 1;
                 // Send back as much of the original payload as we can.
                 let payload_len =
                     icmp_reply_payload_len(ip_payload.len(), IPV6_MIN_MTU, ipv6_repr.buffer_len());
@@ -369,15 +376,19 @@ impl InterfaceInner {
         &mut self,
         _sockets: &mut SocketSet,
         ip_repr: Ipv6Repr,
+        handled_by_raw_socket: bool,
         ip_payload: &'frame [u8],
     ) -> Option<Packet<'frame>> {
-        let icmp_packet = check!(Icmpv6Packet::new_checked(ip_payload));
-        let icmp_repr = check!(Icmpv6Repr::parse(
-            &ip_repr.src_addr,
-            &ip_repr.dst_addr,
-            &icmp_packet,
-            &self.caps.checksum,
-        ));
+        let icmp_packet = check!(self, Icmpv6Packet::new_checked(ip_payload));
+        let icmp_repr = check!(
+            self,
+            Icmpv6Repr::parse(
+                &ip_repr.src_addr,
+                &ip_repr.dst_addr,
+                &icmp_packet,
+                &self.caps.checksum,
+            )
+        );
 
         #[cfg(feature = "socket-icmp")]
         let mut handled_by_icmp_socket = false;
@@ -412,9 +423,6 @@ impl InterfaceInner {
                 self.icmpv6_reply(ip_repr, icmp_reply_repr)
             }
 
-            // Ignore any echo replies.
-            Icmpv6Repr::EchoReply { .. } => None,
-
             // Forward any NDISC packets to the ndisc packet handler
             #[cfg(any(feature = "medium-ethernet", feature = "medium-ieee802154"))]
             Icmpv6Repr::Ndisc(repr) if ip_repr.hop_limit == 0xff => match self.caps.medium {
@@ -436,14 +444,16 @@ impl InterfaceInner {
                 _ => None,
             },
 
-            // Don't report an error if a packet with unknown type
-            // has been handled by an ICMP socket
             #[cfg(feature = "socket-icmp")]
             _ if handled_by_icmp_socket => None,
 
-            // FIXME: do something correct here?
-            // By doing nothing, this arm handles the case when auto echo replies are disabled.
-            _ => None,
+            _ if handled_by_raw_socket => None,
+
+            // An answer or an error that no socket waits for.
+            _ => {
+                self.drops.unheard += 1;
+                None
+            }
         }
     }
 
@@ -461,7 +471,7 @@ impl InterfaceInner {
             } => {
                 let ip_addr = ip_repr.src_addr.into();
                 if let Some(lladdr) = lladdr {
-                    let lladdr = check!(lladdr.parse(self.caps.medium));
+                    let lladdr = check!(self, lladdr.parse(self.caps.medium));
                     if !lladdr.is_unicast() || !target_addr.x_is_unicast() {
                         return None;
                     }
@@ -479,7 +489,7 @@ impl InterfaceInner {
                 ..
             } => {
                 if let Some(lladdr) = lladdr {
-                    let lladdr = check!(lladdr.parse(self.caps.medium));
+                    let lladdr = check!(self, lladdr.parse(self.caps.medium));
                     if !lladdr.is_unicast() || !target_addr.x_is_unicast() {
                         return None;
                     }

@@ -53,10 +53,11 @@ use crate::time::{Duration, Instant};
 use crate::wire::*;
 
 macro_rules! check {
-    ($e:expr) => {
+    ($interface:ident, $e:expr) => {
         match $e {
             Ok(x) => x,
             Err(_) => {
+                $interface.drops.malformed += 1;
                 // concat!/stringify! doesn't work with defmt macros
                 #[cfg(not(feature = "defmt"))]
                 net_trace!(concat!("iface: malformed ", stringify!($e)));
@@ -155,8 +156,7 @@ pub struct InterfaceInner {
     routes: Routes,
     #[cfg(feature = "multicast")]
     multicast: multicast::State,
-    /// How many packets could not be sent and were not kept.
-    unsent: u64,
+    drops: Drops,
 }
 
 /// What an interface did not pass on.
@@ -168,6 +168,12 @@ pub struct Drops {
     pub unsent: u64,
     /// Packets of which fragments did not come, or did not fit together.
     pub unassembled: u64,
+    /// Packets that are not what the protocols allow, or whose checksum is wrong.
+    pub malformed: u64,
+    /// Packets for other addresses than the interface's own.
+    pub foreign: u64,
+    /// Packets of protocols and to ports that nobody listens to. Most are answered with an error.
+    pub unheard: u64,
 }
 
 /// Configuration structure used for creating a network interface.
@@ -289,7 +295,7 @@ impl Interface {
                 ip_addrs: Vec::new(),
                 any_ip: false,
                 routes: Routes::new(),
-                unsent: 0,
+                drops: Drops::default(),
                 #[cfg(any(feature = "medium-ethernet", feature = "medium-ieee802154"))]
                 neighbor_cache: NeighborCache::new(),
                 #[cfg(feature = "multicast")]
@@ -436,11 +442,9 @@ impl Interface {
     /// What was dropped since the interface is there.
     pub fn drops(&self) -> Drops {
         Drops {
-            unsent: self.inner.unsent,
             #[cfg(feature = "_proto-fragmentation")]
             unassembled: self.fragments.assembler.dropped(),
-            #[cfg(not(feature = "_proto-fragmentation"))]
-            unassembled: 0,
+            ..self.inner.drops
         }
     }
 
@@ -695,7 +699,7 @@ impl Interface {
                         && let Err(err) =
                             self.inner.dispatch(tx_token, packet, &mut self.fragmenter)
                     {
-                        self.inner.unsent += 1;
+                        self.inner.drops.unsent += 1;
                         net_debug!("Failed to send response: {:?}", err);
                     }
                 }
@@ -711,7 +715,7 @@ impl Interface {
                             &mut self.fragmenter,
                         )
                     {
-                        self.inner.unsent += 1;
+                        self.inner.drops.unsent += 1;
                         net_debug!("Failed to send response: {:?}", err);
                     }
                 }
@@ -727,7 +731,7 @@ impl Interface {
                             &mut self.fragmenter,
                         )
                     {
-                        self.inner.unsent += 1;
+                        self.inner.drops.unsent += 1;
                         net_debug!("Failed to send response: {:?}", err);
                     }
                 }
@@ -982,16 +986,19 @@ impl InterfaceInner {
         match IpVersion::of_packet(ip_payload) {
             #[cfg(feature = "proto-ipv4")]
             Ok(IpVersion::Ipv4) => {
-                let ipv4_packet = check!(Ipv4Packet::new_checked(ip_payload));
+                let ipv4_packet = check!(self, Ipv4Packet::new_checked(ip_payload));
                 self.process_ipv4(sockets, meta, HardwareAddress::Ip, &ipv4_packet, frag)
             }
             #[cfg(feature = "proto-ipv6")]
             Ok(IpVersion::Ipv6) => {
-                let ipv6_packet = check!(Ipv6Packet::new_checked(ip_payload));
+                let ipv6_packet = check!(self, Ipv6Packet::new_checked(ip_payload));
                 self.process_ipv6(sockets, meta, HardwareAddress::Ip, &ipv6_packet)
             }
             // Drop all other traffic.
-            _ => None,
+            _ => {
+                self.drops.malformed += 1;
+                None
+            }
         }
     }
 
@@ -1359,7 +1366,7 @@ impl InterfaceInner {
                         }
 
                         if !frag.make_room(total_ip_len) {
-                            self.unsent += 1;
+                            self.drops.unsent += 1;
                             net_debug!(
                                 "Fragmentation buffer is too small, at least {} needed. Dropping",
                                 total_ip_len

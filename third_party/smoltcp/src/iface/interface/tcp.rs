@@ -18,16 +18,15 @@ impl InterfaceInner {
         // This is not done at the iface level because it might be useful with
         // UDP or raw sockets, but it's definitely not useful for TCP.
         if src_addr.is_unspecified() || dst_addr.is_unspecified() {
+            self.drops.malformed += 1;
             return None;
         }
 
-        let tcp_packet = check!(TcpPacket::new_checked(ip_payload));
-        let tcp_repr = check!(TcpRepr::parse(
-            &tcp_packet,
-            &src_addr,
-            &dst_addr,
-            &self.caps.checksum
-        ));
+        let tcp_packet = check!(self, TcpPacket::new_checked(ip_payload));
+        let tcp_repr = check!(
+            self,
+            TcpRepr::parse(&tcp_packet, &src_addr, &dst_addr, &self.caps.checksum)
+        );
 
         // A connection comes before a socket that listens on its port, whatever their order in the set: a SYN that
         // is sent again belongs to the connection that it opened.
@@ -48,6 +47,9 @@ impl InterfaceInner {
             }
         }
 
+        if !handled_by_raw_socket {
+            self.drops.unheard += 1;
+        }
         if tcp_repr.control == TcpControl::Rst
             || ip_repr.dst_addr().is_unspecified()
             || ip_repr.src_addr().is_unspecified()

@@ -16,13 +16,11 @@ impl InterfaceInner {
         ip_payload: &'frame [u8],
     ) -> Option<Packet<'frame>> {
         let (src_addr, dst_addr) = (ip_repr.src_addr(), ip_repr.dst_addr());
-        let udp_packet = check!(UdpPacket::new_checked(ip_payload));
-        let udp_repr = check!(UdpRepr::parse(
-            &udp_packet,
-            &src_addr,
-            &dst_addr,
-            &self.caps.checksum
-        ));
+        let udp_packet = check!(self, UdpPacket::new_checked(ip_payload));
+        let udp_repr = check!(
+            self,
+            UdpRepr::parse(&udp_packet, &src_addr, &dst_addr, &self.caps.checksum)
+        );
 
         #[cfg(feature = "socket-udp")]
         for udp_socket in sockets
@@ -46,6 +44,9 @@ impl InterfaceInner {
             }
         }
 
+        if !handled_by_raw_socket {
+            self.drops.unheard += 1;
+        }
         // The packet wasn't handled by a socket, send an ICMP port unreachable packet.
         match ip_repr {
             #[cfg(feature = "proto-ipv4")]

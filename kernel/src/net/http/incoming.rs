@@ -1,0 +1,59 @@
+//! Bytes that came over a connection and were not used yet.
+
+use alloc::vec::Vec;
+
+use embedded_io_async::Read;
+
+use crate::net::tcp::{TcpError, TcpStream};
+
+/// How much is asked for at a time.
+const STEP: usize = 4096;
+
+/// What was received and not used yet. Whoever asks for more of it bounds how much that may become.
+pub(in crate::net) struct Incoming<'a> {
+    stream: &'a TcpStream,
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl<'a> Incoming<'a> {
+    pub(in crate::net) fn new(stream: &'a TcpStream) -> Self {
+        Self {
+            stream,
+            buffer: Vec::new(),
+            start: 0,
+            end: 0,
+        }
+    }
+
+    pub(in crate::net) fn bytes(&self) -> &[u8] {
+        self.buffer.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Uses up to `count` bytes.
+    pub(in crate::net) fn take(&mut self, count: usize) -> &[u8] {
+        let taken = self.start..self.end.min(self.start.saturating_add(count));
+        self.start = taken.end;
+        self.buffer.get(taken).unwrap_or_default()
+    }
+
+    /// Waits for more bytes; `false` if the peer sends none any more.
+    pub(in crate::net) async fn more(&mut self) -> Result<bool, TcpError> {
+        self.buffer.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        let room = self.end.saturating_add(STEP);
+        if self.buffer.len() < room {
+            let missing = room - self.buffer.len();
+            let reserved = self.buffer.try_reserve(missing);
+            reserved.map_err(|_| TcpError::OutOfMemory)?;
+            self.buffer.resize(room, 0);
+        }
+        let room = self.buffer.get_mut(self.end..).unwrap_or_default();
+        let mut stream = self.stream;
+        let count = stream.read(room).await?;
+        self.end += count.min(room.len());
+        Ok(count > 0)
+    }
+}
