@@ -72,7 +72,14 @@ const COLUMNS: usize = 80;
 static STRICT: AtomicBool = AtomicBool::new(false);
 
 /// Runs the script from fw_cfg, if there is one, then the prompt, for ever.
-pub async fn run() {
+///
+/// The future is behind a pointer, so that its code, which is all that commands and completion call, is in this crate alone. What
+/// awaits it elsewhere would have a copy.
+pub fn run() -> Pin<Box<dyn Future<Output = ()>>> {
+    Box::pin(run_all())
+}
+
+async fn run_all() {
     if let Some(script) = fw_cfg::text("opt/vringlet/script") {
         run_script(&script).await;
     }
