@@ -4,6 +4,8 @@
 export MACHINE MEM SMP DISK SOUND PORT SCRIPT CMDLINE ARGS TIMEOUT
 # And to the tests.
 export KEEP
+# And to all that start a guest.
+export ACCEL CPU
 
 .PHONY: help setup guest run screenshot test soak coverage clean
 
@@ -14,6 +16,8 @@ help:
 	@echo '                       here; Ctrl-A X ends it'
 	@echo '                       without a terminal: a tour of everything, then power-off; the exit status tells'
 	@echo '  MACHINE=q35|pc|microvm|microvm,pcie=on    MEM=256M    SMP=1'
+	@echo '  ACCEL=auto|kvm|tcg   what executes its instructions: the processor (KVM) where that works, or QEMU'"'"'s emulation'
+	@echo '  CPU=host             the processor that the guest sees, in QEMU'"'"'s words'
 	@echo '  DISK=file            your own raw or qcow2 image; it is never created over or truncated'
 	@echo '  SOUND=wav            an audio system of QEMU'"'"'s: pipewire, pa, alsa, wav (to target/sound.wav), none'
 	@echo '  PORT=8080            the host port that leads to the guest'"'"'s web page'
@@ -23,6 +27,7 @@ help:
 	@echo 'make screenshot        what the guest of `make run` shows, to target/screenshot.png'
 	@echo 'make test              host unit tests and all QEMU cells, each judged from outside the guest'
 	@echo 'make test CELL=name    only the cells whose name contains it'
+	@echo '  ACCEL= CPU=          what the cells run on: tcg unless said; those about KVM try it by themselves'
 	@echo '  KEEP=1               keep logs and captures of cells that pass, too, in target/cells/'
 	@echo 'make soak N=10 CELL=   the cells N times while two programs keep processors busy: which failed how often;'
 	@echo '                       the logs of what failed are in target/soak/'

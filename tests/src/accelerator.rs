@@ -3,6 +3,7 @@
 //! `ACCEL` and `CPU` say which, for all that starts a guest. What they leave open is found out by a trial: the guest itself,
 //! without a device, which has to come up. That it is there to be had does not mean that KVM runs a guest.
 
+use std::env::consts::ARCH;
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Read};
@@ -15,8 +16,8 @@ use anyhow::{Context, Result, bail};
 use crate::guest::{self, End};
 use crate::qemu::{Machine, PROGRAM, Qemu, knows};
 
-/// How long a trial guest may take where nobody asked for this accelerator. On a processor of its own it needs a third of a
-/// second; one that takes longer is emulated, or on a machine that has no time, and TCG serves as well then.
+/// How long a trial guest may take where nobody asked for this accelerator. TCG needs a fraction of that; what takes longer is
+/// itself emulated, or on a machine that has no time, and TCG serves as well then.
 const QUICK: Duration = Duration::from_secs(2);
 /// How long it may take where it is to be this accelerator: it bounds a hang and judges no speed.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -193,6 +194,8 @@ impl Wish {
             (_, Some(kind)) => Some((kind, accel.to_string())),
             (_, None) => bail!("ACCEL={accel} is none of auto, kvm, hvf, whpx, tcg"),
         };
+        // Some systems' profiles set `CPU` to the machine's architecture, which is no processor that QEMU knows.
+        let cpu = cpu.filter(|cpu| cpu != ARCH);
         Ok(Wish { accel, cpu })
     }
 
@@ -341,7 +344,7 @@ pub fn obstacle(kind: Kind) -> Option<String> {
     if kind == Kind::Tcg {
         return None;
     }
-    let here = std::env::consts::ARCH;
+    let here = ARCH;
     if here != "x86_64" {
         return Some(format!("this machine's processor is {here}"));
     }
@@ -576,6 +579,13 @@ mod tests {
             let words: Vec<_> = arguments.split_whitespace().map(String::from).collect();
             assert_eq!(is_named(machine, &words), named, "{machine} {arguments}");
         }
+    }
+
+    #[test]
+    fn the_name_of_an_architecture_is_no_processor() {
+        assert_eq!(wish("kvm", Some(ARCH)).cpu, None);
+        let cpu = wish("kvm", Some("qemu64")).cpu;
+        assert_eq!(cpu.as_deref(), Some("qemu64"));
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub enum End {
 }
 
 impl End {
-    /// The boot loader could not start the kernel.
+    /// The kernel was not started: the boot loader could not, or the kernel has too little memory.
     pub const BOOT_FAILED: End = End::DebugExit(0x10);
     /// The kernel panicked.
     pub const PANIC: End = End::DebugExit(0x11);
@@ -65,7 +65,7 @@ impl fmt::Display for End {
             End::PowerOff => write!(f, "the guest powered off"),
             End::Reset => write!(f, "the guest reset the machine"),
             End::Quit => write!(f, "QEMU was told to quit"),
-            &End::BOOT_FAILED => write!(f, "the boot loader failed (exit value 0x10)"),
+            &End::BOOT_FAILED => write!(f, "the kernel was not started (exit value 0x10)"),
             &End::PANIC => write!(f, "the kernel panicked (exit value 0x11)"),
             &End::EXCEPTION => write!(f, "a fatal exception in the kernel (exit value 0x12)"),
             &End::SCRIPT_FAILED => write!(f, "a command of the script failed (exit value 0x13)"),

@@ -342,18 +342,15 @@ fn hanging_guest(cell: &Cell) -> Result<()> {
     run(cell, &settings)?.failed("did not end within 5 s")
 }
 
-/// What the cell with a window needs besides QEMU, if it is missing.
+/// What the cell with a window needs, if it is missing. (GTK's window gets its size from a window manager, and there is none.)
 fn no_window() -> Option<String> {
     let has = |program: &str| Command::new(program).arg("-help").output().is_ok();
-    let window = ["sdl", "gtk"]
-        .iter()
-        .any(|kind| knows("-display", kind).unwrap_or(false));
-    match (has("Xvfb") && has("xdotool"), window) {
-        (false, _) => {
-            Some("no Xvfb or xdotool, which are Debian's packages xvfb and xdotool".into())
-        }
-        (_, false) => Some("no window, which is in Debian's qemu-system-gui".into()),
-        _ => None,
+    if !has("Xvfb") || !has("xdotool") {
+        return Some("no Xvfb or xdotool, which are Debian's packages xvfb and xdotool".into());
+    }
+    match knows("-display", "sdl") {
+        Ok(true) => None,
+        _ => Some("no window by SDL, which is in Debian's qemu-system-gui".into()),
     }
 }
 
@@ -380,14 +377,16 @@ fn window(cell: &Cell) -> Result<()> {
     let mut console = Console::capture(output, input, std::io::sink());
     let mut seen = || -> Result<()> {
         console.wait_for_prompt(PATIENCE)?;
-        display.wait_for_window("1280x8")?;
+        display.wait_for_window("1280x800")?;
         // As long as QEMU waits until it tells the guest of a window's size, and longer.
         std::thread::sleep(Duration::from_secs(3));
-        display.wait_for_window("1280x8")?;
+        display.wait_for_window("1280x800")?;
         console.type_line("screen info")?;
         console.expect("display=0 size=1280x800", PATIENCE)?;
         display.resize(1500, 1000)?;
-        console.expect("display 0 went from 1280x800 to 1500x", PATIENCE)?;
+        console.expect("display 0 went from 1280x800 to 1500x1000", PATIENCE)?;
+        display.resize(800, 600)?;
+        console.expect("display 0 went from 1500x1000 to 800x600", PATIENCE)?;
         console.wait_for_prompt(PATIENCE)?;
         console.type_line("poweroff")
     };
@@ -429,13 +428,13 @@ impl Display {
     fn with_window(&self, words: &[&str]) -> Result<String> {
         let found = Command::new("xdotool")
             .env("DISPLAY", &self.name)
-            .args(["search", "--name", "QEMU"])
+            .args(["search", "--onlyvisible", "--name", "QEMU"])
             .args(words)
             .output()?;
         Ok(String::from_utf8_lossy(&found.stdout).into_owned())
     }
 
-    /// Waits until the window's size begins with this. (GTK's has a menu, too.)
+    /// Waits until the window is so large.
     fn wait_for_window(&self, size: &str) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {

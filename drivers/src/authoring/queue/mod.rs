@@ -522,10 +522,7 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         self.in_flight -= 1;
         self.stats.completed += 1;
         if used.len > room {
-            self.overrated(Cause::BadUsedLength {
-                len: used.len,
-                room,
-            });
+            self.overrated(used.len, room);
         }
         let token = Token(id);
         Ok(Some(Ready { token, waker }))
@@ -534,11 +531,12 @@ impl<T: Transport, P: Payload> Queue<T, P> {
     /// Counts a length that can't be, and tells of the first: what becomes of the request is for the driver to say, and some
     /// devices do this with each.
     #[cold]
-    fn overrated(&mut self, cause: Cause) {
+    fn overrated(&mut self, len: u32, room: u32) {
         self.stats.violations += 1;
         if !self.told {
             self.told = true;
-            log::warn!("{}", self.error(cause));
+            let claim = self.error(Cause::BadUsedLength { len, room });
+            log::warn!("{claim}");
         }
     }
 

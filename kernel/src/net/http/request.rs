@@ -233,6 +233,7 @@ fn decoded(path: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::http::body::Next;
     use std::format;
     use std::string::String;
 
@@ -477,5 +478,48 @@ mod tests {
                 "{end:?}"
             );
         }
+    }
+
+    /// Requests with a few bytes changed, and what follows one of them: whatever they are taken for, reading ends, and uses
+    /// no more than there is.
+    #[test]
+    fn broken_requests_are_read_to_an_end() {
+        let whole = [
+            "GET http://x:80/a%2fb?c HTTP/1.1\r\nHost: x\r\nConnection: a, close\r\n\r\n",
+            "POST / HTTP/1.1\nHost: x\nContent-Length: 5\nExpect: 100-continue\n\nhello",
+            "PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n00\r\nX: y\r\n\r\n",
+        ];
+        let telling = b"\r\n :;,%/?#*09afF-+\0\x7f\xff";
+        let mut random = 0x2545_f491_4f6c_dd1d_u64;
+        let mut next = |below: usize| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random % below as u64) as usize
+        };
+        let (mut taken, mut refused) = (0, 0);
+        for round in 0..60_000 {
+            let mut bytes = whole[round % whole.len()].as_bytes().to_vec();
+            for _ in 0..=next(4) {
+                let (at, byte) = (next(bytes.len()), telling[next(telling.len())]);
+                match next(3) {
+                    0 => bytes[at] = byte,
+                    1 => bytes.insert(at, byte),
+                    _ => drop(bytes.remove(at)),
+                }
+            }
+            let Ok(Some((mut request, mut used))) = parse(&bytes) else {
+                refused += 1;
+                continue;
+            };
+            taken += 1;
+            assert!(used <= bytes.len());
+            while let Ok(Next::Data(count) | Next::Skip(count)) = request.body.next(&bytes[used..])
+            {
+                assert!(count > 0, "{:?}", String::from_utf8_lossy(&bytes));
+                used += count;
+            }
+        }
+        assert!(taken > 1000 && refused > 1000, "{taken} and {refused}");
     }
 }

@@ -20,7 +20,7 @@ use bootloader_api::info::MemoryRegionKind;
 pub const PAGE_BYTES: usize = 4096;
 
 /// What the kernel needs beside itself: heap, and memory for a few devices.
-const LEAST_BYTES: u64 = 8 << 20;
+const MIN_BYTES: u64 = 8 << 20;
 
 /// There is less memory than the kernel needs.
 pub struct TooLittle {
@@ -29,7 +29,7 @@ pub struct TooLittle {
 
 impl fmt::Display for TooLittle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (free, least) = (self.free >> 10, LEAST_BYTES >> 10);
+        let (free, least) = (self.free >> 10, MIN_BYTES >> 10);
         write!(
             f,
             "too little memory: {free} KiB are free, and the kernel needs {least} KiB"
@@ -44,7 +44,7 @@ impl fmt::Display for TooLittle {
 /// It is too little; nothing was done.
 pub fn init(boot: &'static BootInfo, physical_memory_offset: u64) -> Result<(), TooLittle> {
     let free = frames::count_usable(&boot.memory_regions);
-    if free < LEAST_BYTES {
+    if free < MIN_BYTES {
         return Err(TooLittle { free });
     }
     frames::init(&boot.memory_regions, physical_memory_offset);
