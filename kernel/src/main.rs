@@ -29,7 +29,7 @@ use bootloader_api::{BootInfo, BootloaderConfig};
 use vringlet_kernel::apps::{dashboard, status, store};
 use vringlet_kernel::platform::memory::heap::KernelHeap;
 use vringlet_kernel::platform::power::{self, ExitCode};
-use vringlet_kernel::platform::serial::{self, Emergency};
+use vringlet_kernel::platform::serial::{self, Emergency, terminal};
 use vringlet_kernel::platform::{acpi, arch, fw_cfg, interrupts, memory, pci, time, traps};
 use vringlet_kernel::runtime::{fiber, task};
 use vringlet_kernel::{devices, net, shell};
@@ -66,6 +66,9 @@ fn start(boot: &'static mut BootInfo) -> ! {
     fiber::init();
     if let Some(level) = fw_cfg::option("log").and_then(|level| level.parse().ok()) {
         log::set_max_level(level);
+    }
+    if let Some(kind) = fw_cfg::option("terminal").and_then(|kind| kind.parse().ok()) {
+        terminal::set(kind);
     }
     log::info!(
         "vringlet {}: {} MiB, {} CPUs, boot path {}, {}",

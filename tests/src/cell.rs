@@ -1,5 +1,6 @@
 //! One named test, and what is kept of it when it fails.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use crate::accelerator::{Accelerator, Choice, Wish};
 use crate::console::{Console, Line};
 use crate::guest::{End, Guest, Process};
 use crate::qemu::{Machine, Qemu};
+use crate::terminal::Terminal;
 use crate::{project_root, setting};
 
 /// How long the guest may take for any one step. It bounds a hang and judges no speed: the slowest machine that runs
@@ -121,9 +123,18 @@ impl Cell {
 
     /// Starts the guest and lets it run.
     pub fn boot(&self, qemu: Qemu) -> Result<Booted> {
+        self.boot_echoing(qemu, std::io::sink())
+    }
+
+    /// Starts the guest with a terminal that shows its serial port.
+    pub fn boot_on(&self, terminal: &Terminal, qemu: Qemu) -> Result<Booted> {
+        self.boot_echoing(qemu, terminal.clone())
+    }
+
+    fn boot_echoing(&self, qemu: Qemu, echo: impl Write + Send + 'static) -> Result<Booted> {
         std::fs::write(self.file(COMMAND_LINE), format!("{qemu}\n"))
             .context("writing the command line")?;
-        let mut guest = Guest::start(qemu, std::io::sink())?;
+        let mut guest = Guest::start(qemu, echo)?;
         guest.process.go()?;
         Ok(Booted {
             guest,
@@ -224,6 +235,11 @@ impl Booted {
     pub fn type_line(&mut self, command: &str) -> Result<()> {
         self.expect_prompt()?;
         self.guest.console.type_line(command)
+    }
+
+    /// Types keys, whatever the guest is doing.
+    pub fn type_keys(&mut self, keys: &str) -> Result<()> {
+        self.guest.console.type_keys(keys)
     }
 
     /// Presses Enter, whatever the guest is doing.

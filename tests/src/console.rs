@@ -170,18 +170,20 @@ impl Console {
 
     /// Types a line, as a person would.
     pub fn type_line(&mut self, text: &str) -> Result<()> {
-        self.input
-            .write_all(format!("{text}\r").as_bytes())
-            .context("typing on the serial port")?;
-        self.input.flush().context("typing on the serial port")
+        self.type_keys(&format!("{text}\r"))
+    }
+
+    /// Types keys, as the bytes that a terminal sends for them.
+    pub fn type_keys(&mut self, keys: &str) -> Result<()> {
+        let typed = self.input.write_all(keys.as_bytes());
+        typed
+            .and_then(|()| self.input.flush())
+            .context("typing on the serial port")
     }
 
     /// Types Ctrl-C.
     pub fn interrupt(&mut self) -> Result<()> {
-        let typed = self.input.write_all(b"\x03");
-        typed
-            .and_then(|()| self.input.flush())
-            .context("typing on the serial port")
+        self.type_keys("\x03")
     }
 
     /// All lines so far.

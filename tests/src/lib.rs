@@ -9,6 +9,7 @@
 //! | [`qemu`]       | the QEMU command line: the one place that knows how the guest is started |
 //! | [`guest`]      | a running guest: its console, its end, what the end means                |
 //! | [`console`]    | the serial port: captured with times, waited for with a bound            |
+//! | [`terminal`]   | what a person at the serial port sees                                    |
 //! | [`qmp`]        | QEMU's control socket: commands and events                               |
 //! | [`gdb`]        | QEMU's debugger socket, as far as spoiling a register needs              |
 //! | [`disk`]       | the test pattern, disk images and what they must contain                 |
@@ -38,6 +39,7 @@ pub mod qemu;
 pub mod qmp;
 pub mod screen;
 pub mod sound;
+pub mod terminal;
 pub mod vhost_user;
 pub mod wav;
 

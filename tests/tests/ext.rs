@@ -245,3 +245,41 @@ fn check_types(medium: &Medium, file: &Sparse) -> Result<()> {
     ensure!(count == 203, "{count} entries");
     Ok(())
 }
+
+/// Seconds are signed and have two more bits elsewhere: neither end of what they reach may make a file unreadable.
+#[test]
+fn times_before_1970_and_after_2038_are_times() -> Result<()> {
+    let medium = Medium::new()?;
+    // 1901 is the first that can be said, 2446 the last.
+    let times: [i64; 8] = [
+        i32::MIN.into(),
+        -1,
+        0,
+        i32::MAX.into(),
+        i64::from(i32::MAX) + 1,
+        1 << 32,
+        5 << 31,
+        (4 << 32) - (1 << 31) - 1,
+    ];
+    for seconds in times {
+        File::create(medium.tree().join(seconds.to_string()))?;
+    }
+    medium.make(8, &["-t", "ext4", "-I", "256"])?;
+    // mke2fs before 1.47.1 takes over the lower half alone.
+    for seconds in times {
+        let low = seconds as u32;
+        let extra = (seconds - i64::from(low as i32)) >> 32;
+        medium.debugfs(&format!("set_inode_field /{seconds} mtime_lo {low:#x}"))?;
+        medium.debugfs(&format!("set_inode_field /{seconds} mtime_extra {extra}"))?;
+    }
+    let fs = medium.load()?;
+    for seconds in times {
+        let metadata = fs.metadata(format!("/{seconds}").as_str())?;
+        ensure!(
+            metadata.modified().seconds() == seconds,
+            "{seconds} is read as {:?}",
+            metadata.modified()
+        );
+    }
+    Ok(())
+}

@@ -17,6 +17,7 @@ mod matrix {
     pub(crate) mod ring;
     pub(crate) mod rng;
     pub(crate) mod run;
+    pub(crate) mod shell;
     pub(crate) mod sound;
     pub(crate) mod sound_file;
     pub(crate) mod stalled;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         matrix::picture::cells(),
         matrix::dashboard::cells(),
         matrix::run::cells(),
+        matrix::shell::cells(),
         matrix::sound::cells(),
         matrix::sound_file::cells(),
         matrix::stalled::cells(),

@@ -11,8 +11,10 @@
 //! takes it), or by a timer where there is no interrupt.
 
 mod queue;
+pub mod terminal;
 
 use alloc::collections::VecDeque;
+use alloc::string::String;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
@@ -38,6 +40,8 @@ const CTRL_C: u8 = 3;
 const MAX_AHEAD: usize = 4096;
 /// Bytes of output that may wait for the port.
 const QUEUE_BYTES: usize = 64 * 1024;
+/// Bytes of a line that are kept until it ends, for who runs beside others.
+const MAX_BESIDE: usize = 4096;
 /// Bytes that are queued before the port is looked at, with interrupts off.
 const PIECE: usize = 256;
 /// Bytes that are sent before other tasks have their turn.
@@ -70,6 +74,10 @@ static SENDABLE: Event = Event::new();
 /// A line is being typed: what is logged meanwhile takes its place, and whoever edits it must show it again.
 static LINE_SHOWN: AtomicBool = AtomicBool::new(false);
 static LINE_OVERWRITTEN: Event = Event::new();
+/// The last line has text and no end yet.
+static IN_LINE: AtomicBool = AtomicBool::new(false);
+/// That text is a status line, which gives way to whatever is written next.
+static STATUS_SHOWN: AtomicBool = AtomicBool::new(false);
 static LOST_INPUT: AtomicU64 = AtomicU64::new(0);
 /// Bytes of a panic's report that the port would not take.
 static LOST_REPORT: AtomicU64 = AtomicU64::new(0);
@@ -278,6 +286,10 @@ pub struct Console;
 
 impl Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        clear_status();
+        if let Some(last) = text.as_bytes().last() {
+            IN_LINE.store(*last != b'\n', Ordering::Relaxed);
+        }
         for (number, line) in text.split('\n').enumerate() {
             if number > 0 {
                 queue_piece(b"\r\n");
@@ -285,6 +297,68 @@ impl Write for Console {
             line.as_bytes().chunks(PIECE).for_each(queue_piece);
         }
         Ok(())
+    }
+}
+
+/// Sends what a terminal obeys and does not show.
+pub fn tell_terminal(sequence: &str) {
+    queue_piece(sequence.as_bytes());
+}
+
+/// Shows how far something is, on a line that the next output of anybody takes the place of: only on a terminal, only where
+/// no other line is unfinished, and not while much other output waits.
+pub fn show_status(text: &str) {
+    let shown = STATUS_SHOWN.load(Ordering::Relaxed);
+    let others_line = IN_LINE.load(Ordering::Relaxed) && !shown;
+    let crowded = without_interrupts(|| OUTPUT.lock().len()) > QUEUE_BYTES / 2;
+    if !terminal::is_there() || others_line || crowded {
+        return;
+    }
+    queue_piece(b"\r");
+    queue_piece(text.as_bytes());
+    queue_piece(ERASE_TO_END.as_bytes());
+    STATUS_SHOWN.store(true, Ordering::Relaxed);
+}
+
+/// Takes the status line away, if there is one.
+pub fn clear_status() {
+    if STATUS_SHOWN.swap(false, Ordering::Relaxed) {
+        queue_piece(ERASE_LINE.as_bytes());
+    }
+}
+
+/// The console for who runs beside others: whole lines, which take the place of a line that is being typed, as messages do.
+#[derive(Default)]
+pub struct Beside {
+    line: String,
+}
+
+impl Write for Beside {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for piece in text.split_inclusive('\n') {
+            self.line.push_str(piece);
+            if piece.ends_with('\n') || self.line.len() > MAX_BESIDE {
+                yield_line();
+                Console.write_str(&core::mem::take(&mut self.line))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if !self.line.is_empty() {
+            let _ = self.write_char('\n');
+        }
+    }
+}
+
+/// What is written next takes the place of a line that is being typed, if one is shown.
+fn yield_line() {
+    if LINE_SHOWN.load(Ordering::Relaxed) {
+        queue_piece(ERASE_LINE.as_bytes());
+        LINE_OVERWRITTEN.raise();
     }
 }
 
@@ -345,6 +419,7 @@ fn send_through(uart: &mut Uart16550<PioBackend>, mut bytes: &[u8]) {
 
 /// To the line's begin, and blank to its end (ECMA-48 EL).
 const ERASE_LINE: &str = "\r\x1b[K";
+const ERASE_TO_END: &str = "\x1b[K";
 
 /// What an editor of a line waits for.
 pub enum Typing {
@@ -382,16 +457,31 @@ impl Input {
 
     /// The next byte received for a line that is shown and edited.
     pub async fn typing(&mut self) -> Typing {
+        if LINE_OVERWRITTEN.take() {
+            return Typing::Overwritten;
+        }
         if let Some(byte) = self.ahead.pop_front() {
             return Typing::Byte(byte);
         }
         LINE_SHOWN.store(true, Ordering::Relaxed);
-        let typing = match select(self.byte(), LINE_OVERWRITTEN.wait()).await {
-            Either::First(byte) => Typing::Byte(byte),
-            Either::Second(()) => Typing::Overwritten,
+        // No byte is shown on a line that is not there.
+        let typing = match select(LINE_OVERWRITTEN.wait(), self.byte()).await {
+            Either::First(()) => Typing::Overwritten,
+            Either::Second(byte) => Typing::Byte(byte),
         };
         LINE_SHOWN.store(false, Ordering::Relaxed);
         typing
+    }
+
+    /// Does something for a line that is shown, unless Ctrl-C comes before it is done. Other keys are for later.
+    pub async fn for_line<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        LINE_SHOWN.store(true, Ordering::Relaxed);
+        let done = match select(work, self.break_off()).await {
+            Either::First(done) => Some(done),
+            Either::Second(()) => None,
+        };
+        LINE_SHOWN.store(false, Ordering::Relaxed);
+        done
     }
 
     /// Waits for Ctrl-C. What comes before it is kept for later, and forgotten when it comes.
@@ -460,11 +550,12 @@ impl Log for SerialLog {
         let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
         let (level, text) = (record.level(), record.args());
         journal::note(micros, level, text);
-        if LINE_SHOWN.load(Ordering::Relaxed) {
-            let _ = Console.write_str(ERASE_LINE);
-            LINE_OVERWRITTEN.raise();
-        }
-        let _ = writeln!(Console, "[{seconds:4}.{fraction:06}] {level:<5} {text}");
+        yield_line();
+        let style = terminal::style(level);
+        let _ = writeln!(
+            Console,
+            "[{seconds:4}.{fraction:06}] {style}{level:<5}{style:#} {text}"
+        );
     }
 
     fn flush(&self) {}

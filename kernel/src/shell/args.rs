@@ -6,6 +6,7 @@ use core::fmt;
 
 use crate::apps::files;
 use crate::platform::number;
+use crate::shell::progress::Progress;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -48,18 +49,37 @@ impl From<fmt::Error> for Error {
     }
 }
 
+/// Who waits for a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    /// Whoever is at the console, or the script.
+    Front,
+    /// Nobody: it runs beside others.
+    Back,
+}
+
 /// The words after the command's name.
 pub struct Args<'a> {
     line: &'a str,
     words: Vec<&'a str>,
+    ground: Ground,
 }
 
 impl<'a> Args<'a> {
     /// The arguments of a command line that was cut into these words.
-    pub(super) fn new(line: &'a str, words: &'a [String]) -> Self {
+    pub(super) fn new(line: &'a str, words: &'a [String], ground: Ground) -> Self {
         Self {
             line,
             words: words.iter().skip(1).map(String::as_str).collect(),
+            ground,
+        }
+    }
+
+    /// What the command can say how far it is with.
+    pub(super) fn progress(&self) -> Progress {
+        match self.ground {
+            Ground::Front => Progress::visible(),
+            Ground::Back => Progress::hidden(),
         }
     }
 
@@ -74,14 +94,24 @@ impl<'a> Args<'a> {
             .ok_or_else(|| Error::usage(format_args!("{name} is missing")))
     }
 
-    /// The next word as a number (decimal, 0x, suffixes k, M and G), if there is one.
-    pub fn next_number(&mut self, name: &str) -> Result<Option<u64>, Error> {
-        self.next_word().map(|word| number(name, word)).transpose()
+    /// A number (decimal, 0x, suffixes k, M and G) that the usage line calls `name`: as `name=number`, in small letters,
+    /// wherever it stands, or as the next word.
+    pub fn number(&mut self, name: &str) -> Result<u64, Error> {
+        let given = self.number_option(&name.to_ascii_lowercase())?;
+        let value = self.or_next(name, given)?;
+        value.ok_or_else(|| Error::usage(format_args!("{name} is missing")))
     }
 
-    /// The next word as a number.
-    pub fn number(&mut self, name: &str) -> Result<u64, Error> {
-        number(name, self.word(name)?)
+    /// The value of an option if it was given, or else the next word, if there is one: where the word was once the way to
+    /// say it.
+    pub fn or_next(&mut self, name: &str, given: Option<u64>) -> Result<Option<u64>, Error> {
+        if given.is_some() {
+            return Ok(given);
+        }
+        // What has a name of its own is not meant.
+        let place = self.words.iter().position(|word| !word.contains('='));
+        let word = place.map(|place| self.words.remove(place));
+        word.map(|word| number(name, word)).transpose()
     }
 
     /// The value of the word `name=value`, wherever it stands.
@@ -96,6 +126,12 @@ impl<'a> Args<'a> {
         self.option(name)
             .map(|value| number(name, value))
             .transpose()
+    }
+
+    /// Whether the word is there, wherever it stands.
+    pub fn switch(&mut self, name: &str) -> bool {
+        let place = self.words.iter().position(|word| *word == name);
+        place.map(|place| self.words.remove(place)).is_some()
     }
 
     /// Everything after the command's name, as it was typed.
@@ -130,7 +166,7 @@ mod tests {
     use super::*;
 
     fn with_args<R>(line: &str, test: impl FnOnce(Args<'_>) -> R) -> R {
-        test(Args::new(line, &words::split(line).unwrap()))
+        test(Args::new(line, &words::split(line).unwrap(), Ground::Front))
     }
 
     #[test]
@@ -163,6 +199,45 @@ mod tests {
                 args.word("NAME").unwrap_err().to_string(),
                 "NAME is missing"
             );
+        });
+    }
+
+    #[test]
+    fn a_number_has_a_place_and_a_name() {
+        for line in [
+            "fill blk0 8 64 7",
+            "fill blk0 sector=8 count=64 seed=7",
+            "fill blk0 count=64 8 7",
+            "fill seed=7 blk0 8 64",
+        ] {
+            with_args(line, |mut args| {
+                let seed = args.number_option("seed").unwrap();
+                assert_eq!(args.word("NAME").unwrap(), "blk0");
+                assert_eq!(args.number("SECTOR").unwrap(), 8, "{line}");
+                assert_eq!(args.number("COUNT").unwrap(), 64, "{line}");
+                assert_eq!(args.or_next("SEED", seed).unwrap(), Some(7), "{line}");
+                args.end().unwrap();
+            });
+        }
+        with_args("read blk0 8 count=2 3", |mut args| {
+            let count = args.number_option("count").unwrap();
+            args.word("NAME").unwrap();
+            args.number("SECTOR").unwrap();
+            assert_eq!(args.or_next("COUNT", count).unwrap(), Some(2));
+            assert_eq!(
+                args.end().unwrap_err().to_string(),
+                "`3` is one word too many"
+            );
+        });
+    }
+
+    #[test]
+    fn a_switch_is_there_or_not_wherever_it_stands() {
+        with_args("ls music -l", |mut args| {
+            assert!(args.switch("-l"));
+            assert!(!args.switch("-l"));
+            assert_eq!(args.next_word(), Some("music"));
+            args.end().unwrap();
         });
     }
 

@@ -2,14 +2,15 @@
 //! terminal.
 //!
 //! Everything comes by environment variables, an empty one counting as unset: `MACHINE`, `MEM`, `SMP`, `DISK`, `SOUND`,
-//! `PORT`, `SCRIPT`, `CMDLINE`, `ARGS`, `ACCEL`, `CPU` (see `make help`), `TIMEOUT` (seconds) and `RUN_FOLDER` (where the demonstration
-//! disk, the persistent memory and what is heard are; `target/` unless given).
+//! `PORT`, `SCRIPT`, `CMDLINE`, `ARGS`, `ACCEL`, `CPU` (see `make help`), `TIMEOUT` (seconds) and `RUN_FOLDER` (where the
+//! demonstration disk, the persistent memory and what is heard are; `target/` unless given). `TERM` and `NO_COLOR` mean what
+//! they mean everywhere.
 //!
 //! When standard input is no terminal the guest runs the script (a tour unless given) strictly and powers off, and the
 //! exit status tells whether all of it went well.
 
 use std::fs::{File, OpenOptions};
-use std::io::{IsTerminal, Read};
+use std::io::{IsTerminal, Read, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
@@ -36,6 +37,8 @@ const MAX_MEMORY: &str = "32G";
 /// The tour after the self-check: what is on the demonstration disk is read, shown and heard, and a recording is left there.
 const DEMO_TOUR: &str = "ls; cat welcome.txt; screen show picture.png; sound play melody.wav; \
      sound record 1 recording.wav; ls; screen dashboard";
+/// Ends what the guest's prompt asks of a terminal: to mark what is pasted.
+const MARK_NO_PASTES: &str = "\x1b[?2004l";
 const DEFAULT_PORT: u16 = 8080;
 const WEB: u16 = 80;
 /// How long the tour may take; a guest without a terminal must not run for ever.
@@ -73,7 +76,8 @@ fn run() -> Result<(End, String)> {
     qemu.drive("disk0", &disk, image)?;
     qemu.virtio("blk", "blk0", "drive=disk0");
     let kept = memory(&mut qemu, &home)?;
-    cmdline(&mut qemu, kept);
+    let on_terminal = std::io::stdin().is_terminal();
+    cmdline(&mut qemu, kept, on_terminal);
 
     let wanted = match setting("PORT") {
         Some(text) => text
@@ -90,7 +94,6 @@ fn run() -> Result<(End, String)> {
     accelerate(&mut qemu, &kernel, &more)?;
 
     let script = setting("SCRIPT");
-    let on_terminal = std::io::stdin().is_terminal();
     screen(&mut qemu, on_terminal)?;
     sound(&mut qemu, &home, on_terminal)?;
     qemu.script(&match (script, on_terminal) {
@@ -120,7 +123,13 @@ fn run() -> Result<(End, String)> {
         }
         eprintln!("run: Ctrl-A X ends the guest");
         process.go()?;
-        Ok((process.wait(None)?, String::new()))
+        let end = process.wait(None);
+        if terminal().is_some() {
+            // A guest that was ended at its prompt had no time to say so.
+            print!("{MARK_NO_PASTES}");
+            std::io::stdout().flush()?;
+        }
+        Ok((end?, String::new()))
     } else {
         let timeout = match setting("TIMEOUT") {
             Some(text) => text
@@ -219,16 +228,30 @@ fn memory(qemu: &mut Qemu, home: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// The guest's options: the user's, and where the guest keeps what it remembers, unless the user says.
-fn cmdline(qemu: &mut Qemu, kept: bool) {
+/// The guest's options: the user's, and unless the user says, where the guest keeps what it remembers, and what shows what
+/// it prints.
+fn cmdline(qemu: &mut Qemu, kept: bool, on_terminal: bool) {
     let mut options = setting("CMDLINE").unwrap_or_default();
-    let says = options
-        .split_whitespace()
-        .any(|option| option.starts_with("store="));
-    if kept && !says {
-        options = format!("{options} store=pmem0").trim_start().to_string();
-    }
+    let mut unless_said = |name: &str, value: Option<&str>| {
+        let said = options
+            .split_whitespace()
+            .any(|option| option.split('=').next() == Some(name));
+        if let Some(value) = value.filter(|_| !said) {
+            options = format!("{options} {name}={value}").trim_start().to_string();
+        }
+    };
+    unless_said("store", kept.then_some("pmem0"));
+    unless_said("terminal", terminal().filter(|_| on_terminal));
     qemu.cmdline(&options);
+}
+
+/// What kind of terminal shows standard output, as the guest calls it, if one does that knows more than to print.
+fn terminal() -> Option<&'static str> {
+    let kind = setting("TERM").filter(|kind| kind != "dumb");
+    kind.filter(|_| std::io::stdout().is_terminal())?;
+    // https://no-color.org
+    let colorless = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    Some(if colorless { "plain" } else { "color" })
 }
 
 /// A sound card: on the audio system of this machine where somebody listens; else what is played goes to a file. A file

@@ -31,6 +31,7 @@ pub(crate) fn cells() -> Vec<Spec> {
     cells.push(Spec::new("run/bad-disk", bad_disk));
     cells.push(Spec::new("run/busy-port", busy_port));
     cells.push(Spec::new("run/script", script));
+    cells.push(Spec::new("run/terminal", terminal));
     cells.push(Spec::new("run/bad-arguments", bad_arguments));
     cells.push(Spec::new("run/hanging-guest", hanging_guest));
     cells.push(Spec::new("run/window", window).unless(no_window));
@@ -273,6 +274,47 @@ fn script(cell: &Cell) -> Result<()> {
     let panic = run(cell, &[("DISK", path), ("SCRIPT", "panic")])?;
     panic.failed("the kernel panicked")?;
     disk.check()
+}
+
+/// On a terminal the guest knows that there is one, and uses colors unless they are not wanted; the user has the last word.
+/// `script` is the terminal.
+fn terminal(cell: &Cell) -> Result<()> {
+    let disk = Disk::create(cell.file("disk.img"), MIB, 47)?;
+    const RED: &[u8] = b"\x1b[1m\x1b[31merror:\x1b[0m no command nothing";
+    const PLAIN: &[u8] = b"\nerror: no command nothing";
+    for (settings, kind, error) in [
+        (&[("TERM", "xterm")][..], "color", RED),
+        (&[("TERM", "xterm"), ("NO_COLOR", "")], "color", RED),
+        (&[("TERM", "xterm"), ("NO_COLOR", "1")], "plain", PLAIN),
+        (&[("TERM", "dumb")], "none", PLAIN),
+        (
+            &[("TERM", "xterm"), ("CMDLINE", "terminal=plain")],
+            "plain",
+            PLAIN,
+        ),
+    ] {
+        let mut command = Command::new("script");
+        command.args(["-q", "-e", "-c", WRAPPER, "/dev/null"]);
+        for name in ["NO_COLOR", "DISPLAY", "WAYLAND_DISPLAY"] {
+            command.env_remove(name);
+        }
+        settle(&mut command, cell, settings)?;
+        command.env("DISK", disk.path()).env("SOUND", "none");
+        command.env("SCRIPT", "terminal; nothing; poweroff");
+        // Nobody types: what is typed is still to come.
+        let (nothing, _open) = std::io::pipe()?;
+        let output = command.stdin(nothing).output()?;
+        std::fs::write(cell.file("serial.log"), &output.stdout)?;
+        ensure!(output.status.success(), "{}", output.status);
+        let shown = |text: &[u8]| output.stdout.windows(text.len()).any(|it| it == text);
+        let kind = format!("\nterminal: {kind}\r");
+        ensure!(shown(kind.as_bytes()), "not {kind:?} with {settings:?}");
+        ensure!(shown(error), "another error with {settings:?}");
+        // The terminal is left as it was, whoever ends the guest.
+        let restored = output.stdout.ends_with(b"\x1b[?2004l");
+        ensure!(restored != kind.contains("none"), "{settings:?}");
+    }
+    Ok(())
 }
 
 fn bad_arguments(cell: &Cell) -> Result<()> {

@@ -35,8 +35,9 @@ impl Timestamp {
         secs: u32,
         extra: Option<u32>,
     ) -> Result<Self, TimestampError> {
-        let mut seconds =
-            i64::from(i32::try_from(secs).map_err(|_| TimestampError)?);
+        // Signed: times before 1970 have the highest bit, and so do half of
+        // those that the extra bits carry past 2038.
+        let mut seconds = i64::from(secs.cast_signed());
         let mut nanoseconds = 0;
 
         if let Some(extra) = extra {

@@ -4,17 +4,18 @@
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::error::Error;
+use core::ops::ControlFlow;
 
-use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType, ReadDir};
+use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType, Metadata, ReadDir};
 use hadris_fs::ErrorKind;
 
 use super::error::Fault;
 use super::medium::Medium;
-use super::{Entry, Kind, Listing};
+use super::{Entry, Kind, Listing, civil};
 use crate::runtime::fiber;
 
 /// Bytes that are read from the medium at a time, a multiple of any block.
@@ -65,20 +66,21 @@ impl Volume {
         Ok(Self { fs })
     }
 
-    pub(super) fn label(&self) -> Option<alloc::string::String> {
+    pub(super) fn label(&self) -> Option<String> {
         let label = self.fs.label().to_str().ok()?;
         (!label.is_empty()).then(|| label.to_string())
     }
 
-    pub(super) async fn kind(&self, path: &str) -> Result<Kind, Fault> {
+    /// What there is at a path, without its name.
+    pub(super) async fn entry(&self, path: &str) -> Result<Entry, Fault> {
         let (fs, path) = (self.fs.clone(), path.to_string());
         let metadata = run(move || fs.metadata(path.as_str())).await??;
-        Ok(kind(metadata.file_type()))
+        Ok(entry(String::new(), kind(metadata.file_type()), &metadata))
     }
 
-    pub(super) async fn list(&self, path: &str) -> Result<Vec<Entry>, Fault> {
+    pub(super) async fn list(&self, path: &str, listing: Listing) -> Result<Listing, Fault> {
         let (fs, path) = (self.fs.clone(), path.to_string());
-        run(move || entries(fs.read_dir(path.as_str())?)).await?
+        run(move || entries(fs.read_dir(path.as_str())?, listing)).await?
     }
 
     pub(super) async fn open(&self, path: &str) -> Result<File, Fault> {
@@ -90,22 +92,32 @@ impl Volume {
     }
 }
 
-fn entries(directory: ReadDir) -> Result<Vec<Entry>, Fault> {
-    let mut listing = Listing::default();
-    for entry in directory {
-        let entry = entry?;
-        let name = entry.file_name().display().to_string();
+fn entries(directory: ReadDir, mut listing: Listing) -> Result<Listing, Fault> {
+    for found in directory {
+        let found = found?;
+        let name = found.file_name().display().to_string();
         if name == "." || name == ".." {
             continue;
         }
-        let metadata = entry.metadata()?;
-        listing.add(Entry {
-            name,
-            kind: kind(entry.file_type()?),
-            size: metadata.len(),
-        })?;
+        match listing.wants(&name) {
+            ControlFlow::Continue(true) => {
+                let kind = kind(found.file_type()?);
+                listing.add(entry(name, kind, &found.metadata()?))?;
+            }
+            ControlFlow::Continue(false) => {}
+            ControlFlow::Break(()) => break,
+        }
     }
-    Ok(listing.entries)
+    Ok(listing)
+}
+
+fn entry(name: String, kind: Kind, metadata: &Metadata) -> Entry {
+    Entry {
+        name,
+        kind,
+        size: metadata.len(),
+        modified: civil(metadata.modified().seconds()),
+    }
 }
 
 fn kind(of: FileType) -> Kind {

@@ -8,18 +8,19 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::future::Future;
 use core::mem;
+use core::ops::ControlFlow;
 
 use async_lock::Mutex;
 use hadris_fat::async_::FatFs;
 use hadris_fat::{CacheOptions, FatKind};
 use hadris_fs::{
-    Clock, DateTime, ErrorKind, FileType, MountOptions, Name, NoClock, OpenOptions, RenameMode,
-    Resolve,
+    Clock, DateTime, ErrorKind, FileType, Metadata, MountOptions, Name, NoClock, OpenOptions,
+    RenameMode, Resolve,
 };
 
 use super::error::Fault;
 use super::medium::{DeviceError, Medium};
-use super::{Entry, Kind, Listing};
+use super::{Entry, Kind, Listing, civil};
 use crate::platform::time;
 use crate::runtime::task::{self, InTurn, Promise, Unfinished};
 
@@ -136,23 +137,25 @@ impl Volume {
         Ok(stats.free_blocks().saturating_mul(block))
     }
 
-    pub(super) async fn kind(&self, path: &str) -> Result<Kind, Fault> {
-        let metadata = self.fat().metadata(path).await?;
-        Ok(kind(metadata.file_type()))
+    /// What there is at a path, without its name.
+    pub(super) async fn entry(&self, path: &str) -> Result<Entry, Fault> {
+        Ok(entry(String::new(), &self.fat().metadata(path).await?))
     }
 
-    pub(super) async fn list(&self, path: &str) -> Result<Vec<Entry>, Fault> {
+    pub(super) async fn list(&self, path: &str, mut listing: Listing) -> Result<Listing, Fault> {
         let mut directory = self.fat().read_dir(path).await?;
-        let mut listing = Listing::default();
-        while let Some(entry) = directory.next_entry().await {
-            let entry = entry?;
-            listing.add(Entry {
-                name: String::from_utf8_lossy(entry.name().as_bytes()).into_owned(),
-                kind: kind(entry.file_type()),
-                size: entry.metadata().len(),
-            })?;
+        while let Some(found) = directory.next_entry().await {
+            let found = found?;
+            let name = String::from_utf8_lossy(found.name().as_bytes());
+            match listing.wants(&name) {
+                ControlFlow::Continue(true) => {
+                    listing.add(entry(name.into_owned(), found.metadata()))?;
+                }
+                ControlFlow::Continue(false) => {}
+                ControlFlow::Break(()) => break,
+            }
         }
-        Ok(listing.entries)
+        Ok(listing)
     }
 
     pub(super) async fn open(&self, path: &str) -> Result<File, Fault> {
@@ -264,6 +267,17 @@ impl Volume {
 fn split(path: &str) -> (&[u8], &[u8]) {
     let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
     (directory.as_bytes(), name.as_bytes())
+}
+
+fn entry(name: String, metadata: &Metadata) -> Entry {
+    let modified = metadata.modified();
+    Entry {
+        name,
+        kind: kind(metadata.file_type()),
+        size: metadata.len(),
+        // No zone is given to the volume, so these are the fields as they are stored.
+        modified: modified.and_then(|time| civil(time.unix_seconds())),
+    }
 }
 
 fn kind(of: FileType) -> Kind {

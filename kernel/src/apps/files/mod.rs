@@ -30,7 +30,9 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::future::Future;
+use core::ops::ControlFlow;
 
+use chrono::{DateTime, NaiveDateTime};
 use embassy_futures::yield_now;
 use spin::Mutex;
 
@@ -40,6 +42,8 @@ use crate::platform::memory::heap;
 
 /// Bytes that the entries of a directory may take. More are an error: they would not fit into memory some day.
 const MAX_LISTED_BYTES: usize = 2 << 20;
+/// Entries that are looked at for those whose names begin in some way.
+const MAX_SEARCHED: usize = 64 << 10;
 /// The first bytes of a medium, by which it is known.
 const START_BYTES: usize = 4096;
 /// A good length for reads and writes.
@@ -54,16 +58,54 @@ pub struct Entry {
     pub kind: Kind,
     /// Bytes of a file.
     pub size: u64,
+    /// When it was last written, as the file system says it: FAT in the local time of whoever wrote it, ext2/3/4 in UTC.
+    pub modified: Option<NaiveDateTime>,
 }
 
-/// The entries of a directory, as many as there is room for.
-#[derive(Default)]
+/// Some of the entries of a directory.
+#[derive(Debug)]
+pub struct Found {
+    /// Those that were looked for.
+    pub entries: Vec<Entry>,
+    /// There may be more of them.
+    pub more: bool,
+}
+
+/// The entries of a directory that somebody wants, as many as there is room for.
 struct Listing {
     entries: Vec<Entry>,
     bytes: usize,
+    /// What the names must begin with, and how many are enough.
+    only: Option<(String, usize)>,
+    searched: usize,
+    more: bool,
 }
 
 impl Listing {
+    fn new(only: Option<(String, usize)>) -> Self {
+        Self {
+            entries: Vec::new(),
+            bytes: 0,
+            only,
+            searched: 0,
+            more: false,
+        }
+    }
+
+    /// Whether the entry of this name is to be added; `Break` if no other need be looked at.
+    fn wants(&mut self, name: &str) -> ControlFlow<(), bool> {
+        let Some((start, enough)) = &self.only else {
+            return ControlFlow::Continue(true);
+        };
+        self.searched += 1;
+        let wanted = name.starts_with(start);
+        if self.searched > MAX_SEARCHED || wanted && self.entries.len() >= *enough {
+            self.more = true;
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(wanted)
+    }
+
     fn add(&mut self, entry: Entry) -> Result<(), Fault> {
         self.bytes += size_of::<Entry>() + entry.name.len();
         let full = self.bytes > MAX_LISTED_BYTES || self.entries.try_reserve(1).is_err();
@@ -73,6 +115,11 @@ impl Listing {
         self.entries.push(entry);
         Ok(())
     }
+}
+
+/// The fields of a time that is so many seconds after 1970.
+fn civil(seconds: i64) -> Option<NaiveDateTime> {
+    DateTime::from_timestamp(seconds, 0).map(|time| time.naive_utc())
 }
 
 /// What a name stands for.
@@ -346,14 +393,32 @@ async fn writable(place: &Path) -> Result<fat::Volume, Error> {
 /// # Errors
 ///
 /// Nothing, or it can't be said.
-pub async fn kind(place: &Path) -> Result<Kind, Error> {
-    let kind = match volume(place).await? {
-        None => Ok(Kind::Directory),
-        Some(Volume::Fat(_)) if place.is_root() => Ok(Kind::Directory),
-        Some(Volume::Fat(fat)) => fat.kind(&place.on_volume()).await,
-        Some(Volume::Ext4(ext4)) => ext4.kind(&place.on_volume()).await,
+pub async fn entry(place: &Path) -> Result<Entry, Error> {
+    let directory = || Entry {
+        name: String::new(),
+        kind: Kind::Directory,
+        size: 0,
+        modified: None,
     };
-    kind.map_err(|fault| Error::new(place, fault))
+    let entry = match volume(place).await? {
+        None => Ok(directory()),
+        Some(Volume::Fat(_)) if place.is_root() => Ok(directory()),
+        Some(Volume::Fat(fat)) => fat.entry(&place.on_volume()).await,
+        Some(Volume::Ext4(ext4)) => ext4.entry(&place.on_volume()).await,
+    };
+    let name = place.name().map(String::from).unwrap_or_default();
+    entry
+        .map(|entry| Entry { name, ..entry })
+        .map_err(|fault| Error::new(place, fault))
+}
+
+/// What kind of thing a path leads to.
+///
+/// # Errors
+///
+/// It leads to nothing, or it can't be said.
+pub async fn kind(place: &Path) -> Result<Kind, Error> {
+    Ok(entry(place).await?.kind)
 }
 
 /// What is in a directory of a volume, by name.
@@ -362,14 +427,50 @@ pub async fn kind(place: &Path) -> Result<Kind, Error> {
 ///
 /// It is no directory, or it can't be read.
 pub async fn list(place: &Path) -> Result<Vec<Entry>, Error> {
+    Ok(listing(place, Listing::new(None)).await?.entries)
+}
+
+/// What in a directory has a name that begins with `start`, or in the top the volumes; `enough` of them at the most.
+///
+/// # Errors
+///
+/// It is no directory, or it can't be read.
+pub async fn begin_with(place: &Path, start: &str, enough: usize) -> Result<Found, Error> {
+    let only = Some((String::from(start), enough));
+    let Listing { entries, more, .. } = listing(place, Listing::new(only)).await?;
+    Ok(Found { entries, more })
+}
+
+async fn listing(place: &Path, listing: Listing) -> Result<Listing, Error> {
     let listed = match volume(place).await? {
-        None => Ok(Vec::new()),
-        Some(Volume::Fat(fat)) => fat.list(&place.on_volume()).await,
-        Some(Volume::Ext4(ext4)) => ext4.list(&place.on_volume()).await,
+        None => list_volumes(listing).await,
+        Some(Volume::Fat(fat)) => fat.list(&place.on_volume(), listing).await,
+        Some(Volume::Ext4(ext4)) => ext4.list(&place.on_volume(), listing).await,
     };
-    let mut entries = listed.map_err(|fault| Error::new(place, fault))?;
-    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    Ok(entries)
+    let mut listing = listed.map_err(|fault| Error::new(place, fault))?;
+    let by_name = |a: &Entry, b: &Entry| a.name.cmp(&b.name);
+    listing.entries.sort_unstable_by(by_name);
+    Ok(listing)
+}
+
+/// The volumes that files may be on, as directories of the top.
+async fn list_volumes(mut listing: Listing) -> Result<Listing, Fault> {
+    for device in Medium::all() {
+        for (place, mounted) in mount_all(device).await {
+            match listing.wants(&place.name) {
+                ControlFlow::Continue(wanted) if wanted && mounted.is_ok() => {}
+                ControlFlow::Continue(_) => continue,
+                ControlFlow::Break(()) => return Ok(listing),
+            }
+            listing.add(Entry {
+                name: place.name,
+                kind: Kind::Directory,
+                size: 0,
+                modified: None,
+            })?;
+        }
+    }
+    Ok(listing)
 }
 
 /// Opens a file to read it.

@@ -17,6 +17,7 @@ use crate::net::stack::Stack;
 use crate::net::target::Target;
 use crate::net::{self, KernelClock, Lease};
 use crate::platform::time;
+use crate::shell::progress::Progress;
 use crate::shell::{Args, Command, Error, Output};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[
@@ -25,16 +26,16 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[
         usage: &[
             "net",
             "net sockets",
-            "net promisc|allmulti on|off [NAME]",
-            "net mac XX:XX:XX:XX:XX:XX [NAME]",
-            "net vlan add|del ID [NAME]",
+            "net promisc|allmulti on|off [card=NAME]",
+            "net mac XX:XX:XX:XX:XX:XX [card=NAME]",
+            "net vlan add|del ID [card=NAME]",
         ],
         help: "shows interfaces, leases and sockets; tells a card which frames to receive",
         run: |args, out| Box::pin(net(args, out)),
     },
     Command {
         name: "ping",
-        usage: &["ping ADDRESS [COUNT]"],
+        usage: &["ping ADDRESS [count=N]"],
         help: "asks a host (10.0.2.2, fec0::2, fe80::2%net0) for echoes",
         run: |args, out| Box::pin(ping(args, out)),
     },
@@ -159,6 +160,7 @@ fn all_stacks() -> impl Iterator<Item = &'static Stack> {
 
 /// Has a card obey.
 async fn order(what: &str, mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let name = args.option("card");
     let order = match what {
         "promisc" => Order::Receive(ReceiveMode::Promiscuous, on_or_off(&mut args)?),
         "allmulti" => Order::Receive(ReceiveMode::AllMulticast, on_or_off(&mut args)?),
@@ -166,7 +168,7 @@ async fn order(what: &str, mut args: Args<'_>, out: Output<'_>) -> Result<(), Er
         "vlan" => vlan(&mut args)?,
         _ => return Err(Error::usage(format_args!("no `net {what}`"))),
     };
-    let name = args.next_word();
+    let name = name.or_else(|| args.next_word());
     args.end()?;
     let card = cards::find(name).ok_or_else(|| match name {
         Some(name) => Error::failed(format_args!("no card {name}")),
@@ -225,9 +227,10 @@ fn mac(text: &str) -> Result<MacAddress, Error> {
 }
 
 async fn ping(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let count = args.number_option("count")?;
     let target: Target = args.word("ADDRESS")?.parse().map_err(Error::usage)?;
-    let count = args.next_number("COUNT")?.unwrap_or(DEFAULT_PINGS);
-    let count = u16::try_from(count).map_err(|_| Error::usage("COUNT is at most 65535"))?;
+    let count = args.or_next("COUNT", count)?.unwrap_or(DEFAULT_PINGS);
+    let count = u16::try_from(count).map_err(|_| Error::usage("count is at most 65535"))?;
     args.end()?;
     let received = ping_host(&target, count, out).await?;
     writeln!(out, "{count} sent, {received} received")?;
@@ -267,9 +270,10 @@ pub(super) async fn ping_host(target: &Target, count: u16, out: Output<'_>) -> R
 }
 
 async fn fetch(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let progress = args.progress();
     let url: Url = args.word("URL")?.parse().map_err(Error::usage)?;
     args.end()?;
-    let (response, hash) = fetch_url(&url).await?;
+    let (response, hash) = fetch_url(&url, progress).await?;
     writeln!(
         out,
         "status={} bytes={} sha256={hash}",
@@ -287,10 +291,13 @@ async fn fetch(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
 }
 
 /// Gets a page; returns its hash with it.
-pub(super) async fn fetch_url(url: &Url) -> Result<(Response, String), Error> {
+pub(super) async fn fetch_url(url: &Url, progress: Progress) -> Result<(Response, String), Error> {
     let stack = route(&url.target)?;
     let mut hash = Sha256::new();
-    let sink = |piece: &[u8]| hash.update(piece);
+    let sink = |piece: &[u8]| {
+        hash.update(piece);
+        progress.add(piece.len() as u64);
+    };
     let response = get(stack, KernelClock, url.target.address, url, sink).await;
     let response = response.map_err(Error::failed)?;
     let hash = hash

@@ -15,17 +15,18 @@ use crate::apps::store;
 use crate::devices::pmem::{self, Pmem};
 use crate::platform::time;
 use crate::runtime::task;
+use crate::shell::progress::Progress;
 use crate::shell::{Args, Command, Error, Output, dump};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
     name: "pmem",
     usage: &[
         "pmem info [NAME]",
-        "pmem read NAME OFFSET [LEN]",
+        "pmem read NAME OFFSET [len=N]",
         "pmem write NAME OFFSET TEXT",
         "pmem fill NAME OFFSET LEN SEED",
         "pmem verify NAME OFFSET LEN SEED",
-        "pmem hash NAME [OFFSET LEN]",
+        "pmem hash NAME [offset=O len=N]",
         "pmem flush NAME",
         "pmem format NAME [size=BYTES] [force]",
         "pmem bench NAME [depth=D] [count=N]",
@@ -96,9 +97,10 @@ fn info(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
 }
 
 async fn read(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let len = args.number_option("len")?;
     let pmem = device(&mut args)?;
     let offset = args.number("OFFSET")?;
-    let len = args.next_number("LEN")?.unwrap_or(READ_BYTES);
+    let len = args.or_next("LEN", len)?.unwrap_or(READ_BYTES);
     args.end()?;
     if len > MAX_READ_BYTES {
         return Err(Error::usage(format_args!(
@@ -161,14 +163,28 @@ fn pieces(extent: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
+/// What is to be filled or verified.
+struct Seeded {
+    pmem: &'static Pmem,
+    extent: Range<u64>,
+    seed: u64,
+    progress: Progress,
+}
+
 /// The words `NAME OFFSET LEN SEED`.
-fn seeded(mut args: Args<'_>) -> Result<(&'static Pmem, Range<u64>, u64), Error> {
+fn seeded(mut args: Args<'_>) -> Result<Seeded, Error> {
+    let progress = args.progress();
     let pmem = device(&mut args)?;
     let offset = args.number("OFFSET")?;
     let len = args.number("LEN")?;
     let seed = args.number("SEED")?;
     args.end()?;
-    Ok((pmem, extent(pmem, offset, len)?, seed))
+    Ok(Seeded {
+        pmem,
+        extent: extent(pmem, offset, len)?,
+        seed,
+        progress: progress.of(len),
+    })
 }
 
 /// The bytes of a piece in the test pattern, which is the disks', sector 0 being the start of the region.
@@ -182,11 +198,17 @@ fn in_pattern(piece: &Range<u64>, seed: u64) -> Vec<u8> {
 }
 
 async fn fill(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
-    let (pmem, extent, seed) = seeded(args)?;
+    let Seeded {
+        pmem,
+        extent,
+        seed,
+        progress,
+    } = seeded(args)?;
     refuse_store(pmem)?;
     let len = extent.end - extent.start;
     for piece in pieces(extent) {
         put(pmem, piece.start, &in_pattern(&piece, seed))?;
+        progress.add(piece.end - piece.start);
         yield_now().await;
     }
     writeln!(out, "filled bytes={len}")?;
@@ -194,7 +216,12 @@ async fn fill(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
 }
 
 async fn verify(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
-    let (pmem, extent, seed) = seeded(args)?;
+    let Seeded {
+        pmem,
+        extent,
+        seed,
+        progress,
+    } = seeded(args)?;
     let len = extent.end - extent.start;
     for piece in pieces(extent) {
         let expected = in_pattern(&piece, seed);
@@ -206,6 +233,7 @@ async fn verify(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
                 format_args!("byte {offset} is not the pattern's"),
             ));
         }
+        progress.add(piece.end - piece.start);
         yield_now().await;
     }
     writeln!(out, "verified bytes={len}")?;
@@ -213,19 +241,23 @@ async fn verify(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
 }
 
 async fn hash(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let offset = args.number_option("offset")?;
+    let progress = args.progress();
     let pmem = device(&mut args)?;
-    let offset = args.next_number("OFFSET")?;
+    let offset = args.or_next("OFFSET", offset)?;
     let len = match offset {
         Some(_) => args.number("LEN")?,
         None => pmem.config().size,
     };
     args.end()?;
+    let progress = progress.of(len);
     let mut sha256 = Sha256::new();
     let mut bytes = vec![0; PIECE as usize];
     for piece in pieces(extent(pmem, offset.unwrap_or(0), len)?) {
         bytes.resize((piece.end - piece.start) as usize, 0);
         get(pmem, piece.start, &mut bytes)?;
         sha256.update(&bytes);
+        progress.add(bytes.len() as u64);
         yield_now().await;
     }
     out.write_str("sha256=")?;

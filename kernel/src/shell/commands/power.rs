@@ -14,8 +14,8 @@ use crate::shell::{Args, Command, Error, Output};
 pub(in crate::shell) const COMMANDS: &[Command] = &[
     Command {
         name: "poweroff",
-        usage: &["poweroff [STATUS]"],
-        help: "switches the machine off; with STATUS, QEMU exits with 2 * STATUS + 1",
+        usage: &["poweroff [status=N]"],
+        help: "switches the machine off; with a status, QEMU exits with 2 * status + 1",
         run: |args, out| Box::pin(poweroff(args, out)),
     },
     Command {
@@ -45,11 +45,12 @@ pub(in crate::shell) async fn prepare_shutdown() -> Shutdown {
 }
 
 async fn poweroff(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
-    let status = args.next_number("STATUS")?.unwrap_or(0);
+    let status = args.number_option("status")?;
+    let status = args.or_next("STATUS", status)?.unwrap_or(0);
     args.end()?;
     let _shutdown = prepare_shutdown().await;
     if status != 0 {
-        let status = u32::try_from(status).map_err(|_| Error::usage("STATUS is too large"))?;
+        let status = u32::try_from(status).map_err(|_| Error::usage("status is too large"))?;
         power::exit_with(status);
         return Err(Error::failed("the machine has no isa-debug-exit"));
     }

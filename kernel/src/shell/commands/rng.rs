@@ -8,7 +8,7 @@ use crate::shell::{Args, Command, Error, Output, dump};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
     name: "rng",
-    usage: &["rng [BYTES]"],
+    usage: &["rng [bytes=N]"],
     help: "shows random bytes from the entropy device",
     run: |args, out| Box::pin(show(args, out)),
 }];
@@ -29,10 +29,11 @@ async fn fill(rng: &Rng, bytes: &mut [u8]) -> Result<(), Error> {
 }
 
 async fn show(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
-    let count = args.next_number("BYTES")?.unwrap_or(BYTES);
+    let count = args.number_option("bytes")?;
+    let count = args.or_next("BYTES", count)?.unwrap_or(BYTES);
     args.end()?;
     if !(1..=MAX_BYTES).contains(&count) {
-        return Err(Error::usage(format_args!("BYTES is 1 to {MAX_BYTES}")));
+        return Err(Error::usage(format_args!("bytes is 1 to {MAX_BYTES}")));
     }
     let rng = rng::first().ok_or_else(|| Error::failed("no entropy device"))?;
     let mut bytes = vec![0; count as usize];

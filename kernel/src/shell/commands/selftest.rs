@@ -16,6 +16,7 @@ use crate::net::fetch::Url;
 use crate::net::target::Target;
 use crate::platform::time;
 use crate::runtime::task;
+use crate::shell::progress::Progress;
 use crate::shell::{Args, Command, Error, Output};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
@@ -83,7 +84,7 @@ async fn check_network(out: Output<'_>) -> Result<(), Error> {
 
 async fn own_page(address: IpAddress, out: Output<'_>) -> Result<(), Error> {
     let url = Url::at(address, "/status.json");
-    let (response, hash) = fetch_url(&url).await?;
+    let (response, hash) = fetch_url(&url, Progress::hidden()).await?;
     if response.status != 200 || response.bytes == 0 {
         return Err(Error::failed(format_args!(
             "{url}: status {}, {} bytes",

@@ -1,4 +1,4 @@
-//! Commands of the session itself: help, echo, log, sleep, bg, strict.
+//! Commands of the session itself: help, echo, log, terminal, sleep, bg, strict.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -7,9 +7,10 @@ use core::time::Duration;
 
 use log::LevelFilter;
 
+use crate::platform::serial::terminal;
 use crate::platform::time;
 use crate::runtime::task;
-use crate::shell::{self, Args, Command, Error, Output, STRICT};
+use crate::shell::{self, Args, Command, Error, Ground, Output, STRICT};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[
     Command {
@@ -29,6 +30,13 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[
         usage: &["log off|error|warn|info|debug|trace"],
         help: "sets what is logged",
         run: |args, out| Box::pin(log(args, out)),
+    },
+    Command {
+        name: "terminal",
+        usage: &["terminal [none|plain|color]"],
+        help: "says what shows the console, or is told: on a terminal long work shows how far it is, and errors may have \
+               a color",
+        run: |args, out| Box::pin(terminal(args, out)),
     },
     Command {
         name: "sleep",
@@ -83,6 +91,22 @@ async fn log(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+async fn terminal(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let word = args.next_word();
+    args.end()?;
+    if let Some(word) = word {
+        let kind = word.parse();
+        terminal::set(kind.map_err(|()| Error::usage(format_args!("no terminal is {word}")))?);
+        return Ok(());
+    }
+    write!(out, "terminal: {}", terminal::kind())?;
+    if let Some(columns) = terminal::columns() {
+        write!(out, ", {columns} columns")?;
+    }
+    writeln!(out)?;
+    Ok(())
+}
+
 async fn sleep(mut args: Args<'_>, _: Output<'_>) -> Result<(), Error> {
     let milliseconds = args.number("MILLISECONDS")?;
     args.end()?;
@@ -94,7 +118,7 @@ async fn background(args: Args<'_>) -> Result<(), Error> {
     let line = String::from(args.text());
     task::spawn(async move {
         // It says itself why it failed.
-        let _ = shell::run_line(&line).await;
+        let _ = shell::run_line(&line, Ground::Back).await;
     });
     Ok(())
 }

@@ -23,11 +23,11 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
     usage: &[
         "blk info [NAME]",
         "blk id NAME",
-        "blk read NAME SECTOR [COUNT]",
+        "blk read NAME SECTOR [count=N]",
         "blk write NAME SECTOR TEXT",
         "blk fill NAME SECTOR COUNT SEED [depth=D] [max=BYTES]",
         "blk verify NAME SECTOR COUNT SEED [depth=D] [max=BYTES]",
-        "blk hash NAME [SECTOR COUNT] [depth=D]",
+        "blk hash NAME [sector=S count=N] [depth=D]",
         "blk flush NAME",
         "blk discard NAME SECTOR COUNT",
         "blk zero NAME SECTOR COUNT",
@@ -150,9 +150,10 @@ async fn id(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
 }
 
 async fn read(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let count = args.number_option("count")?;
     let disk = disk(&mut args)?;
     let sector = args.number("SECTOR")?;
-    let count = args.next_number("COUNT")?.unwrap_or(1);
+    let count = args.or_next("COUNT", count)?.unwrap_or(1);
     args.end()?;
     let Some(end) = sector
         .checked_add(count)
@@ -230,13 +231,15 @@ async fn write(mut args: Args<'_>) -> Result<(), Error> {
 fn seeded(mut args: Args<'_>) -> Result<(Work<'static>, u64, u64), Error> {
     let depth = args.number_option("depth")?.unwrap_or(DEPTH);
     let max = args.number_option("max")?;
+    let progress = args.progress();
     let disk = disk(&mut args)?;
     let sector = args.number("SECTOR")?;
     let count = args.number("COUNT")?;
     let seed = args.number("SEED")?;
     args.end()?;
     let max = max.unwrap_or(min_bytes(disk));
-    Ok((Work::new(disk, sector, count, depth, max)?, count, seed))
+    let work = Work::new(disk, sector, count, depth, max)?;
+    Ok((work.shown(progress), count, seed))
 }
 
 async fn fill(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
@@ -255,16 +258,19 @@ async fn verify(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
 
 async fn hash(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let depth = args.number_option("depth")?.unwrap_or(DEPTH);
+    let sector = args.number_option("sector")?;
+    let progress = args.progress();
     let disk = disk(&mut args)?;
-    let sector = args.next_number("SECTOR")?;
+    let sector = args.or_next("SECTOR", sector)?;
     let count = match sector {
         Some(_) => args.number("COUNT")?,
         None => capacity(disk),
     };
     args.end()?;
     let work = Work::new(disk, sector.unwrap_or(0), count, depth, min_bytes(disk))?;
+    let hash = work.shown(progress).hash().await?;
     out.write_str("sha256=")?;
-    dump::hexadecimal(out, &work.hash().await?)?;
+    dump::hexadecimal(out, &hash)?;
     writeln!(out)?;
     Ok(())
 }
@@ -277,14 +283,13 @@ async fn flush(mut args: Args<'_>) -> Result<(), Error> {
 
 /// The words `NAME SECTOR COUNT`.
 fn extent(mut args: Args<'_>) -> Result<(Work<'static>, u64), Error> {
+    let progress = args.progress();
     let disk = disk(&mut args)?;
     let sector = args.number("SECTOR")?;
     let count = args.number("COUNT")?;
     args.end()?;
-    Ok((
-        Work::new(disk, sector, count, DEPTH, min_bytes(disk))?,
-        count,
-    ))
+    let work = Work::new(disk, sector, count, DEPTH, min_bytes(disk))?;
+    Ok((work.shown(progress), count))
 }
 
 async fn discard(args: Args<'_>, out: Output<'_>) -> Result<(), Error> {

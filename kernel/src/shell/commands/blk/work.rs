@@ -12,6 +12,7 @@ use vringlet::{Buffer, Error as DeviceError};
 use super::pattern;
 use crate::devices::blk::Disk;
 use crate::shell::Error;
+use crate::shell::progress::Progress;
 
 /// Requests in flight where nothing else is said, and the most.
 pub(super) const DEPTH: u64 = 16;
@@ -28,6 +29,7 @@ pub(in crate::shell) struct Work<'a> {
     /// Sectors of the largest request, a whole number of blocks.
     pub(super) max: u64,
     block: u64,
+    progress: Progress,
 }
 
 impl<'a> Work<'a> {
@@ -72,7 +74,17 @@ impl<'a> Work<'a> {
             depth: depth as usize,
             max: max / SECTOR_LEN as u64 / block * block,
             block,
+            progress: Progress::hidden(),
         })
+    }
+
+    /// The same, for somebody who wants to know how far it is.
+    pub(super) fn shown(self, progress: Progress) -> Self {
+        let sectors = self.sectors.end - self.sectors.start;
+        Self {
+            progress: progress.of(sectors.saturating_mul(SECTOR_LEN as u64)),
+            ..self
+        }
     }
 
     /// The sectors cut into requests of sizes that look random and are the same for the same seed.
@@ -160,10 +172,11 @@ impl<'a> Work<'a> {
         let most = (u64::from(limit) / self.block * self.block).max(self.block);
         let (mut next, mut requests) = (self.sectors.start, 0);
         while let Some(sectors) = piece(&mut next, self.sectors.end, most) {
-            let sector = sectors.start;
+            let (sector, count) = (sectors.start, sectors.end - sectors.start);
             run(sectors)
                 .await
                 .map_err(|error| self.failed(what, sector, error))?;
+            self.done(count);
             requests += 1;
         }
         Ok(requests)
@@ -204,12 +217,19 @@ impl<'a> Work<'a> {
 
     async fn read(&self, sectors: Range<u64>) -> Result<Buffer, Error> {
         let read = self.disk.read(sectors.start, self.buffer(&sectors)?).await;
+        self.done(sectors.end - sectors.start);
         read.map_err(|failed| self.failed("read", sectors.start, failed))
     }
 
     async fn write(&self, sector: u64, buffer: Buffer) -> Result<Buffer, Error> {
+        let sectors = (buffer.len() / SECTOR_LEN) as u64;
         let written = self.disk.write(sector, buffer).await;
+        self.done(sectors);
         written.map_err(|failed| self.failed("write", sector, failed))
+    }
+
+    fn done(&self, sectors: u64) {
+        self.progress.add(sectors * SECTOR_LEN as u64);
     }
 
     fn failed(&self, what: &str, sector: u64, error: impl Into<DeviceError>) -> Error {
