@@ -135,6 +135,9 @@ fn add_disk(cell: &Cell, qemu: &mut Qemu, properties: &str) -> Result<(Disk, Str
     Ok((disk, script))
 }
 
+/// So long that a processor that is emulated, too, has nothing to do in the end and waits for the timer.
+const IDLE: &str = "sleep 2000";
+
 /// Runs the script to its end, at the prompt; QEMU says that the guest is on KVM.
 fn boot_on_kvm(cell: &Cell, mut qemu: Qemu, script: &str) -> Result<Booted> {
     qemu.script(&format!("strict; {script}"));
@@ -184,7 +187,7 @@ fn timer(cell: &Cell, processor: &str) -> Result<()> {
         _ => "one-shot",
     };
     let qemu = guest_with(cell, processor)?;
-    let mut guest = boot_on_kvm(cell, qemu, "sleep 10; irq")?;
+    let mut guest = boot_on_kvm(cell, qemu, &format!("{IDLE}; irq"))?;
     ensure_interrupted(&guest, "timer")?;
     let lapic = guest.process().qmp.monitor("info lapic")?;
     let timer = lapic.lines().find(|line| line.starts_with("LVTT\t"));
@@ -257,7 +260,7 @@ fn local_apic(cell: &Cell, processor: &str) -> Result<()> {
     };
     let mut qemu = guest_with(cell, processor)?;
     let (disk, script) = add_disk(cell, &mut qemu, "")?;
-    let script = format!("{script}; sleep 10; irq");
+    let script = format!("{script}; {IDLE}; irq");
     let guest = boot_on_kvm(cell, qemu, &script)?;
     guest.check_said("irq", interface)?;
     ensure_interrupted(&guest, "blk0")?;
@@ -275,7 +278,7 @@ fn controllers(cell: &Cell, options: &str) -> Result<()> {
     let (disk, script) = add_disk(cell, &mut qemu, "")?;
     qemu.persistent_memory("pmem0", &memory, "")?;
     qemu.cmdline("store=none");
-    let script = format!("{script}; pmem fill pmem0 3 2000 5; pmem flush pmem0; sleep 10; irq");
+    let script = format!("{script}; pmem fill pmem0 3 2000 5; pmem flush pmem0; {IDLE}; irq");
     let guest = boot_on_kvm(cell, qemu, &script)?;
     guest.eventually("blk0: virtio-blk at 00:01.0 (msix)")?;
     guest.eventually("pmem0: virtio-pmem at 00:02.0 (intx)")?;
