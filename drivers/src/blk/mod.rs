@@ -209,7 +209,7 @@ impl<T: Transport> Blk<T> {
     }
 
     /// The most segments of data that a request may have: what the device allows and the queue can take. A buffer is one,
-    /// or one for each [`Config::size_max`] bytes of it.
+    /// or one for each [`Config::size_max`] bytes of it, rounded down to whole blocks if that leaves any.
     pub fn segments_max(&self) -> usize {
         Limits::new(&self.config(), self.device.queue.max_segments()).segments_max
     }
@@ -251,9 +251,9 @@ impl<T: Transport> Control<T> {
 
 /// Whether a request that came back was done.
 ///
-/// The status counts where it stands, and so does the device's name: before, there was what is neither. What a read brought
-/// can't be told from what was in the buffers before, so the device must say that it wrote all of it. Of all else that a
-/// device says of how much it wrote, nothing is made: many err there (docs/decisions/used-lengths.md).
+/// The status counts where it stands: before, there was none. What a read brought, or the device's name, can't be told from
+/// what was in the memory before, so the device must say that it wrote all of it. Of all else that a device says of how much
+/// it wrote, nothing is made: many err there (docs/decisions/used-lengths.md).
 #[inline(always)]
 fn judge(done: &Done<'_, Request>) -> Result<(), Cause> {
     let (written, status) = (done.written, done.footer as u8);
@@ -275,7 +275,7 @@ fn judge_again(
         return Err(cause);
     }
     let need = match operation {
-        Operation::Read => room.saturating_sub(wire::STATUS_LEN as u32),
+        Operation::Read | Operation::GetId => room.saturating_sub(wire::STATUS_LEN as u32),
         _ => 0,
     };
     match written {

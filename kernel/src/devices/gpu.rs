@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Rows of a picture that are drawn before others have their turn.
 const ROWS_A_TURN: u32 = 16;
 /// No display is made smaller than this for want of memory.
-const SMALLEST: Size = Size::new(320, 200);
+const MIN_SIZE: Size = Size::new(320, 200);
 /// Pages of memory for devices that pictures must leave to others.
 const SPARE_PAGES: usize = (2 << 20) / PAGE_BYTES;
 /// How long before the desk is looked for again, when somebody else works on it.
@@ -413,7 +413,7 @@ const CREATE: &str = CommandType::ResourceCreate2d.name();
 /// Half the width and half the height, unless that is too small to show anything.
 fn half(size: Size) -> Option<Size> {
     let half = Size::new(size.width / 2, size.height / 2);
-    (half.width >= SMALLEST.width && half.height >= SMALLEST.height).then_some(half)
+    (half.width >= MIN_SIZE.width && half.height >= MIN_SIZE.height).then_some(half)
 }
 
 /// The test pattern: red grows to the right, green downwards, and blue tells every pixel and scanout apart from its

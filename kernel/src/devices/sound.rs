@@ -244,23 +244,24 @@ impl Card {
     }
 
     /// Waits for work that ends with its last frame, as long as the streams that it is done with go on. A machine that emulates
-    /// another one beside much else may take its time for that, but gives a period back now and then.
+    /// another one beside much else may take its time for that, but gives something back now and then.
     async fn in_time<T, E>(
         &self,
         streams: &[u32],
         work: impl Future<Output = Result<T, Failed<E>>>,
     ) -> Result<T, Failed<E>> {
-        let periods = || -> u64 {
+        // Not periods: they may come back empty.
+        let bytes = || -> u64 {
             let streams = streams.iter();
-            streams.map(|stream| self.stats(*stream).periods).sum()
+            streams.map(|stream| self.stats(*stream).bytes).sum()
         };
         let mut work = pin!(work);
-        let mut before = periods();
+        let mut before = bytes();
         loop {
             if let Ok(done) = time::timeout(owner::timeout(), work.as_mut()).await {
                 return done;
             }
-            let now = periods();
+            let now = bytes();
             if now == before {
                 let device = self.control().name();
                 return Err(Failed::Device(Error::new(device, owner::unanswered())));

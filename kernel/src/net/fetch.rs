@@ -25,7 +25,7 @@ const BUFFERS: Buffers = Buffers {
     send: 2 * 1024,
 };
 /// A longer head is refused.
-const MAX_HEAD: usize = 64 * 1024;
+const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// More heads of status 1xx before the response's own are refused.
 const MAX_INTERIM: usize = 16;
 /// A server that is silent for longer has been asked in vain.
@@ -227,7 +227,8 @@ pub async fn fetch(
         env!("CARGO_PKG_VERSION")
     );
     // A server that is busy may answer and hang up before it has read this. Its answer counts.
-    let _ = (&stream).write_all(request.as_bytes()).await;
+    let sent = within(clock, SILENCE, (&stream).write_all(request.as_bytes())).await;
+    let _ = sent.ok_or(FetchError::Silent)?;
     let mut incoming = Incoming::new(&stream);
     let head = read_head(&mut incoming, clock).await?;
     let bytes = read_body(head.body, &mut incoming, clock, &mut sink).await?;
@@ -244,6 +245,19 @@ pub async fn fetch(
 async fn more(incoming: &mut Incoming<'_>, clock: impl Clock) -> Result<bool, FetchError> {
     let more = within(clock, SILENCE, incoming.more()).await;
     Ok(more.ok_or(FetchError::Silent)??)
+}
+
+/// Waits until another line of the head ends.
+async fn more_lines(incoming: &mut Incoming<'_>, clock: impl Clock) -> Result<bool, FetchError> {
+    loop {
+        let known = incoming.bytes().len();
+        if !more(incoming, clock).await? {
+            return Ok(false);
+        }
+        if incoming.has_line_since(known) || incoming.bytes().len() > MAX_HEAD_BYTES {
+            return Ok(true);
+        }
+    }
 }
 
 /// Hands the body on. Returns how long it was.
@@ -310,7 +324,7 @@ async fn read_head(incoming: &mut Incoming<'_>, clock: impl Clock) -> Result<Hea
                     _ => return Ok(head),
                 }
             }
-            None if more(incoming, clock).await? => {}
+            None if more_lines(incoming, clock).await? => {}
             None if incoming.bytes().is_empty() => return Err(FetchError::NoAnswer),
             None => return Err(FetchError::Malformed("its head has no end".into())),
         }
@@ -328,9 +342,9 @@ fn parse_head(received: &[u8]) -> Result<Option<(Head, usize)>, FetchError> {
         .allow_spaces_after_header_name_in_responses(true)
         .allow_multiple_spaces_in_response_status_delimiters(true);
     let length = match parser.parse_response(&mut response, received) {
-        Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
-        Ok(httparse::Status::Partial) if received.len() <= MAX_HEAD => return Ok(None),
-        Ok(_) => return Err(FetchError::TooMuch("bytes in its head", MAX_HEAD)),
+        Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD_BYTES => length,
+        Ok(httparse::Status::Partial) if received.len() <= MAX_HEAD_BYTES => return Ok(None),
+        Ok(_) => return Err(FetchError::TooMuch("bytes in its head", MAX_HEAD_BYTES)),
         Err(httparse::Error::TooManyHeaders) => {
             return Err(FetchError::TooMuch("header lines", MAX_LINES));
         }
@@ -513,8 +527,8 @@ mod tests {
             "the response has more than 256 header lines"
         );
         let long = lines(70, &std::format!("X: {}\r\n", "v".repeat(1000)));
-        assert_eq!(parse_head(&long.as_bytes()[..MAX_HEAD]), Ok(None));
-        for text in [&long[..MAX_HEAD + 1], &std::format!("{long}\r\n")] {
+        assert_eq!(parse_head(&long.as_bytes()[..MAX_HEAD_BYTES]), Ok(None));
+        for text in [&long[..MAX_HEAD_BYTES + 1], &std::format!("{long}\r\n")] {
             let error = parse_head(text.as_bytes()).unwrap_err();
             assert_eq!(
                 error.to_string(),

@@ -318,6 +318,7 @@ impl Peer {
         malformed.pop();
         malformed.push(0xa5);
         let mut echoed = 0;
+        let deadline = Instant::now() + PATIENCE;
         self.socket
             .set_write_timeout(Some(Duration::from_millis(1)))?;
         for number in 0..count {
@@ -332,6 +333,11 @@ impl Peer {
                 ensure!(
                     error.kind() == std::io::ErrorKind::WouldBlock,
                     "sending a datagram: {error}"
+                );
+                ensure!(
+                    Instant::now() < deadline,
+                    "only {number} of {count} datagrams were taken within {} s",
+                    PATIENCE.as_secs()
                 );
                 echoed += self.echoes(Duration::ZERO)?;
             }

@@ -702,8 +702,10 @@ fn add_several<P: Payload, D: DmaContext>(
 impl<T: Transport, P> Drop for Queue<T, P> {
     fn drop(&mut self) {
         if !self.live {
-            // The device never learned of them.
-            for slot in &mut self.slots {
+            // The device never learned of them. In no other state is a loan in order: it is left of a context that panicked,
+            // and the buffer may be gone.
+            let in_flight = |slot: &&mut Slot<_, _>| slot.state == State::InFlight;
+            for slot in self.slots.iter_mut().filter(in_flight) {
                 slot.take_back(&self.dma);
             }
             return;

@@ -7,9 +7,9 @@ use httparse::Status;
 use super::MAX_LINES;
 
 /// A line with a chunk's size that is longer, by its extensions, is refused.
-const MAX_CHUNK_LINE: usize = 4 * 1024;
+const MAX_CHUNK_LINE_BYTES: usize = 4 * 1024;
 /// More trailers are refused.
-const MAX_TRAILERS: usize = 8 * 1024;
+const MAX_TRAILERS_BYTES: usize = 8 * 1024;
 
 /// What is still to come of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,13 +64,13 @@ impl fmt::Display for BodyError {
             Self::Size => write!(f, "a chunk's size is no number"),
             Self::LongSize => write!(
                 f,
-                "the line of a chunk's size has more than {MAX_CHUNK_LINE} bytes"
+                "the line of a chunk's size has more than {MAX_CHUNK_LINE_BYTES} bytes"
             ),
             Self::End => write!(f, "a chunk has more bytes than its size"),
             Self::Trailers => write!(f, "a trailer is not a header line"),
             Self::LongTrailers => write!(
                 f,
-                "the trailers have more than {MAX_LINES} lines or {MAX_TRAILERS} bytes"
+                "the trailers have more than {MAX_LINES} lines or {MAX_TRAILERS_BYTES} bytes"
             ),
         }
     }
@@ -148,7 +148,7 @@ fn size(received: &[u8]) -> Result<Option<(usize, u64)>, BodyError> {
         return Err(BodyError::Size);
     }
     match httparse::parse_chunk_size(line) {
-        _ if line.len() > MAX_CHUNK_LINE => Err(BodyError::LongSize),
+        _ if line.len() > MAX_CHUNK_LINE_BYTES => Err(BodyError::LongSize),
         Ok(Status::Complete(found)) => Ok(Some(found)),
         Ok(Status::Partial) if !line.ends_with(b"\n") => Ok(None),
         _ => Err(BodyError::Size),
@@ -159,8 +159,8 @@ fn size(received: &[u8]) -> Result<Option<(usize, u64)>, BodyError> {
 fn trailers(received: &[u8]) -> Result<Option<usize>, BodyError> {
     let mut lines = [httparse::EMPTY_HEADER; MAX_LINES];
     match httparse::parse_headers(received, &mut lines) {
-        Ok(Status::Complete((length, _))) if length <= MAX_TRAILERS => Ok(Some(length)),
-        Ok(Status::Partial) if received.len() <= MAX_TRAILERS => Ok(None),
+        Ok(Status::Complete((length, _))) if length <= MAX_TRAILERS_BYTES => Ok(Some(length)),
+        Ok(Status::Partial) if received.len() <= MAX_TRAILERS_BYTES => Ok(None),
         Ok(_) | Err(httparse::Error::TooManyHeaders) => Err(BodyError::LongTrailers),
         Err(_) => Err(BodyError::Trailers),
     }
@@ -260,7 +260,7 @@ mod tests {
         refused("5\r\nhello\n0\r\n\r\n", BodyError::End);
         refused("0\r\nno colon\r\n\r\n", BodyError::Trailers);
         // As much as a chunk may say of itself, and more: without an end, or all at once.
-        let long = "x".repeat(MAX_CHUNK_LINE);
+        let long = "x".repeat(MAX_CHUNK_LINE_BYTES);
         check(
             Body::CHUNKED,
             &std::format!("5;{}\r\nhello\r\n0\r\n\r\n", &long[4..]),

@@ -38,15 +38,27 @@ impl<'a> Incoming<'a> {
         self.buffer.get(taken).unwrap_or_default()
     }
 
+    /// Whether a line ended since there were `known` bytes: nothing else makes a head whole, and who sends it byte by byte
+    /// shall not have it read from its beginning with each.
+    pub(in crate::net) fn has_line_since(&self, known: usize) -> bool {
+        let new = self.bytes().get(known..).unwrap_or_default();
+        new.contains(&b'\n')
+    }
+
     /// Waits for more bytes; `false` if the peer sends none any more.
     pub(in crate::net) async fn more(&mut self) -> Result<bool, TcpError> {
         self.buffer.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
+        if self.end == 0 && self.buffer.len() > STEP {
+            // A long head is rare, and who sent one may wait for long before the next.
+            self.buffer = Vec::new();
+        }
         let room = self.end.saturating_add(STEP);
         if self.buffer.len() < room {
             let missing = room - self.buffer.len();
-            let reserved = self.buffer.try_reserve(missing);
+            // There may be many connections: no more than is asked for.
+            let reserved = self.buffer.try_reserve_exact(missing);
             reserved.map_err(|_| TcpError::OutOfMemory)?;
             self.buffer.resize(room, 0);
         }

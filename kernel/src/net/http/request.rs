@@ -9,9 +9,9 @@ use super::body::Body;
 use super::fields::{Coding, coding, content_length, elements, lists, values};
 
 /// A longer head is refused; the request's line counts.
-pub(super) const MAX_HEAD: usize = 32 * 1024;
+pub(super) const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// A request whose own line is longer is refused.
-const MAX_REQUEST_LINE: usize = 8 * 1024;
+const MAX_REQUEST_LINE_BYTES: usize = 8 * 1024;
 
 /// How it went: the code, and its name for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,13 +69,13 @@ pub(super) fn parse(received: &[u8]) -> Result<Option<(Request, usize)>, Refusal
     if let Err(error) = parsed {
         return Err(refusal(error, received));
     }
-    if request_line(received).len() > MAX_REQUEST_LINE {
+    if request_line(received).len() > MAX_REQUEST_LINE_BYTES {
         let why = "the request's line is longer than 8 KiB";
         return Err(Refusal::new(URI_TOO_LONG, why));
     }
     let length = match parsed {
-        Ok(Found::Complete(length)) if length <= MAX_HEAD => length,
-        Ok(Found::Partial) if received.len() <= MAX_HEAD => return Ok(None),
+        Ok(Found::Complete(length)) if length <= MAX_HEAD_BYTES => length,
+        Ok(Found::Partial) if received.len() <= MAX_HEAD_BYTES => return Ok(None),
         _ => {
             let why = "the request's head is longer than 32 KiB";
             return Err(Refusal::new(HEAD_TOO_LARGE, why));
@@ -461,19 +461,22 @@ mod tests {
             let begin = "GET / HTTP/1.1\r\nHost: x\r\nCookie: ";
             format!("{begin}{}\r\n\r\n", "c".repeat(length - begin.len() - 4))
         };
-        request(&head(MAX_HEAD));
-        assert_eq!(refused(&head(MAX_HEAD + 1)), 431);
+        request(&head(MAX_HEAD_BYTES));
+        assert_eq!(refused(&head(MAX_HEAD_BYTES + 1)), 431);
         // It need not be whole before it is too long.
-        assert_eq!(parse(&head(50_000).as_bytes()[..MAX_HEAD]), Ok(None));
-        assert_eq!(refused(&head(50_000)[..MAX_HEAD + 1]), 431);
+        assert_eq!(parse(&head(50_000).as_bytes()[..MAX_HEAD_BYTES]), Ok(None));
+        assert_eq!(refused(&head(50_000)[..MAX_HEAD_BYTES + 1]), 431);
         let lines = |count: usize| with(&"a: b\r\n".repeat(count - 1));
         request(&lines(MAX_LINES));
         assert_eq!(refused(&lines(MAX_LINES + 1)), 431);
         let line = |length: usize| format!("GET /{} HTTP/1.1", "a".repeat(length - 14));
-        request(&format!("{}\r\nHost: x\r\n\r\n", line(MAX_REQUEST_LINE)));
+        request(&format!(
+            "{}\r\nHost: x\r\n\r\n",
+            line(MAX_REQUEST_LINE_BYTES)
+        ));
         for end in ["", "\r\n", "\r\nHost: x\r\n\r\n"] {
             assert_eq!(
-                refused(&format!("{}{end}", line(MAX_REQUEST_LINE + 1))),
+                refused(&format!("{}{end}", line(MAX_REQUEST_LINE_BYTES + 1))),
                 414,
                 "{end:?}"
             );

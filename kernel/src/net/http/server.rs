@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 use core::convert::Infallible;
+use core::pin::pin;
 use core::time::Duration;
 
 use chrono::{DateTime, Datelike, Month, Timelike, Utc};
@@ -12,7 +13,7 @@ use embedded_io_async::{Read, Write};
 use super::body::{Body, Next};
 use super::incoming::Incoming;
 use super::request::{
-    BAD_REQUEST, MAX_HEAD, Method, NOT_IMPLEMENTED, Refusal, Request, Status, TIMEOUT, parse,
+    BAD_REQUEST, MAX_HEAD_BYTES, Method, NOT_IMPLEMENTED, Refusal, Request, Status, TIMEOUT, parse,
 };
 use crate::net::clock::{Clock, within};
 use crate::net::connections::serve;
@@ -26,12 +27,12 @@ const BUFFERS: Buffers = Buffers {
 };
 /// Served at a time; as many again wait, established.
 const AT_ONCE: usize = 64;
-const LIMIT: usize = 2 * AT_ONCE;
+const MAX_CONNECTIONS: usize = 2 * AT_ONCE;
 
-/// A client may be silent for so long before its request if others wait for its place, and up to [`LONGEST_IDLE`] if
+/// A client may be silent for so long before its request if others wait for its place, and up to [`MAX_IDLE`] if
 /// nobody does; it is looked at every [`IDLE_CHECK`].
 const IDLE: Duration = Duration::from_secs(4);
-const LONGEST_IDLE: Duration = Duration::from_secs(60);
+const MAX_IDLE: Duration = Duration::from_secs(60);
 const IDLE_CHECK: Duration = Duration::from_secs(1);
 /// A request that has begun is whole after this, with its body.
 const REQUEST_TIME: Duration = Duration::from_secs(5);
@@ -40,13 +41,13 @@ const WRITE_TIME: Duration = Duration::from_secs(5);
 /// From then on an answer is the connection's last.
 const LAST_ANSWER: Duration = Duration::from_secs(100);
 /// No connection lasts longer, however busy it is: one that reads a byte now and then would hold its place for ever.
-const LIFETIME: Duration = Duration::from_secs(120);
+const MAX_LIFETIME: Duration = Duration::from_secs(120);
 /// Who stops reading or talking after the server has, has this long to notice.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// A request's body is of no use here. A short one is read, so that the next request is found behind it; a longer one
 /// ends the connection.
-const MAX_BODY: u64 = 64 * 1024;
+const MAX_BODY_BYTES: u64 = 64 * 1024;
 
 /// The page around the data that it shows first; it fetches newer data by itself.
 static PAGE: &str = include_str!("page.html");
@@ -63,7 +64,7 @@ pub async fn serve_status<C: Clock>(
     clock: C,
     status: impl Fn() -> String + Copy + 'static,
 ) -> Infallible {
-    let listener = &Listener::new(stack, PORT, BUFFERS, LIMIT);
+    let listener = &Listener::new(stack, PORT, BUFFERS, MAX_CONNECTIONS);
     serve(listener, AT_ONCE, |stream| async move {
         let connection = Connection {
             stream: &stream,
@@ -72,7 +73,7 @@ pub async fn serve_status<C: Clock>(
             begin: clock.now(),
         };
         // What went wrong the client has been told, if it could be told; it concerns nobody else.
-        if let Some(Ok(())) = within(clock, LIFETIME, connection.serve(status)).await {
+        if let Some(Ok(())) = within(clock, MAX_LIFETIME, connection.serve(status)).await {
             connection.linger().await;
         }
     })
@@ -163,6 +164,8 @@ impl<C: Clock> Connection<'_, C> {
 
     /// Waits for a request to begin; `false` if none does.
     async fn begins(&self, incoming: &mut Incoming<'_>) -> Result<bool, TcpError> {
+        // Empty lines win no time.
+        let mut patience = pin!(self.patience());
         loop {
             // Some clients send an empty line behind a body (RFC 9112 2.2).
             let ends = |byte: &&u8| matches!(byte, b'\r' | b'\n');
@@ -171,7 +174,7 @@ impl<C: Clock> Connection<'_, C> {
             if !incoming.bytes().is_empty() {
                 return Ok(true);
             }
-            match select(incoming.more(), self.patience()).await {
+            match select(incoming.more(), patience.as_mut()).await {
                 Either::First(Ok(true)) => {}
                 Either::First(end) => return end,
                 Either::Second(()) => return Ok(false),
@@ -182,7 +185,7 @@ impl<C: Clock> Connection<'_, C> {
     async fn patience(&self) {
         self.clock.after(IDLE).await;
         let mut waited = IDLE;
-        while waited < LONGEST_IDLE && !self.listener.is_crowded() {
+        while waited < MAX_IDLE && !self.listener.is_crowded() {
             self.clock.after(IDLE_CHECK).await;
             waited += IDLE_CHECK;
         }
@@ -303,17 +306,14 @@ async fn request(incoming: &mut Incoming<'_>) -> Result<Request, Failure> {
     Ok(request)
 }
 
-/// Waits until another line ends: nothing else makes a head whole, and who sends it byte by byte shall not have it read
-/// from its beginning with each.
+/// Waits until another line ends.
 async fn more_lines(incoming: &mut Incoming<'_>) -> Result<bool, TcpError> {
     loop {
         let known = incoming.bytes().len();
         if !incoming.more().await? {
             return Ok(false);
         }
-        let bytes = incoming.bytes();
-        let new = bytes.get(known..).unwrap_or_default();
-        if new.contains(&b'\n') || bytes.len() > MAX_HEAD {
+        if incoming.has_line_since(known) || incoming.bytes().len() > MAX_HEAD_BYTES {
             return Ok(true);
         }
     }
@@ -323,7 +323,8 @@ async fn more_lines(incoming: &mut Incoming<'_>) -> Result<bool, TcpError> {
 async fn drop_body(mut body: Body, incoming: &mut Incoming<'_>) -> Result<bool, Failure> {
     let mut read = 0;
     loop {
-        if read > MAX_BODY || matches!(body, Body::Length(length) if length > MAX_BODY) {
+        if read > MAX_BODY_BYTES || matches!(body, Body::Length(length) if length > MAX_BODY_BYTES)
+        {
             return Ok(false);
         }
         match body.next(incoming.bytes()) {
