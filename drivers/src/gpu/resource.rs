@@ -57,6 +57,9 @@ struct Resource<D: DmaContext> {
 struct Scanout {
     shows: Option<ResourceId>,
     cursor: Option<ResourceId>,
+    /// The device has a SET_SCANOUT for it. The next one waits: answers come in any order, so two would leave open which
+    /// of them it shows.
+    in_flight: bool,
 }
 
 /// What to do about a command.
@@ -148,7 +151,9 @@ impl<D: DmaContext> Resources<D> {
                 resource.once_made(CommandType::ResourceAttachBacking)
             }
             Command::SetScanout { scanout, resource } => {
-                self.scanout(*scanout)?;
+                if self.scanout(*scanout)?.in_flight {
+                    return Ok(Step::Wait);
+                }
                 let Some(resource) = resource else {
                     return send(CommandType::SetScanout);
                 };
@@ -225,6 +230,9 @@ impl<D: DmaContext> Resources<D> {
 
     /// Takes down that a command goes to the device: for a new resource its size, for an attachment the memory.
     pub(super) fn begin(&mut self, subject: Subject, size: Option<Size>, lease: Option<&Lease<D>>) {
+        if let Some(scanout) = self.set_by(subject) {
+            scanout.in_flight = true;
+        }
         let Some(id) = subject.resource else { return };
         if let (CommandType::ResourceCreate2d, Some(size)) = (subject.command, size) {
             self.table.push(Resource {
@@ -250,11 +258,11 @@ impl<D: DmaContext> Resources<D> {
 
     /// Takes down how a command ended that [`Self::begin`] was called for.
     pub(super) fn end(&mut self, subject: Subject, ending: Ending) {
-        if let (CommandType::SetScanout, Ending::Done, Some(scanout)) =
-            (subject.command, ending, subject.scanout)
-            && let Some(scanout) = self.scanouts.get_mut(scanout as usize)
-        {
-            scanout.shows = subject.resource;
+        if let Some(scanout) = self.set_by(subject) {
+            scanout.in_flight = false;
+            if ending == Ending::Done {
+                scanout.shows = subject.resource;
+            }
         }
         let Some(id) = subject.resource else { return };
         let Some(resource) = self.table.iter_mut().find(|it| it.id == id) else {
@@ -286,6 +294,14 @@ impl<D: DmaContext> Resources<D> {
         // One that never was needs no ending.
         if resource.refused && resource.lease.is_none() && resource.in_flight == 0 {
             self.table.retain(|it| it.id != id);
+        }
+    }
+
+    /// The scanout that a SET_SCANOUT is for.
+    fn set_by(&mut self, subject: Subject) -> Option<&mut Scanout> {
+        match subject.command {
+            CommandType::SetScanout => self.scanouts.get_mut(subject.scanout? as usize),
+            _ => None,
         }
     }
 
