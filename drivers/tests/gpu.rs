@@ -70,8 +70,8 @@ fn dma() -> FakeDma {
     FakeDma::default()
 }
 
-/// How often a request waits for the device before it goes on, at most.
-const MOST_ROUNDS: usize = 4;
+/// How often a request waits for the device before it goes on, at most: for a new picture, and twice for each old one.
+const MOST_ROUNDS: usize = 8;
 
 /// Has a device that works when it is told to finish the one request that it has.
 fn finish(device: &FakeDevice<FakeGpu>, gpu: &mut Adapter) -> Finished<Request<FakeDma>> {
@@ -558,6 +558,76 @@ fn a_pointer_is_not_shown_before_its_picture_is_there() {
     device.pump();
     assert_eq!(device.interrupts(1), 0, "nobody waits for the pointer");
     drop((gpu, cursor));
+    memory.assert_clean();
+}
+
+/// Two frames in a row on a screen, which thus has both of its pictures on the device.
+fn draw_both(gpu: &mut Adapter, device: &FakeDevice<FakeGpu>, screen: &mut Screen<FakeDma>) {
+    for pixel in [1, 2] {
+        screen.canvas().fill(Rect::of(SMALL), pixel);
+        submit_picture(gpu, screen);
+        finish(device, gpu).into_result().expect("done");
+    }
+}
+
+fn submit_picture(gpu: &mut Adapter, screen: &mut Screen<FakeDma>) {
+    let request = screen.present().expect("ready").expect("a change");
+    gpu.submit(request).expect("room");
+    gpu.kick();
+}
+
+/// The device has not said yet that it made the picture, so the scanout was not set to it when it is turned off.
+#[test]
+fn a_screen_closed_while_its_first_picture_is_under_way_is_off_and_gone() {
+    for buffering in [Buffering::Single, Buffering::Double] {
+        for resized in [false, true] {
+            for seed in 0..20 {
+                let memory = Memory::fresh();
+                let (device, gpu) = open(FakeGpu::new());
+                let mut gpu = gpu.into_inner();
+                device.set_pace(Pace::Manual);
+                device.set_order(Order::Shuffled(seed));
+                let mut screen = screen(buffering);
+                if resized {
+                    draw_both(&mut gpu, &device, &mut screen);
+                    screen.resize(Size::new(64, 48)).expect("memory");
+                }
+                submit_picture(&mut gpu, &mut screen);
+                gpu.submit(screen.close()).expect("room");
+                gpu.kick();
+                for _ in 0..2 {
+                    finish(&device, &mut gpu).into_result().expect("done");
+                }
+                assert!(device.with(|gpu| gpu.screen(0)).is_none());
+                assert_eq!(device.with(|gpu| gpu.resources()), (0, 0));
+                drop(gpu);
+                memory.assert_clean();
+            }
+        }
+    }
+}
+
+/// One screen's picture must be made yet, those of the other are there: the one that was submitted last is shown.
+#[test]
+fn of_two_screens_on_a_scanout_the_last_that_was_sent_is_shown() {
+    let memory = Memory::fresh();
+    let (device, gpu) = open(FakeGpu::new());
+    let mut gpu = gpu.into_inner();
+    device.set_pace(Pace::Manual);
+    let mut there = screen(Buffering::Double);
+    draw_both(&mut gpu, &device, &mut there);
+    let mut new = screen(Buffering::Single);
+    new.canvas().fill(Rect::of(SMALL), 3);
+    submit_picture(&mut gpu, &mut new);
+    there.canvas().fill(Rect::of(SMALL), 4);
+    submit_picture(&mut gpu, &mut there);
+    for _ in 0..2 {
+        finish(&device, &mut gpu).into_result().expect("done");
+    }
+    let mut model = Model::new(SMALL);
+    model.fill(Rect::of(SMALL), 4);
+    model.assert_shown(&device, 0);
+    drop((gpu, there, new));
     memory.assert_clean();
 }
 

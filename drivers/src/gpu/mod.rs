@@ -313,16 +313,22 @@ impl<T: Transport> Gpu<T> {
     /// Sends what can be sent of all requests that wait, oldest first. Says whether there was anything.
     fn feed_all(&mut self) -> bool {
         let mut any = false;
-        for _ in 0..self.waiting.len() {
+        for younger in (0..self.waiting.len()).rev() {
             if let Some(index) = self.waiting.pop_front() {
-                any |= self.feed(index);
+                any |= self.feed(index, younger);
             }
         }
         any
     }
 
-    /// Sends the commands of one request until it must wait, failed, or has no more. Says whether there was anything.
-    fn feed(&mut self, index: usize) -> bool {
+    /// Sends the commands of one request until it must wait, failed, or has no more. The first `younger` of those that wait
+    /// came after it, the others before. Says whether there was anything.
+    fn feed(&mut self, index: usize, younger: usize) -> bool {
+        // While one waits for the device, another that doesn't goes on. But what a scanout shows in the end is what was
+        // submitted last.
+        let older = self.waiting.iter().skip(younger);
+        let older = older.filter_map(|index| self.tasks.get(*index)?.as_ref());
+        let unset: Vec<u32> = older.flat_map(Task::scanouts).collect();
         let Some(Some(task)) = self.tasks.get_mut(index) else {
             return false;
         };
@@ -332,6 +338,9 @@ impl<T: Transport> Gpu<T> {
             && control.has_room(MAX_SEGMENTS)
             && let Some(command) = task.request.commands.get_mut(task.next)
         {
+            if matches!(command, Command::SetScanout { scanout, .. } if unset.contains(scanout)) {
+                break;
+            }
             let kind = match self.resources.step(command, task.in_flight) {
                 Ok(Step::Send(kind)) => kind,
                 Ok(Step::Wait) => break,
@@ -546,7 +555,7 @@ impl<T: Transport> Driver for Gpu<T> {
             return reject(self.error(Cause::QueueFull), request);
         };
         *place = Some(Task::new(request));
-        let sent = self.feed(index);
+        let sent = self.feed(index, 0);
         // Over before the device had anything to do with it: nothing will come back, so it goes back at once.
         if !sent
             && self.finished.back() == Some(&index)

@@ -57,6 +57,9 @@ struct Resource<D: DmaContext> {
 struct Scanout {
     shows: Option<ResourceId>,
     cursor: Option<ResourceId>,
+    /// The device has a SET_SCANOUT for it. The next one waits: answers come in any order, so two would leave open which
+    /// of them it shows.
+    in_flight: bool,
 }
 
 /// What to do about a command.
@@ -145,28 +148,29 @@ impl<D: DmaContext> Resources<D> {
                 if backing.size != resource.size {
                     return wrong("backing memory of another size");
                 }
-                resource.once(resource.made, CommandType::ResourceAttachBacking)
+                resource.once_made(CommandType::ResourceAttachBacking)
             }
             Command::SetScanout { scanout, resource } => {
-                self.scanout(*scanout)?;
+                if self.scanout(*scanout)?.in_flight {
+                    return Ok(Step::Wait);
+                }
                 let Some(resource) = resource else {
                     return send(CommandType::SetScanout);
                 };
-                let resource = self.get(*resource)?;
-                resource.once(resource.made, CommandType::SetScanout)
+                self.get(*resource)?.once_made(CommandType::SetScanout)
             }
             Command::Transfer { resource, rect } => {
                 let resource = self.get(*resource)?;
                 resource.check(*rect)?;
                 match resource.lease {
-                    Some(_) => resource.once(resource.backed, CommandType::TransferToHost2d),
+                    Some(_) => resource.once_backed(CommandType::TransferToHost2d),
                     None => wrong("the resource has no backing memory"),
                 }
             }
             Command::Flush { resource, rect } => {
                 let resource = self.get(*resource)?;
                 resource.check(*rect)?;
-                resource.once(resource.made, CommandType::ResourceFlush)
+                resource.once_made(CommandType::ResourceFlush)
             }
             Command::Retire {
                 resource: id,
@@ -226,6 +230,9 @@ impl<D: DmaContext> Resources<D> {
 
     /// Takes down that a command goes to the device: for a new resource its size, for an attachment the memory.
     pub(super) fn begin(&mut self, subject: Subject, size: Option<Size>, lease: Option<&Lease<D>>) {
+        if let Some(scanout) = self.set_by(subject) {
+            scanout.in_flight = true;
+        }
         let Some(id) = subject.resource else { return };
         if let (CommandType::ResourceCreate2d, Some(size)) = (subject.command, size) {
             self.table.push(Resource {
@@ -251,11 +258,11 @@ impl<D: DmaContext> Resources<D> {
 
     /// Takes down how a command ended that [`Self::begin`] was called for.
     pub(super) fn end(&mut self, subject: Subject, ending: Ending) {
-        if let (CommandType::SetScanout, Ending::Done, Some(scanout)) =
-            (subject.command, ending, subject.scanout)
-            && let Some(scanout) = self.scanouts.get_mut(scanout as usize)
-        {
-            scanout.shows = subject.resource;
+        if let Some(scanout) = self.set_by(subject) {
+            scanout.in_flight = false;
+            if ending == Ending::Done {
+                scanout.shows = subject.resource;
+            }
         }
         let Some(id) = subject.resource else { return };
         let Some(resource) = self.table.iter_mut().find(|it| it.id == id) else {
@@ -287,6 +294,14 @@ impl<D: DmaContext> Resources<D> {
         // One that never was needs no ending.
         if resource.refused && resource.lease.is_none() && resource.in_flight == 0 {
             self.table.retain(|it| it.id != id);
+        }
+    }
+
+    /// The scanout that a SET_SCANOUT is for.
+    fn set_by(&mut self, subject: Subject) -> Option<&mut Scanout> {
+        match subject.command {
+            CommandType::SetScanout => self.scanouts.get_mut(subject.scanout? as usize),
+            _ => None,
         }
     }
 
@@ -345,13 +360,31 @@ impl<D: DmaContext> Drop for Resources<D> {
 }
 
 impl<D: DmaContext> Resource<D> {
-    /// A command that the device can only do once it said that it did one before: what comes after a picture that it has no
-    /// room for would be as many mistakes of ours.
-    fn once(&self, done: bool, command: CommandType) -> Result<Step, Cause> {
+    /// A command that the device can only do once it said that it made this.
+    fn once_made(&self, command: CommandType) -> Result<Step, Cause> {
+        self.once(
+            self.made,
+            command,
+            "the device did not say that it made the resource",
+        )
+    }
+
+    /// A command that the device can only do once it said that it took the memory.
+    fn once_backed(&self, command: CommandType) -> Result<Step, Cause> {
+        self.once(
+            self.backed,
+            command,
+            "the device did not say that it took the memory",
+        )
+    }
+
+    /// A command that waits for another to be done: what comes after a picture that the device has no room for would be as
+    /// many mistakes of ours. `never` is what is wrong if nothing is left to wait for.
+    fn once(&self, done: bool, command: CommandType, never: &'static str) -> Result<Step, Cause> {
         match (done, self.in_flight) {
             (true, _) => Ok(Step::Send(command)),
             (false, 1..) => Ok(Step::Wait),
-            (false, 0) => Err(Cause::InvalidParameter("the device has no such resource")),
+            (false, 0) => Err(Cause::InvalidParameter(never)),
         }
     }
 
@@ -361,5 +394,50 @@ impl<D: DmaContext> Resource<D> {
             true => Ok(()),
             false => Err(Cause::InvalidParameter("rectangle outside the resource")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{DeviceId, Location};
+    use crate::fake::FakeDma;
+    use crate::gpu::framebuffer::Framebuffer;
+
+    /// Nobody sends such requests: a screen gives a picture of that kind up, and a pointer can't be loaded twice.
+    #[test]
+    fn what_the_device_left_open_is_named() {
+        let device = DeviceName {
+            id: DeviceId::GPU,
+            location: Location::Other(0),
+        };
+        let size = Size::new(8, 8);
+        let frame = Framebuffer::new(&FakeDma::default(), size).expect("memory");
+        let mut resources = Resources::new(device, 1);
+        let resource = ResourceId::fresh();
+        let rect = Rect::of(size);
+        let flush = Command::Flush { resource, rect };
+        let transfer = Command::Transfer { resource, rect };
+        let subject = |command| Subject {
+            command,
+            resource: Some(resource),
+            scanout: None,
+        };
+        let wrong = |what| Err(Cause::InvalidParameter(what));
+
+        let create = subject(CommandType::ResourceCreate2d);
+        resources.begin(create, Some(size), None);
+        assert_eq!(resources.step(&flush, 0), Ok(Step::Wait));
+        resources.end(create, Ending::Unclear);
+        let made = "the device did not say that it made the resource";
+        assert_eq!(resources.step(&flush, 0), wrong(made));
+
+        let attach = subject(CommandType::ResourceAttachBacking);
+        resources.begin(attach, None, Some(&frame.lease()));
+        assert_eq!(resources.step(&transfer, 0), Ok(Step::Wait));
+        resources.end(attach, Ending::Unclear);
+        let backed = "the device did not say that it took the memory";
+        assert_eq!(resources.step(&transfer, 0), wrong(backed));
+        resources.clear(1);
     }
 }

@@ -49,6 +49,15 @@ impl<D: DmaContext> Task<D> {
         self.result.is_ok() && self.next < self.request.commands.len()
     }
 
+    /// The scanouts that commands left to be sent are about to set.
+    pub(super) fn scanouts(&self) -> impl Iterator<Item = u32> {
+        let left = self.request.commands.iter().skip(self.next);
+        left.filter_map(|command| match command {
+            Command::SetScanout { scanout, .. } => Some(*scanout),
+            _ => None,
+        })
+    }
+
     /// Whether nothing of it is to be sent or with the device.
     pub(super) fn is_over(&self) -> bool {
         self.in_flight == 0 && !self.waiting
