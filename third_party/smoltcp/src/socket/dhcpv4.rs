@@ -473,6 +473,12 @@ impl<'a> Socket<'a> {
         // This is enforced in interface.rs.
         assert!(repr.src_port == self.server_port && repr.dst_port == self.client_port);
 
+        // A lease is renewed at the address that its server answered from, so it must be one that can be sent to.
+        if !src_ip.x_is_unicast() {
+            net_debug!("DHCP ignoring a packet from {}: not unicast", src_ip);
+            return;
+        }
+
         let dhcp_packet = match DhcpPacket::new_checked(payload) {
             Ok(dhcp_packet) => dhcp_packet,
             Err(e) => {
@@ -1249,6 +1255,37 @@ mod test {
                 assert_eq!(r.rebind_at, Instant::from_secs(875));
                 assert_eq!(r.expires_at, Instant::from_secs(1000));
             }
+            _ => panic!("Invalid state"),
+        }
+    }
+
+    #[rstest]
+    #[case::unspecified(Ipv4Address::UNSPECIFIED)]
+    #[case::broadcast(Ipv4Address::BROADCAST)]
+    #[case::multicast(Ipv4Address::new(224, 0, 0, 1))]
+    #[cfg(feature = "medium-ethernet")]
+    fn test_answers_come_from_unicast_addresses(#[case] src_addr: Ipv4Address) {
+        let from = Ipv4Repr {
+            src_addr,
+            ..IP_SERVER_BROADCAST
+        };
+        let mut s = socket(Medium::Ethernet);
+        recv!(s, [(IP_BROADCAST, UDP_SEND, DHCP_DISCOVER)]);
+        send!(s, (from, UDP_RECV, dhcp_offer()));
+        recv!(s, []);
+        send!(s, (IP_RECV, UDP_RECV, dhcp_offer()));
+        recv!(s, [(IP_BROADCAST, UDP_SEND, DHCP_REQUEST)]);
+        send!(s, (from, UDP_RECV, dhcp_ack()));
+        assert_eq!(s.poll(), None);
+        send!(s, (IP_RECV, UDP_RECV, dhcp_ack()));
+        assert!(matches!(s.poll(), Some(Event::Configured(_))));
+        // Nor is a renewal taken, or refused, from there.
+        recv!(s, time 500_000, [(IP_SEND, UDP_SEND, DHCP_RENEW)]);
+        send!(s, time 500_000, (from, UDP_RECV, DHCP_NAK));
+        assert_eq!(s.poll(), None);
+        send!(s, time 500_000, (from, UDP_RECV, dhcp_ack()));
+        match &s.state {
+            ClientState::Renewing(r) => assert_eq!(r.lease.config.server.address, SERVER_IP),
             _ => panic!("Invalid state"),
         }
     }
