@@ -1550,3 +1550,44 @@ fn test_ipv4_fragment_size() {
         );
     }
 }
+
+#[test]
+#[cfg(all(
+    feature = "medium-ethernet",
+    feature = "socket-udp",
+    feature = "proto-ipv4-fragmentation",
+    feature = "alloc"
+))]
+fn packets_in_fragments_to_multicast_groups_wait_for_each_other() {
+    use crate::socket::udp;
+
+    let (mut iface, mut sockets, mut device) = setup(Medium::Ethernet);
+    let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 4], vec![0; 8192]);
+    let payload = [0x42; 3000];
+    for port in [1000, 2000] {
+        let mut socket = udp::Socket::new(buffer(), buffer());
+        socket.bind(port).unwrap();
+        socket
+            .send_slice(&payload, (Ipv4Address::new(239, 1, 2, 3), port))
+            .unwrap();
+        sockets.add(socket);
+    }
+
+    // All at the same time: nobody is silenced for a second.
+    let now = Instant::from_secs(1);
+    for _ in 0..10 {
+        iface.poll(now, &mut device, &mut sockets);
+    }
+    let last = recv_all(&mut device, now)
+        .iter()
+        .filter(|frame| {
+            let frame = EthernetFrame::new_checked(&frame[..]).unwrap();
+            let packet = Ipv4Packet::new_unchecked(frame.payload());
+            frame.ethertype() == EthernetProtocol::Ipv4
+                && packet.dst_addr() == Ipv4Address::new(239, 1, 2, 3)
+                && packet.frag_offset() != 0
+                && !packet.more_frags()
+        })
+        .count();
+    assert_eq!(last, 2);
+}
