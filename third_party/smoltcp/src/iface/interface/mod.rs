@@ -1441,6 +1441,7 @@ impl InterfaceInner {
 
                     #[cfg(not(feature = "proto-ipv4-fragmentation"))]
                     {
+                        self.drops.unsent += 1;
                         net_debug!(
                             "Enable the `proto-ipv4-fragmentation` feature for fragmentation support."
                         );
@@ -1468,6 +1469,7 @@ impl InterfaceInner {
             IpRepr::Ipv6(_) => {
                 // Check if we need to fragment it.
                 if total_ip_len > self.caps.ip_mtu() {
+                    self.drops.unsent += 1;
                     net_debug!("IPv6 fragmentation support is unimplemented. Dropping.");
                     Ok(())
                 } else {
