@@ -22,7 +22,12 @@ fn grow(
     buffer: &mut alloc::vec::Vec<u8>,
     len: usize,
 ) -> Result<(), alloc::collections::TryReserveError> {
-    buffer.try_reserve(len.saturating_sub(buffer.len()))?;
+    if len > buffer.capacity() {
+        // Twice as much each time, so that not all of it is copied for each fragment, but no more than a packet can
+        // have.
+        let room = len.max((2 * buffer.capacity()).min(u16::MAX as usize));
+        buffer.try_reserve_exact(room - buffer.len())?;
+    }
     buffer.resize(len.max(buffer.len()), 0);
     Ok(())
 }
@@ -537,6 +542,24 @@ mod tests {
         assr.set_total_size(5).unwrap();
         assert_eq!(assr.add(b"Rust", 2), Err(AssemblerError));
         assert_eq!(assr.set_total_size(6), Err(AssemblerError));
+    }
+
+    #[cfg(feature = "alloc")]
+    #[test]
+    fn packet_assembler_takes_no_more_than_the_longest_packet() {
+        for len in [8, 1480, 4072, 40_000] {
+            let mut assr = PacketAssembler::<Key>::new();
+            let mut buffers = 0;
+            for offset in (0..65_515).step_by(len) {
+                let before = assr.buffer.capacity();
+                let fragment = vec![0x42; len.min(65_515 - offset)];
+                assr.add(&fragment, offset).unwrap();
+                buffers += usize::from(assr.buffer.capacity() != before);
+            }
+            assert!(assr.buffer.capacity() <= 65_535, "{len}");
+            // Nor is all of it copied for each fragment.
+            assert!(buffers <= 16, "{len}: {buffers}");
+        }
     }
 
     #[test]

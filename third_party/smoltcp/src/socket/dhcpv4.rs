@@ -9,7 +9,7 @@ use crate::wire::{
     DhcpRepr, IpAddress, IpProtocol, Ipv4Address, Ipv4AddressExt, Ipv4Cidr, Ipv4Repr,
     UDP_HEADER_LEN, UdpRepr,
 };
-use crate::wire::{DhcpOption, HardwareAddress};
+use crate::wire::{DhcpOption, Error, HardwareAddress};
 use heapless::Vec;
 
 #[cfg(feature = "async")]
@@ -461,30 +461,38 @@ impl<'a> Socket<'a> {
         PollAt::Time(t)
     }
 
+    /// Returns whether the packet was for this socket, and one that it was waiting for; or an error if servers must not
+    /// send such packets.
     pub(crate) fn process(
         &mut self,
         cx: &mut Context,
         ip_repr: &Ipv4Repr,
         repr: &UdpRepr,
         payload: &[u8],
-    ) {
+    ) -> Result<bool, Error> {
         let src_ip = ip_repr.src_addr;
 
         // This is enforced in interface.rs.
         assert!(repr.src_port == self.server_port && repr.dst_port == self.client_port);
 
+        // A lease is renewed at the address that its server answered from, so it must be one that can be sent to.
+        if !src_ip.x_is_unicast() {
+            net_debug!("DHCP ignoring a packet from {}: not unicast", src_ip);
+            return Err(Error);
+        }
+
         let dhcp_packet = match DhcpPacket::new_checked(payload) {
             Ok(dhcp_packet) => dhcp_packet,
             Err(e) => {
                 net_debug!("DHCP invalid pkt from {}: {:?}", src_ip, e);
-                return;
+                return Err(e);
             }
         };
         let dhcp_repr = match DhcpRepr::parse(&dhcp_packet) {
             Ok(dhcp_repr) => dhcp_repr,
             Err(e) => {
                 net_debug!("DHCP error parsing pkt from {}: {:?}", src_ip, e);
-                return;
+                return Err(e);
             }
         };
 
@@ -493,10 +501,10 @@ impl<'a> Socket<'a> {
         };
 
         if dhcp_repr.client_hardware_address != ethernet_addr {
-            return;
+            return Ok(false);
         }
         if dhcp_repr.transaction_id != self.transaction_id {
-            return;
+            return Ok(false);
         }
         let server_identifier = match dhcp_repr.server_identifier {
             Some(server_identifier) => server_identifier,
@@ -505,7 +513,7 @@ impl<'a> Socket<'a> {
                     "DHCP ignoring {:?} because missing server_identifier",
                     dhcp_repr.message_type
                 );
-                return;
+                return Err(Error);
             }
         };
 
@@ -532,27 +540,25 @@ impl<'a> Socket<'a> {
         };
         match (&mut self.state, dhcp_repr.message_type) {
             (ClientState::Discovering(state), DhcpMessageType::Offer) if state.sent => {
-                if let Some(offer) = parse(None) {
-                    self.state = ClientState::Requesting(RequestState {
-                        retry_at: cx.now(),
-                        retry: 0,
-                        offer,
-                    });
-                }
+                let offer = parse(None).ok_or(Error)?;
+                self.state = ClientState::Requesting(RequestState {
+                    retry_at: cx.now(),
+                    retry: 0,
+                    offer,
+                });
             }
             // The servers that were not chosen have nothing to say about it (RFC 2131, section 3.1).
             (ClientState::Requesting(state), _)
                 if server_identifier != state.offer.config.server.identifier =>
             {
                 net_debug!("DHCP ignoring the answer of a server that was not asked");
+                return Ok(false);
             }
             (ClientState::Requesting(state), DhcpMessageType::Ack) => {
-                if let Some(lease) = parse(Some(&state.offer)) {
-                    self.state =
-                        ClientState::Renewing(RenewState::new(lease, &dhcp_repr, cx.now()));
-                    self.discover_tries = 0;
-                    self.config_changed();
-                }
+                let lease = parse(Some(&state.offer)).ok_or(Error)?;
+                self.state = ClientState::Renewing(RenewState::new(lease, &dhcp_repr, cx.now()));
+                self.discover_tries = 0;
+                self.config_changed();
             }
             (ClientState::Requesting(_), DhcpMessageType::Nak) => {
                 if !self.ignore_naks {
@@ -565,19 +571,19 @@ impl<'a> Socket<'a> {
                         && server_identifier != state.lease.config.server.identifier =>
             {
                 net_debug!("DHCP ignoring an answer that was not asked for");
+                return Ok(false);
             }
             (ClientState::Renewing(state), DhcpMessageType::Ack) => {
-                if let Some(lease) = parse(Some(&state.lease)) {
-                    // The `receive_packet_buffer` field isn't populated until
-                    // the client asks for the state, but receiving any packet
-                    // will change it, so we indicate that the config has
-                    // changed every time if the receive packet buffer is set.
-                    let config_changed =
-                        state.lease.config != lease.config || self.receive_packet_buffer.is_some();
-                    *state = RenewState::new(lease, &dhcp_repr, cx.now());
-                    if config_changed {
-                        self.config_changed();
-                    }
+                let lease = parse(Some(&state.lease)).ok_or(Error)?;
+                // The `receive_packet_buffer` field isn't populated until
+                // the client asks for the state, but receiving any packet
+                // will change it, so we indicate that the config has
+                // changed every time if the receive packet buffer is set.
+                let config_changed =
+                    state.lease.config != lease.config || self.receive_packet_buffer.is_some();
+                *state = RenewState::new(lease, &dhcp_repr, cx.now());
+                if config_changed {
+                    self.config_changed();
                 }
             }
             (ClientState::Renewing(_), DhcpMessageType::Nak) => {
@@ -590,8 +596,10 @@ impl<'a> Socket<'a> {
                     "DHCP ignoring {:?}: unexpected in current state",
                     dhcp_repr.message_type
                 );
+                return Ok(false);
             }
         }
+        Ok(true)
     }
 
     /// About this long: up to a second more or less, so that clients that were started together don't ask together.
@@ -923,7 +931,8 @@ mod test {
             .emit(&mut DhcpPacket::new_unchecked(&mut payload))
             .unwrap();
 
-        s.socket.process(&mut s.cx, &ip_repr, &udp_repr, &payload)
+        // Whether it is used shows in what the socket does.
+        let _ = s.socket.process(&mut s.cx, &ip_repr, &udp_repr, &payload);
     }
 
     fn recv(s: &mut TestSocket, timestamp: Instant, reprs: &[(Ipv4Repr, UdpRepr, DhcpRepr)]) {
@@ -1249,6 +1258,37 @@ mod test {
                 assert_eq!(r.rebind_at, Instant::from_secs(875));
                 assert_eq!(r.expires_at, Instant::from_secs(1000));
             }
+            _ => panic!("Invalid state"),
+        }
+    }
+
+    #[rstest]
+    #[case::unspecified(Ipv4Address::UNSPECIFIED)]
+    #[case::broadcast(Ipv4Address::BROADCAST)]
+    #[case::multicast(Ipv4Address::new(224, 0, 0, 1))]
+    #[cfg(feature = "medium-ethernet")]
+    fn test_answers_come_from_unicast_addresses(#[case] src_addr: Ipv4Address) {
+        let from = Ipv4Repr {
+            src_addr,
+            ..IP_SERVER_BROADCAST
+        };
+        let mut s = socket(Medium::Ethernet);
+        recv!(s, [(IP_BROADCAST, UDP_SEND, DHCP_DISCOVER)]);
+        send!(s, (from, UDP_RECV, dhcp_offer()));
+        recv!(s, []);
+        send!(s, (IP_RECV, UDP_RECV, dhcp_offer()));
+        recv!(s, [(IP_BROADCAST, UDP_SEND, DHCP_REQUEST)]);
+        send!(s, (from, UDP_RECV, dhcp_ack()));
+        assert_eq!(s.poll(), None);
+        send!(s, (IP_RECV, UDP_RECV, dhcp_ack()));
+        assert!(matches!(s.poll(), Some(Event::Configured(_))));
+        // Nor is a renewal taken, or refused, from there.
+        recv!(s, time 500_000, [(IP_SEND, UDP_SEND, DHCP_RENEW)]);
+        send!(s, time 500_000, (from, UDP_RECV, DHCP_NAK));
+        assert_eq!(s.poll(), None);
+        send!(s, time 500_000, (from, UDP_RECV, dhcp_ack()));
+        match &s.state {
+            ClientState::Renewing(r) => assert_eq!(r.lease.config.server.address, SERVER_IP),
             _ => panic!("Invalid state"),
         }
     }

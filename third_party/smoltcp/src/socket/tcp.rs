@@ -1583,12 +1583,12 @@ impl<'a> Socket<'a> {
     }
 
     /// In TIME-WAIT, whether this is the SYN of a new connection between the same endpoints: it begins after
-    /// everything that was sent on this one, so that neither can be mistaken for the other (RFC 1122, section
-    /// 4.2.2.13). If it is, this socket is closed.
+    /// everything that came on this one, so that neither can be mistaken for the other (RFC 1122, section 4.2.2.13,
+    /// condition (2); [`begin_after`](Self::begin_after) is for condition (1)).
     ///
     /// RFC 6191 also has a higher timestamp count. A socket here doesn't have one to compare with unless it has a
     /// timestamp generator.
-    pub(crate) fn gives_way_to(&mut self, repr: &TcpRepr) -> bool {
+    pub(crate) fn gives_way_to(&self, repr: &TcpRepr) -> bool {
         if self.state != State::TimeWait
             || repr.control != TcpControl::Syn
             || repr.ack_number.is_some()
@@ -1602,11 +1602,24 @@ impl<'a> Socket<'a> {
             _ => false,
         };
         let begins_after = repr.seq_number >= self.remote_seq_no + self.rx_buffer.len();
-        if later || begins_after {
-            self.set_state(State::Closed);
-            self.tuple = None;
-        }
         later || begins_after
+    }
+
+    /// Close this socket, which is in TIME-WAIT, for the next connection between its endpoints. Returns the sequence
+    /// number after all that it used: everything that it sent was acknowledged.
+    pub(crate) fn give_way(&mut self) -> TcpSeqNumber {
+        self.set_state(State::Closed);
+        self.tuple = None;
+        self.local_seq_no
+    }
+
+    /// On a connection that was just opened here, and of which nothing was sent yet, begin after the last one between
+    /// the same endpoints, which used all sequence numbers before this one (RFC 1122, section 4.2.2.13, condition
+    /// (1)). How far after is random: nobody else is to guess it.
+    pub(crate) fn begin_after(&mut self, cx: &mut Context, end: TcpSeqNumber) {
+        let distance = Self::random_seq_no(cx).0 as u32 >> 2;
+        self.local_seq_no = end + distance as usize;
+        self.remote_last_seq = self.local_seq_no;
     }
 
     pub(crate) fn process(

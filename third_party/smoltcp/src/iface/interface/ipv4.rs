@@ -187,7 +187,14 @@ impl InterfaceInner {
                                 &self.caps.checksum
                             )
                         );
-                        dhcp_socket.process(self, &ipv4_repr, &udp_repr, udp_packet.payload());
+                        let used =
+                            dhcp_socket.process(self, &ipv4_repr, &udp_repr, udp_packet.payload());
+                        match used {
+                            Ok(true) => {}
+                            Ok(false) if handled_by_raw_socket => {}
+                            Ok(false) => self.drops.unheard += 1,
+                            Err(_) => self.drops.malformed += 1,
+                        }
                         return None;
                     }
                 }

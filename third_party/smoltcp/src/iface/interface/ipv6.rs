@@ -463,16 +463,23 @@ impl InterfaceInner {
         ip_repr: Ipv6Repr,
         repr: NdiscRepr<'frame>,
     ) -> Option<Packet<'frame>> {
+        if let NdiscRepr::NeighborAdvert { target_addr, .. }
+        | NdiscRepr::NeighborSolicit { target_addr, .. } = repr
+            && !target_addr.x_is_unicast()
+        {
+            net_debug!("ndisc: non-unicast target address");
+            self.drops.malformed += 1;
+            return None;
+        }
+
         match repr {
-            NdiscRepr::NeighborAdvert {
-                lladdr,
-                target_addr,
-                flags,
-            } => {
+            NdiscRepr::NeighborAdvert { lladdr, flags, .. } => {
                 let ip_addr = ip_repr.src_addr.into();
                 if let Some(lladdr) = lladdr {
                     let lladdr = check!(self, lladdr.parse(self.caps.medium));
-                    if !lladdr.is_unicast() || !target_addr.x_is_unicast() {
+                    if !lladdr.is_unicast() {
+                        net_debug!("ndisc: non-unicast link-layer address");
+                        self.drops.malformed += 1;
                         return None;
                     }
                     if flags.contains(NdiscNeighborFlags::OVERRIDE)
@@ -490,7 +497,9 @@ impl InterfaceInner {
             } => {
                 if let Some(lladdr) = lladdr {
                     let lladdr = check!(self, lladdr.parse(self.caps.medium));
-                    if !lladdr.is_unicast() || !target_addr.x_is_unicast() {
+                    if !lladdr.is_unicast() {
+                        net_debug!("ndisc: non-unicast link-layer address");
+                        self.drops.malformed += 1;
                         return None;
                     }
                     self.neighbor_cache

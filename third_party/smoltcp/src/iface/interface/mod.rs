@@ -756,6 +756,8 @@ impl Interface {
 
         enum EgressError {
             Exhausted,
+            #[cfg(feature = "proto-ipv4-fragmentation")]
+            FragmenterBusy,
             Dispatch,
         }
 
@@ -778,7 +780,13 @@ impl Interface {
 
                 inner
                     .dispatch_ip(t, meta, response, &mut self.fragmenter)
-                    .map_err(|_| EgressError::Dispatch)?;
+                    .map_err(|err| match err {
+                        #[cfg(feature = "proto-ipv4-fragmentation")]
+                        DispatchError::FragmenterBusy => EgressError::FragmenterBusy,
+                        DispatchError::NoRoute | DispatchError::NeighborPending => {
+                            EgressError::Dispatch
+                        }
+                    })?;
 
                 result = PollResult::SocketStateChanged;
 
@@ -847,6 +855,10 @@ impl Interface {
 
             match result {
                 Err(EgressError::Exhausted) => break, // Device buffer full.
+                // The socket keeps its packet until the one before it is out. It misses no neighbor: there may
+                // not be one to wait for, as the packet may be for a multicast group.
+                #[cfg(feature = "proto-ipv4-fragmentation")]
+                Err(EgressError::FragmenterBusy) => {}
                 Err(EgressError::Dispatch) => {
                     // `NeighborCache` already takes care of rate limiting the neighbor discovery
                     // requests from the socket. However, without an additional rate limiting
@@ -1429,6 +1441,7 @@ impl InterfaceInner {
 
                     #[cfg(not(feature = "proto-ipv4-fragmentation"))]
                     {
+                        self.drops.unsent += 1;
                         net_debug!(
                             "Enable the `proto-ipv4-fragmentation` feature for fragmentation support."
                         );
@@ -1456,6 +1469,7 @@ impl InterfaceInner {
             IpRepr::Ipv6(_) => {
                 // Check if we need to fragment it.
                 if total_ip_len > self.caps.ip_mtu() {
+                    self.drops.unsent += 1;
                     net_debug!("IPv6 fragmentation support is unimplemented. Dropping.");
                     Ok(())
                 } else {

@@ -30,21 +30,33 @@ impl InterfaceInner {
 
         // A connection comes before a socket that listens on its port, whatever their order in the set: a SYN that
         // is sent again belongs to the connection that it opened.
-        for listening in [false, true] {
-            for tcp_socket in sockets
-                .items_mut()
-                .filter_map(|i| Socket::downcast_mut(&mut i.socket))
-            {
-                if (tcp_socket.state() == crate::socket::tcp::State::Listen) != listening
-                    || !tcp_socket.accepts(self, &ip_repr, &tcp_repr)
-                    || tcp_socket.gives_way_to(&tcp_repr)
-                {
-                    continue;
-                }
-                return tcp_socket
-                    .process(self, &ip_repr, &tcp_repr)
-                    .map(|(ip, tcp)| Packet::new(ip, IpPayload::Tcp(tcp)));
+        let listening = |socket: &Socket| socket.state() == crate::socket::tcp::State::Listen;
+        let find = |cx: &mut Self, sockets: &SocketSet, listener: bool| {
+            sockets.items().find_map(|item| {
+                Socket::downcast(&item.socket)
+                    .is_some_and(|socket| {
+                        listening(socket) == listener && socket.accepts(cx, &ip_repr, &tcp_repr)
+                    })
+                    .then_some(item.meta.handle)
+            })
+        };
+        let connection = find(self, sockets, false);
+        // One in TIME-WAIT gives way to the next between the same endpoints, if there is somebody to open it.
+        let gives_way =
+            connection.is_some_and(|handle| sockets.get::<Socket>(handle).gives_way_to(&tcp_repr));
+        let listener = match connection.is_none() || gives_way {
+            true => find(self, sockets, true),
+            false => None,
+        };
+        if let Some(handle) = listener.or(connection) {
+            let socket = sockets.get_mut::<Socket>(handle);
+            let reply = socket.process(self, &ip_repr, &tcp_repr);
+            let opened = !listening(socket);
+            if let (Some(_), Some(old), true) = (listener, connection, opened) {
+                let end = sockets.get_mut::<Socket>(old).give_way();
+                sockets.get_mut::<Socket>(handle).begin_after(self, end);
             }
+            return reply.map(|(ip, tcp)| Packet::new(ip, IpPayload::Tcp(tcp)));
         }
 
         if !handled_by_raw_socket {

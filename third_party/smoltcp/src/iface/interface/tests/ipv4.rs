@@ -1550,3 +1550,157 @@ fn test_ipv4_fragment_size() {
         );
     }
 }
+
+#[test]
+#[cfg(all(
+    feature = "medium-ethernet",
+    feature = "socket-udp",
+    feature = "proto-ipv4-fragmentation",
+    feature = "alloc"
+))]
+fn packets_in_fragments_to_multicast_groups_wait_for_each_other() {
+    use crate::socket::udp;
+
+    let (mut iface, mut sockets, mut device) = setup(Medium::Ethernet);
+    let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 4], vec![0; 8192]);
+    let payload = [0x42; 3000];
+    for port in [1000, 2000] {
+        let mut socket = udp::Socket::new(buffer(), buffer());
+        socket.bind(port).unwrap();
+        socket
+            .send_slice(&payload, (Ipv4Address::new(239, 1, 2, 3), port))
+            .unwrap();
+        sockets.add(socket);
+    }
+
+    // All at the same time: nobody is silenced for a second.
+    let now = Instant::from_secs(1);
+    for _ in 0..10 {
+        iface.poll(now, &mut device, &mut sockets);
+    }
+    let last = recv_all(&mut device, now)
+        .iter()
+        .filter(|frame| {
+            let frame = EthernetFrame::new_checked(&frame[..]).unwrap();
+            let packet = Ipv4Packet::new_unchecked(frame.payload());
+            frame.ethertype() == EthernetProtocol::Ipv4
+                && packet.dst_addr() == Ipv4Address::new(239, 1, 2, 3)
+                && packet.frag_offset() != 0
+                && !packet.more_frags()
+        })
+        .count();
+    assert_eq!(last, 2);
+}
+
+#[test]
+#[cfg(all(feature = "medium-ethernet", feature = "socket-dhcpv4"))]
+fn dhcp_that_is_not_used_is_counted() {
+    use crate::socket::dhcpv4;
+
+    let (mut iface, mut sockets, mut device) = setup(Medium::Ethernet);
+    sockets.add(dhcpv4::Socket::new());
+    let now = Instant::from_secs(1);
+    iface.poll(now, &mut device, &mut sockets);
+    // What the socket asks is all that is needed for an answer.
+    let asked = recv_all(&mut device, now);
+    let discover = asked
+        .iter()
+        .find_map(|frame| {
+            let frame = EthernetFrame::new_checked(&frame[..]).ok()?;
+            let packet = Ipv4Packet::new_checked(frame.payload()).ok()?;
+            let udp = UdpPacket::new_checked(packet.payload()).ok()?;
+            DhcpPacket::new_checked(udp.payload()).ok()
+        })
+        .unwrap();
+    let server = Ipv4Address::new(192, 168, 1, 9);
+    let offer = DhcpRepr {
+        message_type: DhcpMessageType::Offer,
+        your_ip: Ipv4Address::new(192, 168, 1, 1),
+        server_identifier: Some(server),
+        requested_ip: None,
+        client_identifier: None,
+        parameter_request_list: None,
+        max_size: None,
+        lease_duration: Some(1000),
+        ..DhcpRepr::parse(&discover).unwrap()
+    };
+    let mut receive = |src_addr: Ipv4Address, offer: &DhcpRepr, damage: fn(&mut [u8])| {
+        let mut payload = vec![0; offer.buffer_len()];
+        offer
+            .emit(&mut DhcpPacket::new_unchecked(&mut payload))
+            .unwrap();
+        damage(&mut payload);
+        let udp = UdpRepr {
+            src_port: 67,
+            dst_port: 68,
+        };
+        let ip = Ipv4Repr {
+            src_addr,
+            dst_addr: Ipv4Address::BROADCAST,
+            next_header: IpProtocol::Udp,
+            payload_len: udp.header_len() + payload.len(),
+            hop_limit: 64,
+        };
+        let caps = ChecksumCapabilities::default();
+        let mut packet = vec![0; ip.buffer_len() + ip.payload_len];
+        ip.emit(&mut Ipv4Packet::new_unchecked(&mut packet), &caps);
+        udp.emit(
+            &mut UdpPacket::new_unchecked(&mut packet[ip.buffer_len()..]),
+            &src_addr.into(),
+            &ip.dst_addr.into(),
+            payload.len(),
+            |buffer| buffer.copy_from_slice(&payload),
+            &caps,
+        );
+        let before = iface.drops();
+        let reply = iface
+            .inner
+            .process_ipv4(
+                &mut sockets,
+                PacketMeta::default(),
+                HardwareAddress::default(),
+                &Ipv4Packet::new_checked(&packet[..]).unwrap(),
+                &mut iface.fragments,
+            )
+            .is_some();
+        assert!(!reply);
+        let after = iface.drops();
+        (
+            after.malformed - before.malformed,
+            after.unheard - before.unheard,
+        )
+    };
+
+    let malformed = (1, 0);
+    let unheard = (0, 1);
+    let whole = |_: &mut [u8]| {};
+    assert_eq!(receive(Ipv4Address::UNSPECIFIED, &offer, whole), malformed);
+    // No magic number.
+    assert_eq!(
+        receive(server, &offer, |packet| packet[236] ^= 1),
+        malformed
+    );
+    let anonymous = DhcpRepr {
+        server_identifier: None,
+        ..offer.clone()
+    };
+    assert_eq!(receive(server, &anonymous, whole), malformed);
+    let nowhere = DhcpRepr {
+        your_ip: Ipv4Address::BROADCAST,
+        ..offer.clone()
+    };
+    assert_eq!(receive(server, &nowhere, whole), malformed);
+    let another = DhcpRepr {
+        client_hardware_address: EthernetAddress([2, 0, 0, 0, 0, 9]),
+        ..offer.clone()
+    };
+    assert_eq!(receive(server, &another, whole), unheard);
+    let earlier = DhcpRepr {
+        transaction_id: offer.transaction_id.wrapping_add(1),
+        ..offer.clone()
+    };
+    assert_eq!(receive(server, &earlier, whole), unheard);
+    // The first offer is taken, and no other.
+    assert_eq!(receive(server, &offer, whole), (0, 0));
+    assert_eq!(receive(server, &offer, whole), unheard);
+}

@@ -708,6 +708,7 @@ fn ndisc_neighbor_advertisement_ethernet_multicast_addr(#[case] medium: Medium) 
         ),
         NeighborAnswer::NotFound,
     );
+    assert_eq!(iface.drops().malformed, 1);
 }
 
 #[rstest]
@@ -1865,4 +1866,73 @@ fn test_solicited_node_multicast_autojoin(#[case] medium: Medium) {
     });
     assert!(!iface.has_multicast_group(addr1.solicited_node()));
     assert!(!iface.has_multicast_group(addr2.solicited_node()));
+}
+
+#[test]
+#[cfg(feature = "medium-ethernet")]
+fn ndisc_that_is_not_unicast_is_counted() {
+    let (mut iface, _, _) = setup(Medium::Ethernet);
+    let ip = Ipv6Repr {
+        src_addr: Ipv6Address::new(0xfdbe, 0, 0, 0, 0, 0, 0, 2),
+        dst_addr: IPV6_LINK_LOCAL_ALL_NODES,
+        next_header: IpProtocol::Icmpv6,
+        payload_len: 0,
+        hop_limit: 255,
+    };
+    let unicast = Ipv6Address::new(0xfdbe, 0, 0, 0, 0, 0, 0, 1);
+    let nobody = RawHardwareAddress::from(EthernetAddress::BROADCAST);
+    let somebody = RawHardwareAddress::from(EthernetAddress([2, 0, 0, 0, 0, 9]));
+    let wrong = [
+        (IPV6_LINK_LOCAL_ALL_NODES, Some(somebody)),
+        (IPV6_LINK_LOCAL_ALL_NODES, None),
+        (unicast, Some(nobody)),
+    ];
+    for (n, (target_addr, lladdr)) in wrong.into_iter().enumerate() {
+        let solicit = NdiscRepr::NeighborSolicit {
+            target_addr,
+            lladdr,
+        };
+        let advert = NdiscRepr::NeighborAdvert {
+            flags: NdiscNeighborFlags::OVERRIDE,
+            target_addr,
+            lladdr,
+        };
+        assert_eq!(iface.inner.process_ndisc(ip, solicit), None);
+        assert_eq!(iface.inner.process_ndisc(ip, advert), None);
+        assert_eq!(iface.drops().malformed, 2 * (n as u64 + 1));
+    }
+    let solicit = NdiscRepr::NeighborSolicit {
+        target_addr: unicast,
+        lladdr: Some(somebody),
+    };
+    iface.inner.process_ndisc(ip, solicit);
+    assert_eq!(iface.drops().malformed, 6);
+}
+
+#[test]
+#[cfg(all(feature = "medium-ip", feature = "socket-udp"))]
+fn a_packet_above_the_mtu_is_counted() {
+    use crate::socket::udp;
+
+    let (mut iface, mut sockets, mut device) = setup(Medium::Ip);
+    let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 4], vec![0; 8192]);
+    let mut socket = udp::Socket::new(buffer(), buffer());
+    socket.bind(1000).unwrap();
+    let to = Ipv6Address::new(0xfdbe, 0, 0, 0, 0, 0, 0, 2);
+    socket.send_slice(&[0; 3000], (to, 1000)).unwrap();
+    socket.send_slice(&[0; 300], (to, 1000)).unwrap();
+    sockets.add(socket);
+    let now = Instant::from_secs(1);
+    for _ in 0..2 {
+        iface.poll(now, &mut device, &mut sockets);
+    }
+    assert_eq!(iface.drops().unsent, 1);
+    let sent = recv_all(&mut device, now)
+        .iter()
+        .filter(|packet| {
+            let packet = Ipv6Packet::new_unchecked(&packet[..]);
+            packet.dst_addr() == to && packet.next_header() == IpProtocol::Udp
+        })
+        .count();
+    assert_eq!(sent, 1);
 }

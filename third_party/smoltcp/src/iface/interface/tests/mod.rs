@@ -299,3 +299,146 @@ pub fn tcp_listen_drops_unspecified_src() {
     assert_eq!(reply, None);
     assert!(sockets.get_mut::<tcp::Socket>(handle).is_listening());
 }
+
+/// A socket whose connection to port 1234 of 192.168.1.1 is in TIME-WAIT, a closed one, and a way to send to them.
+#[cfg(all(feature = "medium-ip", feature = "socket-tcp", feature = "proto-ipv4"))]
+mod time_wait {
+    use super::*;
+    use crate::iface::{SocketHandle, SocketSet};
+    use crate::socket::tcp::{Socket, SocketBuffer, State};
+
+    const PEER: Ipv4Address = Ipv4Address::new(192, 168, 1, 2);
+    const HERE: Ipv4Address = Ipv4Address::new(192, 168, 1, 1);
+    /// What the peer begins with, and what sockets here do in tests.
+    const PEER_SEQ: TcpSeqNumber = TcpSeqNumber(0);
+    const HERE_SEQ: TcpSeqNumber = TcpSeqNumber(10000);
+
+    struct World {
+        iface: Interface,
+        sockets: SocketSet<'static>,
+        device: crate::tests::TestingDevice,
+        old: SocketHandle,
+        other: SocketHandle,
+    }
+
+    impl World {
+        fn new() -> World {
+            let (iface, mut sockets, device) = setup(Medium::Ip);
+            let mut socket = || {
+                let buffer = || SocketBuffer::new(vec![0; 64]);
+                sockets.add(Socket::new(buffer(), buffer()))
+            };
+            let (old, other) = (socket(), socket());
+            let mut world = World {
+                iface,
+                sockets,
+                device,
+                old,
+                other,
+            };
+            world.socket(old).listen(1234).unwrap();
+            world.receive(TcpControl::Syn, PEER_SEQ, None);
+            world.receive(TcpControl::None, PEER_SEQ + 1, Some(HERE_SEQ + 1));
+            world.socket(old).close();
+            world.receive(TcpControl::Fin, PEER_SEQ + 1, Some(HERE_SEQ + 2));
+            assert_eq!(world.socket(old).state(), State::TimeWait);
+            world
+        }
+
+        fn socket(&mut self, handle: SocketHandle) -> &mut Socket<'static> {
+            self.sockets.get_mut(handle)
+        }
+
+        /// Receive this, and have what is sent then: its control bits, sequence number and acknowledgement.
+        fn receive(
+            &mut self,
+            control: TcpControl,
+            seq_number: TcpSeqNumber,
+            ack_number: Option<TcpSeqNumber>,
+        ) -> Vec<(TcpControl, TcpSeqNumber, Option<TcpSeqNumber>)> {
+            let caps = ChecksumCapabilities::default();
+            let tcp = TcpRepr {
+                src_port: 65000,
+                dst_port: 1234,
+                control,
+                seq_number,
+                ack_number,
+                window_len: 1024,
+                window_scale: None,
+                max_seg_size: None,
+                sack_permitted: false,
+                sack_ranges: [None, None, None],
+                timestamp: None,
+                payload: &[],
+            };
+            let ip = IpRepr::new(
+                PEER.into(),
+                HERE.into(),
+                IpProtocol::Tcp,
+                tcp.buffer_len(),
+                64,
+            );
+            let mut packet = vec![0; ip.buffer_len()];
+            ip.emit(&mut packet[..], &caps);
+            tcp.emit(
+                &mut TcpPacket::new_unchecked(&mut packet[ip.header_len()..]),
+                &PEER.into(),
+                &HERE.into(),
+                &caps,
+            );
+            self.device.tx_queue.clear();
+            self.device.rx_queue.push_back(packet);
+            // Later each time, as challenges are answered once a second.
+            let now = self.iface.inner.now + crate::time::Duration::from_millis(1100);
+            self.iface.poll(now, &mut self.device, &mut self.sockets);
+            recv_all(&mut self.device, now)
+                .iter()
+                .filter_map(|packet| {
+                    let ip = Ipv4Packet::new_checked(&packet[..]).ok()?;
+                    let tcp = TcpPacket::new_checked(ip.payload()).ok()?;
+                    let tcp = TcpRepr::parse(&tcp, &HERE.into(), &PEER.into(), &caps).ok()?;
+                    Some((tcp.control, tcp.seq_number, tcp.ack_number))
+                })
+                .collect()
+        }
+    }
+
+    #[test]
+    fn is_kept_when_nobody_listens() {
+        let mut world = World::new();
+        // There is nobody who'd open another one: the SYN is told about the old one.
+        for _ in 0..2 {
+            assert_eq!(
+                world.receive(TcpControl::Syn, PEER_SEQ + 1000, None),
+                [(TcpControl::None, HERE_SEQ + 2, Some(PEER_SEQ + 2))]
+            );
+            let old = world.old;
+            assert_eq!(world.socket(old).state(), State::TimeWait);
+        }
+    }
+
+    #[test]
+    fn gives_way_to_a_new_connection_that_begins_after_it() {
+        let mut world = World::new();
+        let (old, other) = (world.old, world.other);
+        world.socket(other).listen(1234).unwrap();
+        // Not to one that begins before its end,
+        assert_eq!(
+            world.receive(TcpControl::Syn, PEER_SEQ + 1, None),
+            [(TcpControl::None, HERE_SEQ + 2, Some(PEER_SEQ + 2))]
+        );
+        assert_eq!(world.socket(old).state(), State::TimeWait);
+        assert_eq!(world.socket(other).state(), State::Listen);
+        // but to one that begins after it, and that is answered with a sequence number that wasn't used before.
+        let answer = world.receive(TcpControl::Syn, PEER_SEQ + 1000, None);
+        assert_eq!(world.socket(old).state(), State::Closed);
+        assert_eq!(world.socket(other).state(), State::SynReceived);
+        let &[(TcpControl::Syn, seq_number, Some(ack_number))] = &answer[..] else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(ack_number, PEER_SEQ + 1001);
+        assert!(seq_number >= HERE_SEQ + 2, "{seq_number}");
+        world.receive(TcpControl::None, PEER_SEQ + 1001, Some(seq_number + 1));
+        assert_eq!(world.socket(other).state(), State::Established);
+    }
+}
