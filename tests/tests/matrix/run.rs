@@ -383,10 +383,19 @@ fn window(cell: &Cell) -> Result<()> {
         display.wait_for_window("1280x800")?;
         console.type_line("screen info")?;
         console.expect("display=0 size=1280x800", PATIENCE)?;
-        display.resize(1500, 1000)?;
-        console.expect("display 0 went from 1280x800 to 1500x1000", PATIENCE)?;
-        display.resize(800, 600)?;
-        console.expect("display 0 went from 1500x1000 to 800x600", PATIENCE)?;
+        for (width, height, said) in [
+            (1500, 1000, "display 0 went from 1280x800 to 1500x1000"),
+            (800, 600, "display 0 went from 1500x1000 to 800x600"),
+        ] {
+            // QEMU gives the window the size of a picture that the guest has just begun to show. A resize that comes before
+            // that is undone, and the user does it again.
+            let deadline = Instant::now() + PATIENCE;
+            display.resize(width, height)?;
+            while console.expect(said, Duration::from_secs(3)).is_err() {
+                ensure!(Instant::now() < deadline, "never said: {said}");
+                display.resize(width, height)?;
+            }
+        }
         console.wait_for_prompt(PATIENCE)?;
         console.type_line("poweroff")
     };
