@@ -256,33 +256,29 @@ impl<T: Transport> Control<T> {
 /// it wrote, nothing is made: many err there (docs/decisions/used-lengths.md).
 #[inline(always)]
 fn judge(done: &Done<'_, Request>) -> Result<(), Cause> {
-    let (written, status) = (done.written, done.footer as u8);
-    match written {
+    let status = done.footer as u8;
+    match done.written {
         // All that there was room for, as the specification has it.
         Ok(written) if written == done.room && status == wire::STATUS_OK => Ok(()),
-        _ => judge_again(done.payload.operation(), done.room, written, status),
+        written => {
+            let need = match done.payload.operation() {
+                Operation::Read | Operation::GetId => done.room - wire::STATUS_LEN as u32,
+                _ => 0,
+            };
+            judge_again(written, status, need)
+        }
     }
 }
 
 #[cold]
-fn judge_again(
-    operation: Operation,
-    room: u32,
-    written: Result<u32, Cause>,
-    status: u8,
-) -> Result<(), Cause> {
+fn judge_again(written: Result<u32, Cause>, status: u8, need: u32) -> Result<(), Cause> {
     if let Some(cause) = wire::failure(status) {
         return Err(cause);
     }
-    let need = match operation {
-        Operation::Read | Operation::GetId => room.saturating_sub(wire::STATUS_LEN as u32),
-        _ => 0,
-    };
     match written {
-        Ok(len) if len >= need => Ok(()),
-        Ok(len) => Err(Cause::ShortResponse { len, need }),
+        Ok(len) if len < need => Err(Cause::ShortResponse { len, need }),
         Err(cause) if need > 0 => Err(cause),
-        Err(_) => Ok(()),
+        _ => Ok(()),
     }
 }
 

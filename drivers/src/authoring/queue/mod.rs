@@ -583,7 +583,6 @@ impl<T: Transport, P: Payload> Queue<T, P> {
     }
 
     /// A request that [`Self::complete`] found and nobody has taken.
-    #[inline(always)]
     pub fn done(&mut self, token: Token) -> Option<Done<'_, P>> {
         self.slots.get_mut(token.index())?.done(&self.places)
     }
