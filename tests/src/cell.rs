@@ -66,7 +66,8 @@ pub fn guest() -> Result<PathBuf> {
     Ok(kernel)
 }
 
-/// A test with a name and a directory, `target/cells/NAME`, for its disks, logs and captures.
+/// A test with a name and a directory for its disks, logs and captures: in `target/cells`, its name with dots for slashes. None is
+/// inside another, or else the end of one cell would clear what another one is using.
 pub struct Cell {
     directory: PathBuf,
 }
@@ -74,8 +75,9 @@ pub struct Cell {
 impl Cell {
     /// Runs one cell. Its directory stays if it fails, without the disk images, or if the environment has `KEEP`.
     pub fn run(name: &str, body: impl FnOnce(&Cell) -> Result<()>) -> Result<()> {
+        let folder = format!("target/cells/{}", name.replace('/', "."));
         let cell = Cell {
-            directory: project_root().join("target/cells").join(name),
+            directory: project_root().join(&folder),
         };
         if cell.directory.exists() {
             std::fs::remove_dir_all(&cell.directory)
@@ -85,11 +87,13 @@ impl Cell {
             .with_context(|| format!("making {}", cell.directory.display()))?;
         let result = body(&cell);
         match &result {
-            Ok(()) if std::env::var_os("KEEP").is_none_or(|keep| keep.is_empty()) => cell.remove(),
+            Ok(()) if std::env::var_os("KEEP").is_none_or(|keep| keep.is_empty()) => {
+                let _ = std::fs::remove_dir_all(&cell.directory);
+            }
             Ok(()) => {}
             Err(_) => cell.remove_images(),
         }
-        result.with_context(|| format!("kept in target/cells/{name}"))
+        result.with_context(|| format!("kept in {folder}"))
     }
 
     /// A file of this cell.
@@ -140,21 +144,6 @@ impl Cell {
             guest,
             directory: self.directory.clone(),
         })
-    }
-
-    fn remove(&self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
-        // And the folders above it, as long as they are empty.
-        for folder in self
-            .directory
-            .ancestors()
-            .skip(1)
-            .take_while(|folder| !folder.ends_with("target"))
-        {
-            if std::fs::remove_dir(folder).is_err() {
-                break;
-            }
-        }
     }
 
     fn remove_images(&self) {
