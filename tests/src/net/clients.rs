@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::{ECHO, WEB};
 use crate::cell::PATIENCE;
+use crate::qmp::Qmp;
 
 /// Connects to a forwarded port of the guest.
 pub fn connect(port: u16) -> Result<TcpStream> {
@@ -80,6 +82,31 @@ pub fn udp_echo(port: u16, payload: &[u8]) -> Result<()> {
         }
     }
     bail!("no UDP echo of {} bytes in ten tries", payload.len())
+}
+
+/// Has the guest behind a network with [`FORWARDS`](super::FORWARDS) echo so many bytes over TCP, and datagrams of these lengths, and
+/// tell of its card on the status page.
+pub fn judge_services(qmp: &mut Qmp, tcp_bytes: usize, datagrams: &[usize]) -> Result<()> {
+    let (web, tcp, udp) = (
+        qmp.forwarded_port("tcp", WEB)?,
+        qmp.forwarded_port("tcp", ECHO)?,
+        qmp.forwarded_port("udp", ECHO)?,
+    );
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut bytes = |count| -> Vec<u8> {
+        let bytes = std::iter::repeat_with(|| random.u8(..));
+        bytes.take(count).collect()
+    };
+    tcp_echo(tcp, &bytes(tcp_bytes))?;
+    for length in datagrams {
+        udp_echo(udp, &bytes(*length))?;
+    }
+    let status = status(web)?.to_string();
+    ensure!(
+        status.contains("net0"),
+        "the guest's status does not name its net0: {status}"
+    );
+    Ok(())
 }
 
 /// An answer to an HTTP request.

@@ -15,8 +15,8 @@ use vringlet_tests::accelerator::{self, Accelerator, Kind};
 use vringlet_tests::cell::{self, Booted, Cell, MEMORY};
 use vringlet_tests::disk::Disk;
 use vringlet_tests::guest::{End, Process};
-use vringlet_tests::net::clients::{status, tcp_echo, udp_echo};
-use vringlet_tests::net::{ECHO, FORWARDS, WEB};
+use vringlet_tests::net::FORWARDS;
+use vringlet_tests::net::clients::judge_services;
 use vringlet_tests::qemu::{Image, Qemu};
 use vringlet_tests::setting;
 
@@ -346,22 +346,7 @@ fn net(cell: &Cell, machine: &str) -> Result<()> {
     let mut guest = boot_on_kvm(cell, qemu, "net")?;
     guest.eventually("net0: address 10.0.2.15/24")?;
     guest.command("ping 10.0.2.2 2", "2 sent, 2 received")?;
-    let qmp = &mut guest.process().qmp;
-    let (web, tcp, udp) = (
-        qmp.forwarded_port("tcp", WEB)?,
-        qmp.forwarded_port("tcp", ECHO)?,
-        qmp.forwarded_port("udp", ECHO)?,
-    );
-    let mut random = fastrand::Rng::with_seed(1);
-    let mut bytes = |count| {
-        std::iter::repeat_with(|| random.u8(..))
-            .take(count)
-            .collect::<Vec<_>>()
-    };
-    tcp_echo(tcp, &bytes(20_000))?;
-    udp_echo(udp, &bytes(1472))?;
-    let status = status(web)?.to_string();
-    ensure!(status.contains("net0"), "no net0 in the status: {status}");
+    judge_services(&mut guest.process().qmp, 20_000, &[1472])?;
     guest.power_off()
 }
 

@@ -4,8 +4,8 @@ use anyhow::{Context, Result, ensure};
 use vringlet_tests::cell::{Booted, Cell, MEMORY};
 use vringlet_tests::console::Console;
 use vringlet_tests::disk::{Disk, MIB};
-use vringlet_tests::net::clients::{status, tcp_echo, udp_echo};
-use vringlet_tests::net::{ECHO, FORWARDS, WEB};
+use vringlet_tests::net::FORWARDS;
+use vringlet_tests::net::clients::judge_services;
 use vringlet_tests::qemu::{Image, Machine};
 
 use crate::Spec;
@@ -169,33 +169,9 @@ fn net(cell: &Cell, point: Point) -> Result<()> {
     check_interrupts(guest.console(), "net0: virtio-net at ", point)?;
     guest.command("ping 10.0.2.2 3", "3 sent, 3 received")?;
 
-    let qmp = &mut guest.process().qmp;
-    let (web, tcp, udp) = (
-        qmp.forwarded_port("tcp", WEB)?,
-        qmp.forwarded_port("tcp", ECHO)?,
-        qmp.forwarded_port("udp", ECHO)?,
-    );
-    let mut random = fastrand::Rng::with_seed(1);
-    tcp_echo(
-        tcp,
-        &std::iter::repeat_with(|| random.u8(..))
-            .take(300_000)
-            .collect::<Vec<_>>(),
-    )?;
     // Up to the longest datagram that is not fragmented: 1500 bytes with the IP and UDP headers.
-    for length in [0, 1, 18, 512, 1471, 1472] {
-        udp_echo(
-            udp,
-            &std::iter::repeat_with(|| random.u8(..))
-                .take(length)
-                .collect::<Vec<_>>(),
-        )?;
-    }
-    let status = status(web)?.to_string();
-    ensure!(
-        status.contains("net0"),
-        "the guest's status does not name its net0: {status}"
-    );
+    let datagrams = [0, 1, 18, 512, 1471, 1472];
+    judge_services(&mut guest.process().qmp, 300_000, &datagrams)?;
     guest.power_off()
 }
 
