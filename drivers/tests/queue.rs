@@ -996,6 +996,39 @@ fn a_panic_while_segments_are_named_leaves_no_loan() {
     memory.assert_clean();
 }
 
+/// A buffer that was freed with a panic on its way is not written to afterwards, as taking back its loan would.
+#[test]
+fn a_panic_while_segments_are_lent_leaves_no_loan_to_be_taken_back() {
+    /// Marks the bytes as freed; they are the test's own.
+    unsafe fn release(start: NonNull<u8>, _: *mut ()) {
+        // SAFETY: it is the begin of the test's bytes, which nobody else uses any more.
+        unsafe { start.write(FREED) };
+    }
+    const FREED: u8 = 0x11;
+    let memory = Memory::fresh();
+    let device = FakeDevice::new(Echo::new(8));
+    let mut transport = device.transport();
+    let mut queue: EchoQueue<Data> = start(&mut transport, QueueOptions::default(), 0);
+    let bytes = NonNull::from(Box::leak(Box::new([0u8; 16]))).cast::<u8>();
+    // SAFETY: the bytes are there for good, and used by nobody else until `release`.
+    let first = unsafe { Buffer::from_raw(bytes, 16, release, std::ptr::null_mut()) };
+    memory.panic_after_loans(1);
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let data = Data {
+            readable: Vec::new(),
+            writable: vec![first, Buffer::from(vec![0; 16])],
+        };
+        let _ = queue.submit(&[], data);
+    }));
+    assert!(caught.is_err());
+    // SAFETY: the bytes are there for good.
+    let byte = || unsafe { bytes.read() };
+    assert_eq!(byte(), FREED, "unwinding freed it");
+    queue.release(&transport.reset().expect("an honest device"));
+    drop(queue);
+    assert_eq!(byte(), FREED, "what was freed was written to");
+}
+
 /// How often memory of [`raw`] was given back.
 static RELEASED: AtomicUsize = AtomicUsize::new(0);
 

@@ -83,6 +83,8 @@ struct State {
     allocations_left: Option<usize>,
     /// How many more loans succeed.
     loans_left: Option<usize>,
+    /// The next loan that would fail panics.
+    panics: bool,
     violations: Vec<String>,
 }
 
@@ -143,6 +145,7 @@ impl Memory {
                 bounce: true,
                 allocations_left: None,
                 loans_left: None,
+                panics: false,
                 violations: Vec::new(),
             }),
         }));
@@ -187,6 +190,12 @@ impl Memory {
     /// Makes every loan after the next `count` fail; `None` lets all succeed again.
     pub fn fail_loans_after(&self, count: impl Into<Option<usize>>) {
         self.state().loans_left = count.into();
+    }
+
+    /// Makes the loan after the next `count` panic, as a context may that has run out of something; all succeed again then.
+    pub fn panic_after_loans(&self, count: usize) {
+        let mut state = self.state();
+        (state.loans_left, state.panics) = (Some(count), true);
     }
 
     /// Notes that somebody broke a rule.
@@ -462,10 +471,14 @@ unsafe impl DmaContext for FakeDma {
 
     unsafe fn map(&self, bytes: NonNull<[u8]>, direction: Direction) -> Result<u64, Cause> {
         let mut state = self.memory.state();
-        match &mut state.loans_left {
+        match state.loans_left {
+            Some(0) if state.panics => {
+                (state.loans_left, state.panics) = (None, false);
+                drop(state);
+                panic!("a context that is no use");
+            }
             Some(0) => return Err(Cause::NoDmaMemory),
-            Some(left) => *left -= 1,
-            None => {}
+            left => state.loans_left = left.map(|left| left - 1),
         }
         let original = Pointer(bytes.cast());
         let len = bytes.len();
