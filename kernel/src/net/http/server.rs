@@ -8,6 +8,7 @@ use core::time::Duration;
 
 use chrono::{DateTime, Datelike, Month, Timelike, Utc};
 use embassy_futures::select::{Either, select};
+use embassy_futures::yield_now;
 use embedded_io_async::{Read, Write};
 
 use super::body::{Body, Next};
@@ -151,6 +152,8 @@ impl<C: Clock> Connection<'_, C> {
                     if !request.keep_alive {
                         break;
                     }
+                    // However many requests came at once, others have their turn between two.
+                    yield_now().await;
                 }
                 Err(Failure::Refused(Refusal { status, why })) => {
                     self.send(&Answer::text(status, why), true, false).await?;
