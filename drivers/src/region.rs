@@ -1,7 +1,6 @@
 //! [`Region`]: memory that belongs to a device and is mapped for the driver's side to read and write: a persistent
 //! memory region, a shared-memory region.
 
-use core::ops::Range;
 use core::ptr::NonNull;
 
 use crate::error::Cause;
@@ -12,8 +11,8 @@ pub const WORD_LEN: usize = size_of::<u64>();
 
 /// A run of memory that the device may look at and change at any time.
 ///
-/// No reference to the bytes is ever given out. They are copied in and out by volatile accesses, a word at a time where
-/// addresses allow, each inside the bounds. Writing takes `&mut`, so within the program nobody reads what is half
+/// No reference to the bytes is ever given out. They are copied in and out by accesses that the compiler neither merges nor
+/// splits, a word at a time where addresses allow, each inside the bounds. Writing takes `&mut`, so within the program nobody reads what is half
 /// written; what the device does meanwhile shows as bytes of before or after, and no worse.
 #[derive(Debug)]
 pub struct Region {
@@ -54,12 +53,9 @@ impl Region {
     /// [`Cause::OutOfRange`] if there are not that many; nothing is copied then.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), Cause> {
         let mut rest = bytes;
-        for piece in self.pieces(offset, rest.len() as u64)? {
-            let (part, later) = rest.split_at_mut(piece.len().min(rest.len()));
-            match self.load(piece) {
-                Loaded::Word(word) => part.copy_from_slice(&word),
-                Loaded::Byte(byte) => part.fill(byte),
-            }
+        for part in self.parts(offset, rest.len() as u64)? {
+            let (bytes, later) = rest.split_at_mut(part.len.min(rest.len()));
+            self.load(part, bytes);
             rest = later;
         }
         Ok(())
@@ -72,9 +68,9 @@ impl Region {
     /// As for [`Self::read`].
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Cause> {
         let mut rest = bytes;
-        for piece in self.pieces(offset, bytes.len() as u64)? {
-            let (part, later) = rest.split_at(piece.len().min(rest.len()));
-            self.store(piece, part);
+        for part in self.parts(offset, bytes.len() as u64)? {
+            let (bytes, later) = rest.split_at(part.len.min(rest.len()));
+            self.store(part, bytes);
             rest = later;
         }
         Ok(())
@@ -86,9 +82,9 @@ impl Region {
     ///
     /// [`Cause::OutOfRange`] if there are not that many; nothing is written then.
     pub fn fill(&mut self, offset: u64, len: u64, value: u8) -> Result<(), Cause> {
-        for piece in self.pieces(offset, len)? {
-            let bytes = [value; WORD_LEN];
-            self.store(piece, &bytes);
+        let bytes = [value; PIECE_LEN];
+        for piece in self.parts(offset, len)?.into_iter().flat_map(Part::pieces) {
+            self.store(piece, bytes.get(..piece.len).unwrap_or_default());
         }
         Ok(())
     }
@@ -99,15 +95,15 @@ impl Region {
     ///
     /// [`Cause::OutOfRange`] if there are fewer.
     pub fn first_difference(&self, offset: u64, bytes: &[u8]) -> Result<Option<usize>, Cause> {
+        let mut piece_bytes = [0; PIECE_LEN];
         let mut rest = bytes;
-        for piece in self.pieces(offset, bytes.len() as u64)? {
-            let (part, later) = rest.split_at(piece.len().min(rest.len()));
-            let same = match self.load(piece) {
-                Loaded::Word(word) => part.iter().zip(word).take_while(|(a, b)| **a == *b).count(),
-                Loaded::Byte(byte) => part.iter().take_while(|other| **other == byte).count(),
-            };
-            if same < part.len() {
-                return Ok(Some(bytes.len() - rest.len() + same));
+        let parts = self.parts(offset, bytes.len() as u64)?;
+        for piece in parts.into_iter().flat_map(Part::pieces) {
+            let (expected, later) = rest.split_at(piece.len.min(rest.len()));
+            let found = self.load_piece(piece, &mut piece_bytes);
+            if found != expected {
+                let same = found.iter().zip(expected).take_while(|(a, b)| a == b);
+                return Ok(Some(bytes.len() - rest.len() + same.count()));
             }
             rest = later;
         }
@@ -120,16 +116,17 @@ impl Region {
     ///
     /// [`Cause::OutOfRange`] if there are not that many.
     pub fn is_zero(&self, offset: u64, len: u64) -> Result<bool, Cause> {
-        Ok(self
-            .pieces(offset, len)?
-            .all(|piece| match self.load(piece) {
-                Loaded::Word(word) => word == [0; WORD_LEN],
-                Loaded::Byte(byte) => byte == 0,
-            }))
+        let mut bytes = [0; PIECE_LEN];
+        let mut pieces = self.parts(offset, len)?.into_iter().flat_map(Part::pieces);
+        Ok(pieces.all(|piece| {
+            self.load_piece(piece, &mut bytes)
+                .iter()
+                .all(|byte| *byte == 0)
+        }))
     }
 
-    /// The range cut into aligned words, and single bytes before and behind them.
-    fn pieces(&self, offset: u64, count: u64) -> Result<Pieces, Cause> {
+    /// The range as aligned words, and the bytes before and behind them.
+    fn parts(&self, offset: u64, count: u64) -> Result<[Part; 3], Cause> {
         let out_of_range = Cause::OutOfRange {
             start: offset,
             count,
@@ -140,44 +137,48 @@ impl Region {
             return Err(out_of_range);
         }
         // Both fit, being no more than `self.len`.
-        Ok(Pieces {
-            base: self.start.as_ptr() as usize,
-            left: offset as usize..end as usize,
-        })
+        let (offset, count) = (offset as usize, count as usize);
+        let unaligned = (self.start.as_ptr() as usize + offset) % WORD_LEN;
+        let head = ((WORD_LEN - unaligned) % WORD_LEN).min(count);
+        let words = (count - head) / WORD_LEN * WORD_LEN;
+        let part = |offset, len, of| Part { offset, len, of };
+        Ok([
+            part(offset, head, Unit::Byte),
+            part(offset + head, words, Unit::Word),
+            part(offset + head + words, count - head - words, Unit::Byte),
+        ])
     }
 
-    #[inline]
-    fn load(&self, piece: Piece) -> Loaded {
-        let at = self.start.as_ptr().wrapping_add(piece.offset());
-        match piece {
-            Piece::Word(_) => {
-                // SAFETY: `pieces` made the piece: it lies inside the region, which is mapped by the contract of `new`,
-                // and is aligned. Any bytes are a valid word. The device may write it at the same time, which is why the
-                // access is volatile: memory that changes from outside the program is what those are for.
-                let word = unsafe { at.cast::<u64>().read_volatile() };
-                Loaded::Word(word.to_ne_bytes())
+    /// Copies the part to `bytes`, which has its length.
+    fn load(&self, part: Part, bytes: &mut [u8]) {
+        let from = self.start.as_ptr().wrapping_add(part.offset);
+        let len = part.len.min(bytes.len());
+        // SAFETY: `parts` made the part: it lies inside the region, which is mapped by the contract of `new`, and its words
+        // are aligned. `bytes` is at least as long as what is copied, and no other memory of this program is the region.
+        unsafe {
+            match part.of {
+                Unit::Word => load_words(from.cast(), bytes.as_mut_ptr(), len / WORD_LEN),
+                Unit::Byte => load_bytes(from, bytes.as_mut_ptr(), len),
             }
-            // SAFETY: as for a word.
-            Piece::Byte(_) => Loaded::Byte(unsafe { at.read_volatile() }),
         }
     }
 
-    /// Stores the beginning of `bytes`.
-    #[inline]
-    fn store(&mut self, piece: Piece, bytes: &[u8]) {
-        let at = self.start.as_ptr().wrapping_add(piece.offset());
-        match piece {
-            Piece::Word(_) => {
-                if let Some(word) = bytes.first_chunk() {
-                    // SAFETY: as in `load`, and `&mut self` keeps others in this program away.
-                    unsafe { at.cast::<u64>().write_volatile(u64::from_ne_bytes(*word)) }
-                }
-            }
-            Piece::Byte(_) => {
-                if let Some(byte) = bytes.first() {
-                    // SAFETY: as for a word.
-                    unsafe { at.write_volatile(*byte) }
-                }
+    /// Copies the piece to the beginning of `bytes`, which is returned.
+    fn load_piece<'a>(&self, piece: Part, bytes: &'a mut [u8; PIECE_LEN]) -> &'a [u8] {
+        let bytes = bytes.get_mut(..piece.len).unwrap_or_default();
+        self.load(piece, bytes);
+        bytes
+    }
+
+    /// Copies `bytes`, which has the length of the part, to it.
+    fn store(&mut self, part: Part, bytes: &[u8]) {
+        let to = self.start.as_ptr().wrapping_add(part.offset);
+        let len = part.len.min(bytes.len());
+        // SAFETY: as in `load`, and `&mut self` keeps others in this program away.
+        unsafe {
+            match part.of {
+                Unit::Word => store_words(bytes.as_ptr(), to.cast(), len / WORD_LEN),
+                Unit::Byte => store_bytes(bytes.as_ptr(), to, len),
             }
         }
     }
@@ -192,53 +193,119 @@ impl From<&'static mut [u8]> for Region {
     }
 }
 
-/// One access, by its offset.
+/// What is compared or filled in one go.
+const PIECE_LEN: usize = 256;
+
+/// Bytes that are copied by accesses of one width. They lie inside the region.
 #[derive(Clone, Copy)]
-enum Piece {
-    /// Of a whole word, whose address is aligned.
-    Word(usize),
-    Byte(usize),
+struct Part {
+    offset: usize,
+    len: usize,
+    of: Unit,
 }
 
-impl Piece {
-    fn offset(self) -> usize {
-        let (Self::Word(offset) | Self::Byte(offset)) = self;
-        offset
-    }
+#[derive(Clone, Copy)]
+enum Unit {
+    /// [`WORD_LEN`] bytes, of which the offset's address and the length are multiples.
+    Word,
+    Byte,
+}
 
-    fn len(self) -> usize {
-        match self {
-            Self::Word(_) => WORD_LEN,
-            Self::Byte(_) => 1,
+impl Part {
+    /// The part cut into pieces of no more than [`PIECE_LEN`].
+    fn pieces(self) -> impl Iterator<Item = Self> {
+        (0..self.len).step_by(PIECE_LEN).map(move |done| Self {
+            offset: self.offset + done,
+            len: (self.len - done).min(PIECE_LEN),
+            of: self.of,
+        })
+    }
+}
+
+/// Copies aligned words out of a region.
+///
+/// # Safety
+///
+/// `from` is aligned and mapped for `words` words. The device may write them at the same time, which is why the accesses are
+/// volatile or the processor's own: memory that changes from outside the program is what those are for. `to` can be written
+/// for as many bytes, and the two don't overlap.
+unsafe fn load_words(from: *const u64, to: *mut u8, words: usize) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        copy_words(from.cast(), to, words);
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    for index in 0..words {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let word = from.add(index).read_volatile();
+            to.cast::<u64>().add(index).write_unaligned(word);
         }
     }
 }
 
-enum Loaded {
-    Word([u8; WORD_LEN]),
-    Byte(u8),
+/// Copies aligned words into a region.
+///
+/// # Safety
+///
+/// As for [`load_words`], the other way round, and nobody else in this program may look at the region meanwhile.
+unsafe fn store_words(from: *const u8, to: *mut u64, words: usize) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        copy_words(from, to.cast(), words);
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    for index in 0..words {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let word = from.cast::<u64>().add(index).read_unaligned();
+            to.add(index).write_volatile(word);
+        }
+    }
 }
 
-/// Cuts what is left of a range that lies inside a region.
-struct Pieces {
-    base: usize,
-    left: Range<usize>,
+/// One instruction, which moves a word at a time: an aligned one is loaded or stored whole.
+///
+/// # Safety
+///
+/// `from` and `to` are mapped for `words` words, and don't overlap.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+unsafe fn copy_words(from: *const u8, to: *mut u8, words: usize) {
+    // SAFETY: the caller's promise. The direction flag is clear between all instructions of Rust's.
+    unsafe {
+        core::arch::asm!(
+            "rep movsq",
+            inout("rcx") words => _,
+            inout("rsi") from => _,
+            inout("rdi") to => _,
+            options(nostack, preserves_flags)
+        );
+    }
 }
 
-impl Iterator for Pieces {
-    type Item = Piece;
+/// Copies up to a word's bytes out of a region.
+///
+/// # Safety
+///
+/// As for [`load_words`]; nothing needs to be aligned.
+unsafe fn load_bytes(from: *const u8, to: *mut u8, len: usize) {
+    for index in 0..len {
+        // SAFETY: the caller's promise.
+        unsafe { to.add(index).write(from.add(index).read_volatile()) }
+    }
+}
 
-    #[inline]
-    fn next(&mut self) -> Option<Piece> {
-        let offset = self.left.start;
-        let left = self.left.end - offset;
-        let piece = match left {
-            0 => return None,
-            WORD_LEN.. if (self.base + offset).is_multiple_of(WORD_LEN) => Piece::Word(offset),
-            _ => Piece::Byte(offset),
-        };
-        self.left.start += piece.len();
-        Some(piece)
+/// Copies up to a word's bytes into a region.
+///
+/// # Safety
+///
+/// As for [`store_words`]; nothing needs to be aligned.
+unsafe fn store_bytes(from: *const u8, to: *mut u8, len: usize) {
+    for index in 0..len {
+        // SAFETY: the caller's promise.
+        unsafe { to.add(index).write_volatile(from.add(index).read()) }
     }
 }
 
@@ -298,6 +365,28 @@ mod tests {
                 }
             }
             assert_eq!(region.is_zero(0, LEN as u64), Ok(model == [0; LEN]));
+        }
+    }
+
+    /// Longer than what is compared or filled in one go, and no multiple of it.
+    #[test]
+    fn long_ranges_are_done_to_their_end() {
+        const LEN: usize = 3 * PIECE_LEN + 5;
+        let mut region = region(LEN);
+        region.fill(3, (LEN - 3) as u64, 7).expect("inside");
+        let mut expected = vec![7; LEN];
+        expected[..3].fill(0);
+        assert_eq!(contents(&region), expected);
+        for at in [3, PIECE_LEN + 1, 2 * PIECE_LEN + 3, LEN - 1] {
+            let mut other = expected.clone();
+            other[at] ^= 0x80;
+            assert_eq!(region.first_difference(0, &other), Ok(Some(at)));
+            region.fill(0, LEN as u64, 0).expect("inside");
+            assert_eq!(region.is_zero(0, LEN as u64), Ok(true));
+            region.write(at as u64, &[1]).expect("inside");
+            assert_eq!(region.is_zero(0, LEN as u64), Ok(false));
+            region.write(0, &expected).expect("inside");
+            assert_eq!(region.first_difference(0, &expected), Ok(None));
         }
     }
 

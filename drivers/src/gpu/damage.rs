@@ -1,7 +1,8 @@
 //! Rectangles, and which of them were drawn on since they were last sent.
 
-use alloc::vec::Vec;
 use core::fmt;
+
+use arrayvec::ArrayVec;
 
 /// A width and a height in pixels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -126,7 +127,8 @@ impl fmt::Display for Rect {
 /// Two are made one where that makes no more pixels to send, or when there would be more than [`Self::MAX_RECTS`].
 #[derive(Clone, Debug, Default)]
 pub struct Damage {
-    rects: Vec<Rect>,
+    /// One more than they may be, for the moment before two are made one.
+    rects: ArrayVec<Rect, { Self::MAX_RECTS + 1 }>,
 }
 
 impl Damage {
@@ -204,6 +206,8 @@ fn fits(a: Rect, b: Rect) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
     use super::*;
 
     #[test]

@@ -480,10 +480,8 @@ impl<T: Transport> Gpu<T> {
     /// Hands a request back that is over.
     fn give_back(&mut self, index: usize) -> Option<Finished<Request<T::Dma>>> {
         let mut task = self.tasks.get_mut(index)?.take_if(|task| task.is_over())?;
-        if let Some(promise) = task.request.promise.take()
-            && task.result.is_ok()
-        {
-            promise.keep();
+        if task.result.is_ok() {
+            task.request.promise.keep();
         }
         Some(Finished {
             token: Token::new(index as u16),

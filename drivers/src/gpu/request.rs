@@ -125,14 +125,14 @@ pub(super) enum Command<D: DmaContext> {
 pub struct Request<D: DmaContext> {
     pub(super) commands: Vec<Command<D>>,
     /// Told of the outcome.
-    pub(super) promise: Option<Promise>,
+    pub(super) promise: Promise,
 }
 
 impl<D: DmaContext> Request<D> {
     pub(super) fn new(commands: Vec<Command<D>>) -> Self {
         Self {
             commands,
-            promise: None,
+            promise: Promise::default(),
         }
     }
 
@@ -146,11 +146,10 @@ impl<D: DmaContext> Request<D> {
         Self::new(alloc::vec![Command::Edid { scanout }])
     }
 
-    /// Lets the maker of the request know how it ends.
-    pub(super) fn promise(&mut self) -> Outcome {
-        let shared = Arc::new(AtomicU8::new(PENDING));
-        self.promise = Some(Promise(shared.clone()));
-        Outcome(shared)
+    /// Lets the maker of the request know how it ends. The request that `outcome` was given to before must be over.
+    pub(super) fn promise(&mut self, outcome: &Outcome) {
+        outcome.0.store(PENDING, Ordering::Relaxed);
+        self.promise = Promise(Some(outcome.0.clone()));
     }
 }
 
@@ -158,31 +157,40 @@ const PENDING: u8 = 0;
 const DONE: u8 = 1;
 const FAILED: u8 = 2;
 
-/// With the request: keeps its maker informed. Dropped, it says that the request failed.
-#[derive(Debug)]
-pub(super) struct Promise(Arc<AtomicU8>);
+/// With the request: keeps its maker informed, if that was promised. Dropped, it says that the request failed.
+#[derive(Debug, Default)]
+pub(super) struct Promise(Option<Arc<AtomicU8>>);
 
 impl Promise {
     /// The request was done.
-    pub(super) fn keep(self) {
-        self.0.store(DONE, Ordering::Release);
+    pub(super) fn keep(&mut self) {
+        self.end(DONE);
+    }
+
+    /// Says it once: from then on the maker may give its outcome to the next request.
+    fn end(&mut self, state: u8) {
+        if let Some(outcome) = self.0.take() {
+            outcome.store(state, Ordering::Release);
+        }
     }
 }
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        // Unless it was kept.
-        let _ = self
-            .0
-            .compare_exchange(PENDING, FAILED, Ordering::Release, Ordering::Relaxed);
+        self.end(FAILED);
     }
 }
 
-/// With the maker of a request.
+/// With the maker of requests: what became of the last one.
 #[derive(Debug)]
 pub(super) struct Outcome(Arc<AtomicU8>);
 
 impl Outcome {
+    /// There was no request yet, so there is none to wait for.
+    pub(super) fn new() -> Self {
+        Self(Arc::new(AtomicU8::new(DONE)))
+    }
+
     /// Whether the request was done, if it is over.
     pub(super) fn get(&self) -> Option<bool> {
         match self.0.load(Ordering::Acquire) {

@@ -40,6 +40,7 @@ pub struct Screen<D: DmaContext> {
     /// What the scanout shows, as far as known.
     shown: Option<ResourceId>,
     sent: Option<Sent>,
+    outcome: Outcome,
 }
 
 /// A framebuffer and the device's copy of it.
@@ -58,7 +59,6 @@ struct Surface<D: DmaContext> {
 /// The last request, as long as it isn't known how it ended.
 #[derive(Debug)]
 struct Sent {
-    outcome: Outcome,
     resource: ResourceId,
     damage: Damage,
     old: Vec<ResourceId>,
@@ -118,6 +118,7 @@ impl<D: DmaContext> Screen<D> {
             old: Vec::new(),
             shown: None,
             sent: None,
+            outcome: Outcome::new(),
         })
     }
 
@@ -165,6 +166,15 @@ impl<D: DmaContext> Screen<D> {
             return Ok(None);
         }
         let resource = surface.resource;
+        // Before anything is taken that would have to go back.
+        let backing = match surface.made {
+            true => None,
+            false => Some(Backing::of(&surface.frame)?),
+        };
+        let drawn = surface.frame.damage_mut().take();
+        let mut damage = surface.stale.take();
+        damage.add_all(&drawn);
+        let rects = damage.rects().iter().copied();
         let old = mem::take(&mut self.old);
         let retire = |if_unused| {
             old.iter().map(move |resource| Command::Retire {
@@ -172,25 +182,21 @@ impl<D: DmaContext> Screen<D> {
                 if_unused,
             })
         };
+        // Each rectangle twice, each old picture twice, and what a new one needs.
+        let mut commands = Vec::with_capacity(2 * (rects.len() + old.len()) + 3);
         // They go behind the picture that takes their place. But if that failed again and again, those that no scanout
         // shows go first, so that there are never more and more of them on a device which refuses what follows.
-        let mut commands = Vec::new();
         if old.len() > MAX_OLD {
             commands.extend(retire(true));
         }
-        if !surface.made {
+        if backing.is_some() {
             commands.push(Command::Create {
                 resource,
                 size: self.size,
                 format: Format::B8G8R8X8,
             });
-            let backing = Some(Backing::of(&surface.frame)?);
             commands.push(Command::Attach { resource, backing });
         }
-        let drawn = surface.frame.damage_mut().take();
-        let mut damage = surface.stale.take();
-        damage.add_all(&drawn);
-        let rects = damage.rects().iter().copied();
         commands.extend(
             rects
                 .clone()
@@ -210,8 +216,8 @@ impl<D: DmaContext> Screen<D> {
             mem::swap(front, &mut self.back);
         }
         let mut request = Request::new(commands);
+        request.promise(&self.outcome);
         self.sent = Some(Sent {
-            outcome: request.promise(),
             resource,
             damage,
             old,
@@ -224,7 +230,7 @@ impl<D: DmaContext> Screen<D> {
         let Some(sent) = self.sent.take() else {
             return Ok(());
         };
-        let Some(done) = sent.outcome.get() else {
+        let Some(done) = self.outcome.get() else {
             self.sent = Some(sent);
             return Err(Cause::Busy);
         };
@@ -258,9 +264,7 @@ impl<D: DmaContext> Screen<D> {
 
     /// Whether the last request is over, so that another can be made.
     pub fn is_ready(&self) -> bool {
-        self.sent
-            .as_ref()
-            .is_none_or(|sent| sent.outcome.get().is_some())
+        self.sent.is_none() || self.outcome.get().is_some()
     }
 
     /// Begins a black picture of another size. The scanout shows the old one until the next [`Self::present`] is done,

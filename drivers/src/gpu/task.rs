@@ -111,10 +111,10 @@ impl Encoded {
 
     fn copy(message: &[u8]) -> Self {
         let mut bytes = [0; wire::MAX_COMMAND_LEN];
-        for (to, from) in bytes.iter_mut().zip(message) {
-            *to = *from;
-        }
         let len = message.len().min(bytes.len());
+        if let (Some(to), Some(from)) = (bytes.get_mut(..len), message.get(..len)) {
+            to.copy_from_slice(from);
+        }
         Self { bytes, len }
     }
 
