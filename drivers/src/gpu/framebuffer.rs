@@ -18,6 +18,9 @@ pub const MAX_DIMENSION: u32 = 16384;
 /// Memory comes in runs of about this many bytes.
 const PIECE_LEN: usize = 256 * 1024;
 
+/// Pixels that are set at once where many are to be the same.
+const FILL_RUN: usize = 128;
+
 /// A picture in memory that a device can read, four bytes a pixel, row after row without gaps.
 ///
 /// A pixel is a number: 0xRRGGBB, with the alpha in the highest byte where there is one. All that draws takes note of the
@@ -139,10 +142,14 @@ impl<D: DmaContext> Framebuffer<D> {
     /// Fills a rectangle.
     pub fn fill(&mut self, rect: Rect, pixel: u32) {
         let rect = rect.intersection(Rect::of(self.size));
-        let pixel = U32::new(pixel);
+        // Copied run by run, as many pixels go at once then.
+        let run = [U32::new(pixel); FILL_RUN];
         for y in rows(rect) {
-            if let Some(part) = self.row_mut(y).get_mut(columns(rect)) {
-                part.fill(pixel);
+            let row = self.row_mut(y).get_mut(columns(rect)).unwrap_or_default();
+            for part in row.chunks_mut(FILL_RUN) {
+                if let Some(run) = run.get(..part.len()) {
+                    part.copy_from_slice(run);
+                }
             }
         }
         self.damage.add(rect);

@@ -169,10 +169,12 @@ fn window(first: u64, last: u64, length: u64) -> Option<Range<u64>> {
 }
 
 fn positions<'a>(code: &'a [u8], pattern: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
-    let windows = code.windows(pattern.len()).enumerate();
-    windows
-        .filter(move |(_, window)| *window == pattern)
-        .map(|(at, _)| at)
+    let begins = move |first: &u8| memchr::memchr_iter(*first, code);
+    let starts = pattern.first().into_iter().flat_map(begins);
+    starts.filter(move |at| {
+        code.get(*at..)
+            .is_some_and(|rest| rest.starts_with(pattern))
+    })
 }
 
 fn u32_at(code: &[u8], at: usize) -> Option<u32> {

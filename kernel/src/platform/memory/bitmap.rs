@@ -45,7 +45,7 @@ impl<'a> Bitmap<'a> {
         let found = self
             .search(self.hint, count, align, phase)
             .or_else(|| self.search(0, count, align, phase))?;
-        (found..found + count).for_each(|frame| self.set(frame, true));
+        self.set(found, found + count, true);
         self.free -= count;
         if found == self.hint || count == 1 {
             self.hint = found + count;
@@ -58,10 +58,10 @@ impl<'a> Bitmap<'a> {
         let Some(end) = first.checked_add(count).filter(|&end| end <= self.frames) else {
             return false;
         };
-        if !(first..end).all(|frame| self.taken(frame)) {
+        if !parts(first, end).all(|(index, part)| self.taken(index, part) == part) {
             return false;
         }
-        (first..end).for_each(|frame| self.set(frame, false));
+        self.set(first, end, false);
         self.free += count;
         self.hint = self.hint.min(first);
         true
@@ -78,10 +78,7 @@ impl<'a> Bitmap<'a> {
         };
         let mut start = aligned(from);
         while start + count <= self.frames {
-            match (start..start + count)
-                .rev()
-                .find(|&frame| self.taken(frame))
-            {
+            match self.last_taken(start, start + count) {
                 None => return Some(start),
                 Some(taken) => start = aligned(self.next_free(taken + 1)?),
             }
@@ -99,18 +96,36 @@ impl<'a> Bitmap<'a> {
         Some(index * 64 + taken.trailing_ones() as usize)
     }
 
-    fn taken(&self, frame: usize) -> bool {
-        self.words
-            .get(frame / 64)
-            .is_none_or(|word| word & (1 << (frame % 64)) != 0)
+    /// The last of the frames in `first..end` that is taken.
+    fn last_taken(&self, first: usize, end: usize) -> Option<usize> {
+        let taken = parts(first, end).map(|(index, part)| (index, self.taken(index, part)));
+        let (index, taken) = taken.rev().find(|(_, taken)| *taken != 0)?;
+        Some(index * 64 + taken.ilog2() as usize)
     }
 
-    fn set(&mut self, frame: usize, taken: bool) {
-        if let Some(word) = self.words.get_mut(frame / 64) {
-            let bit = 1 << (frame % 64);
-            *word = if taken { *word | bit } else { *word & !bit };
+    /// Which bits of `part` are taken in a word.
+    fn taken(&self, index: usize, part: u64) -> u64 {
+        self.words.get(index).map_or(part, |word| word & part)
+    }
+
+    fn set(&mut self, first: usize, end: usize, taken: bool) {
+        for (index, part) in parts(first, end) {
+            if let Some(word) = self.words.get_mut(index) {
+                *word = if taken { *word | part } else { *word & !part };
+            }
         }
     }
+}
+
+/// The frames in `first..end` word by word: which word, and which of its bits.
+fn parts(first: usize, end: usize) -> impl DoubleEndedIterator<Item = (usize, u64)> {
+    (first / 64..end.div_ceil(64)).map(move |index| {
+        let start = index * 64;
+        // Both are less than 64, as the range reaches the word.
+        let below = first.saturating_sub(start);
+        let above = (start + 64).saturating_sub(end);
+        (index, u64::MAX << below & u64::MAX >> above)
+    })
 }
 
 #[cfg(test)]
@@ -151,6 +166,29 @@ mod tests {
         assert!(bitmap.release(100, 20));
         assert_eq!(bitmap.allocate(3, 1, 0), Some(100));
         assert_eq!(bitmap.allocate(2, 1, 0), Some(10));
+    }
+
+    /// Every range of a few words is taken, found again and given back, and nothing beside it.
+    #[test]
+    fn a_range_of_frames_is_those_frames() {
+        const FRAMES: usize = 200;
+        for first in 0..FRAMES {
+            for end in first + 1..=FRAMES {
+                let mut words = [0; 4];
+                let mut bitmap = Bitmap::new(&mut words, FRAMES);
+                bitmap.set(first, end, true);
+                for frame in 0..FRAMES {
+                    let taken = (first..end).contains(&frame);
+                    assert_eq!(bitmap.last_taken(frame, frame + 1).is_some(), taken);
+                }
+                assert_eq!(bitmap.last_taken(0, FRAMES), Some(end - 1));
+                assert_eq!(bitmap.last_taken(first, end), Some(end - 1));
+                assert_eq!(bitmap.last_taken(0, first), None);
+                assert_eq!(bitmap.last_taken(end, FRAMES), None);
+                bitmap.set(first, end, false);
+                assert_eq!(bitmap.last_taken(0, FRAMES), None);
+            }
+        }
     }
 
     #[test]
