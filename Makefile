@@ -7,7 +7,7 @@ export KEEP
 # And to all that start a guest.
 export ACCEL CPU
 
-.PHONY: help setup guest run screenshot test soak coverage clean
+.PHONY: help setup guest run screenshot test soak budget coverage clean
 
 help:
 	@echo 'make setup             install what is missing (Rust for the guest, QEMU >= 8.2); quick when nothing is'
@@ -31,6 +31,8 @@ help:
 	@echo '  KEEP=1               keep logs and captures of cells that pass, too, in target/cells/'
 	@echo 'make soak N=10 CELL=   the cells N times while two programs keep processors busy: which failed how often;'
 	@echo '                       the logs of what failed are in target/soak/'
+	@echo 'make budget            counts guest instructions, kicks, interrupts and exits, and fails where bench/budget.toml has less'
+	@echo '  RECORD=1             writes what is counted into that file'
 	@echo 'make coverage          which lines of the driver crate its tests on the host run, per file and in all'
 	@echo 'make clean             remove what was built'
 
@@ -55,6 +57,12 @@ N ?= 10
 soak:
 	@scripts/setup.sh tests
 	@scripts/soak.sh '$(N)' '$(CELL)'
+
+RECORD ?=
+budget:
+	@scripts/setup.sh
+	@scripts/guest.sh
+	@cargo run --quiet -p vringlet-bench -- $(if $(RECORD),record,budget)
 
 coverage:
 	@scripts/setup.sh coverage

@@ -18,6 +18,7 @@ run() {
 if [ -z "$cell" ]; then
     run cargo test --no-fail-fast -p vringlet --all-features
     run cargo test --no-fail-fast -p vringlet-boot -p vringlet-kernel -p vringlet-tests --lib
+    run cargo test --no-fail-fast -p vringlet-bench
     run cargo test -p vringlet-tests --test ext
 fi
 run cargo test -p vringlet-tests --test matrix -- ${cell:+"$cell"}

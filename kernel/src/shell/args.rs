@@ -75,6 +75,11 @@ impl<'a> Args<'a> {
         }
     }
 
+    /// Who waits for the command.
+    pub(super) fn ground(&self) -> Ground {
+        self.ground
+    }
+
     /// What the command can say how far it is with.
     pub(super) fn progress(&self) -> Progress {
         match self.ground {

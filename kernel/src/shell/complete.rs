@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 
 use unicode_width::UnicodeWidthStr;
 
+use super::commands::bench;
 use super::words::{self, Unfinished};
 use super::{Command, all, find};
 use crate::apps::files::path::Shown;
@@ -163,6 +164,15 @@ fn wanted(unfinished: &Unfinished) -> Vec<Wanted> {
         && first == "bg"
     {
         words = rest;
+    }
+    let mut spelled_out = Vec::new();
+    if let [first, kind, rest @ ..] = words
+        && first == "bench"
+        && let Some(command) = bench::command(kind)
+    {
+        spelled_out.extend([command.into(), first.clone()]);
+        spelled_out.extend_from_slice(rest);
+        words = &spelled_out;
     }
     let [name, words @ ..] = words else {
         return Vec::from([Wanted::Command]);
@@ -380,19 +390,24 @@ mod tests {
         assert_eq!(
             after("blk bench blk0 "),
             [
-                Word("read"),
-                Word("write"),
-                Word("random"),
-                Option("depth"),
-                Option("size"),
+                Option("rw"),
+                Option("bs"),
+                Option("iodepth"),
                 Option("count"),
-                Option("flush"),
+                Option("fsync"),
             ]
         );
         // An option that was given is not given again, wherever it stands.
         assert_eq!(
-            after("blk bench count=7 blk0 random depth=1 "),
-            [Option("size"), Option("flush")]
+            after("blk bench count=7 blk0 rw=randread iodepth=1 "),
+            [Option("bs"), Option("fsync")]
+        );
+        // The same by another name.
+        assert!(after("bench ").contains(&Word("gpu")));
+        assert!(after("bench blk ").contains(&device("blk")));
+        assert_eq!(
+            after("bg bench gpu count=7 "),
+            [Option("area"), Option("display")]
         );
         assert!(after("ls ").contains(&FILE) && after("ls -l ").contains(&FILE));
         // The value of an option.

@@ -59,6 +59,7 @@ static GROUPS: &[&[Command]] = &[
     commands::screen::COMMANDS,
     commands::sound::COMMANDS,
     commands::net::COMMANDS,
+    commands::bench::COMMANDS,
     commands::store::COMMANDS,
     commands::selftest::COMMANDS,
     commands::power::COMMANDS,

@@ -418,6 +418,14 @@ fn out_of_range(cell: &Cell, machine: &str) -> Result<()> {
         "blk bench blk0 flush=8",
         "blk bench blk0 write flush=0",
         "blk bench blk0 write flush=x",
+        "blk bench blk0 rw=sideways",
+        "blk bench blk0 rw=read random",
+        "blk bench blk0 rw=read fsync=1",
+        "blk bench blk0 bs=4k size=4k",
+        "bench blk blk0 iodepth=0",
+        "bench disk blk0",
+        "bench bench blk blk0",
+        "bench mark middle",
     ];
     qemu.script(&format!(
         "{}; strict; blk verify blk0 2047 1 1; poweroff",
@@ -531,8 +539,13 @@ fn bench_order(cell: &Cell) -> Result<()> {
     qemu.drive("d0", disk.path(), Image::RAW)?;
     qemu.virtio("blk", "dev0", "drive=d0");
     let trace = trace_disk(cell, &mut qemu, "read")?;
-    let benches = ["depth=8", "random depth=8", "read random depth=1"];
-    let benches = benches.map(|words| format!("blk bench blk0 {words} size=24k count={COUNT}"));
+    // By the command of its own, in fio's words, and in those from before.
+    let benches = [
+        "blk bench blk0 size=24k depth=8",
+        "bench blk blk0 bs=24k iodepth=8 rw=randread",
+        "blk bench read random blk0 size=24k depth=1",
+    ];
+    let benches = benches.map(|words| format!("{words} count={COUNT}"));
     qemu.script(&format!("strict; {}; poweroff", benches.join("; ")));
     let mut guest = cell.boot(qemu)?;
     guest.ends_with(&End::PowerOff)?;
@@ -585,10 +598,10 @@ fn bench_write(cell: &Cell) -> Result<()> {
     guest.expect_prompt()?;
     let mut before = counts(&mut guest)?;
     for (words, flushes) in [
-        ("write random", 0),
-        ("write random flush=7 depth=4", COUNT / 7),
+        ("rw=randwrite", 0),
+        ("rw=randwrite fsync=7 iodepth=4", COUNT / 7),
         ("random write flush=1 depth=1", COUNT),
-        ("write flush=501", 0),
+        ("rw=write fsync=501", 0),
     ] {
         let requests = COUNT + flushes;
         let bench = format!("blk bench blk0 {words} count={COUNT}");

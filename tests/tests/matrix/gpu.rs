@@ -89,6 +89,7 @@ pub(crate) fn cells() -> Vec<Spec> {
     }
     cells.push(Spec::new("q35/gpu/windows-resized", windows));
     cells.push(Spec::new("q35/gpu/16-heads", all_heads));
+    cells.push(Spec::new("q35/gpu/bench", bench));
     cells.push(Spec::new("q35/gpu/cursor", cursor));
     cells.push(Spec::new("q35/gpu/vhost-user/cursor", cursor_of_daemon).unless(no_gpu));
     cells
@@ -166,6 +167,33 @@ fn pixels(
     ensure!(monitor != properties.contains("edid=off"), "{info}");
     guest.power_off()?;
     daemon.map_or(Ok(()), |daemon| daemon.complains_only_of(&[]))
+}
+
+/// The benchmark sends what it draws, as often as it says, and nothing else.
+fn bench(cell: &Cell) -> Result<()> {
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    qemu.virtio("gpu", "g", "xres=640,yres=480");
+    qemu.script("strict; screen test");
+    let mut guest = cell.boot(qemu)?;
+    guest.expect("display=0 size=640x480")?;
+    let file = cell.file("screen.ppm");
+    let mut picture = Picture::test_pattern(640, 480, 0);
+    guest.command(
+        "bench gpu area=16x9 count=7",
+        "area=16x9 frames=7 transferred=4032 ",
+    )?;
+    picture.fill(0, 0, 16, 9, [0, 0, 7]);
+    picture.expect(&mut guest.process().qmp, "g", 0, &file)?;
+    guest.command(
+        "screen bench count=3",
+        "area=640x480 frames=3 transferred=3686400 ",
+    )?;
+    picture.fill(0, 0, 640, 480, [0, 0, 3]);
+    picture.expect(&mut guest.process().qmp, "g", 0, &file)?;
+    for refused in ["area=641x480", "area=0x9", "area=9", "display=1"] {
+        guest.command(&format!("screen bench {refused}"), "error: ")?;
+    }
+    guest.power_off()
 }
 
 /// A display for which the guest or the host has not enough memory shows a smaller picture. What the host refused, QEMU logs as

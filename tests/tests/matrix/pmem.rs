@@ -31,6 +31,7 @@ pub(crate) fn cells() -> Vec<Spec> {
     cells.push(Spec::new("q35/pmem/at-48G", high));
     cells.push(Spec::new("microvm,pcie=on/pmem/nowhere", nowhere));
     cells.push(Spec::new("q35/pmem/one-kick-each", kicks));
+    cells.push(Spec::new("q35/pmem/bench", bench));
     cells.push(Spec::new("q35/pmem/flush-fails", flush_fails));
     cells.push(Spec::new("q35/pmem/out-of-range", out_of_range));
     cells.push(Spec::new("q35/pmem/not-the-store", not_the_store));
@@ -196,6 +197,32 @@ fn kicks(cell: &Cell) -> Result<()> {
     same(&file, &pattern_bytes(1, 0..1 << 20))
 }
 
+/// The benchmark reads and writes where it says, flushes as often as it says, and without `rw` leaves everything as it was.
+fn bench(cell: &Cell) -> Result<()> {
+    const LEN: u64 = 1 << 20;
+    let file = cell.file("pmem.img");
+    Disk::create(&file, MIB, 1)?;
+    let mut qemu = with_memory(cell, "q35", &file)?;
+    let (write, all) = (
+        "bench pmem pmem0 rw=write bs=1000 count=300 fsync=100",
+        "pmem bench pmem0 iodepth=3 count=20",
+    );
+    qemu.script(&format!(
+        "strict; {all}; pmem bench pmem0 rw=randread; {write}; poweroff"
+    ));
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PowerOff)?;
+    guest.check_said(all, "flushes=20")?;
+    guest.check_said(
+        "pmem bench pmem0 rw=randread",
+        "size=4096 copies=1000 requests=0 ",
+    )?;
+    guest.check_said(write, "copies=300 requests=3 ")?;
+    let mut expected = pattern_bytes(1, 0..LEN);
+    expected[..300_000].fill(0x5a);
+    same(&file, &expected)
+}
+
 /// Memory that no file is behind can't be flushed: QEMU says so, and so does the guest.
 fn flush_fails(cell: &Cell) -> Result<()> {
     let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
@@ -228,6 +255,11 @@ fn out_of_range(cell: &Cell) -> Result<()> {
         "pmem verify pmem0 0 512 2",
         "pmem hash pmem0 1 1M",
         "pmem bench pmem0 depth=0",
+        "pmem bench pmem0 bs=4k",
+        "pmem bench pmem0 rw=read bs=0",
+        "pmem bench pmem0 rw=read bs=2M",
+        "pmem bench pmem0 rw=read fsync=1",
+        "pmem bench pmem0 rw=write iodepth=2",
         "pmem flush pmem1",
         "pmem",
         "store",

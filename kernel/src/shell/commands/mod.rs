@@ -1,5 +1,6 @@
 //! The commands, one file per group.
 
+pub(super) mod bench;
 pub(super) mod blk;
 pub(super) mod files;
 pub(super) mod machine;

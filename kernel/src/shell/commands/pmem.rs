@@ -1,5 +1,7 @@
 //! The commands of persistent memory: pmem, with an operation as its first word.
 
+mod bench;
+
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec;
@@ -7,14 +9,15 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use embassy_futures::yield_now;
-use futures_util::future::try_join_all;
 use sha2::{Digest, Sha256};
 
+use self::bench::Access;
+use super::bench::places::Places;
+use super::bench::{either, rw};
 use super::blk::pattern;
 use crate::apps::store;
 use crate::devices::pmem::{self, Pmem};
 use crate::platform::time;
-use crate::runtime::task;
 use crate::shell::progress::Progress;
 use crate::shell::{Args, Command, Error, Output, dump};
 
@@ -29,9 +32,11 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
         "pmem hash NAME [offset=O len=N]",
         "pmem flush NAME",
         "pmem format NAME [size=BYTES] [force]",
-        "pmem bench NAME [depth=D] [count=N]",
+        "pmem bench NAME [iodepth=D] [count=N]",
+        "pmem bench NAME rw=read|write|randread|randwrite [bs=BYTES] [count=N] [fsync=N]",
     ],
-    help: "reads, writes and measures persistent memory; what is written is safe after flush; format makes it the store",
+    help: "reads, writes and measures persistent memory; what is written is safe after flush; format makes it the store; \
+           bench without rw leaves everything as it was",
     run: |args, out| Box::pin(run(args, out)),
 }];
 
@@ -41,7 +46,10 @@ const MAX_READ_BYTES: u64 = 64 << 10;
 /// Bytes that are worked on before others have their turn: whole sectors of the pattern.
 const PIECE: u64 = 64 << 10;
 const SECTOR: u64 = pattern::SECTOR_LEN as u64;
-/// What `bench` reads and writes back.
+/// Bytes that `bench` copies at a time where nothing is said, and the most.
+const BLOCK: u64 = 4096;
+const MAX_BLOCK: u64 = 1 << 20;
+/// What `bench` reads and writes back where nothing is said.
 const BENCH_BYTES: u64 = 16 << 20;
 const MAX_DEPTH: u64 = 256;
 
@@ -319,14 +327,50 @@ async fn format_store(mut args: Args<'_>) -> Result<(), Error> {
     formatted.map_err(|reason| failed(pmem, reason))
 }
 
-/// Reads the beginning of the region, writes it back as it was, and has `count` flushes done by `depth` callers.
+/// With `rw`, does only that. Without it, reads the beginning of the region, writes it back as it was, and has flushes done.
 async fn bench(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
-    let depth = args.number_option("depth")?.unwrap_or(1);
+    let rw = rw(&mut args)?;
+    let depth = either(&mut args, "iodepth", "depth")?;
+    let bytes = args.number_option("bs")?;
+    let flush_every = args.number_option("fsync")?;
     let count = args.number_option("count")?.unwrap_or(1000);
     let pmem = device(&mut args)?;
     args.end()?;
+    match (rw, depth) {
+        (None, depth) if bytes.is_none() && flush_every.is_none() => {
+            bench_all(pmem, depth.unwrap_or(1), count, out).await
+        }
+        (Some(_), Some(_)) => Err(Error::usage("iodepth is the number of those who flush")),
+        (Some((write, order)), None) => {
+            let access = match (write, flush_every) {
+                (true, flush_every) => Access::Write {
+                    flush_every: flush_every.unwrap_or(0),
+                },
+                (false, None) => Access::Read,
+                (false, Some(_)) => return Err(Error::usage("fsync goes with writes")),
+            };
+            let bytes = bytes.unwrap_or(BLOCK);
+            let size = pmem.config().size;
+            if !(1..=MAX_BLOCK.min(size)).contains(&bytes) {
+                return Err(Error::usage(format!("bs is 1 to {}", MAX_BLOCK.min(size))));
+            }
+            let places = Places::new(order, size / bytes, bytes);
+            let took = bench::copy(pmem, access, &places, bytes, count).await?;
+            let operation = if write { "write" } else { "read" };
+            let requests = took.requests;
+            writeln!(
+                out,
+                "bench op={operation} order={order} size={bytes} copies={count} requests={requests} {took}"
+            )?;
+            Ok(())
+        }
+        (None, _) => Err(Error::usage("bs and fsync go with rw")),
+    }
+}
+
+async fn bench_all(pmem: &Pmem, depth: u64, count: u64, out: Output<'_>) -> Result<(), Error> {
     if !(1..=MAX_DEPTH).contains(&depth) {
-        return Err(Error::usage(format!("depth is 1 to {MAX_DEPTH}")));
+        return Err(Error::usage(format!("iodepth is 1 to {MAX_DEPTH}")));
     }
     let len = pmem.config().size.min(BENCH_BYTES);
     let mut bytes = vec![0; PIECE as usize];
@@ -344,33 +388,11 @@ async fn bench(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     writeln!(out, "bench op=read bytes={len} us={reading}")?;
     writeln!(out, "bench op=write bytes={len} us={writing}")?;
 
-    let left = core::cell::Cell::new(count);
-    let caller = async || {
-        while left.get() > 0 {
-            left.set(left.get() - 1);
-            pmem.flush().await?;
-        }
-        Ok::<(), vringlet::Error>(())
-    };
-    let stats = || {
-        let queues = pmem.report().queues;
-        queues.first().map(|queue| queue.stats).unwrap_or_default()
-    };
-    let (before, (slept_before, _)) = (stats(), task::idle());
-    let start = time::now();
-    let callers = (0..depth).map(|_| caller());
-    let flushed = try_join_all(callers).await;
-    flushed.map_err(|error| failed(pmem, error))?;
-    let time = start.elapsed();
-    let (after, (slept, _)) = (stats(), task::idle());
+    let took = bench::flush(pmem, depth, count).await?;
+    let requests = took.requests;
     writeln!(
         out,
-        "bench op=flush depth={depth} flushes={count} requests={} us={} kicks={} interrupts={} slept_us={}",
-        after.completed - before.completed,
-        time.as_micros(),
-        after.kicks - before.kicks,
-        after.interrupts - before.interrupts,
-        slept.saturating_sub(slept_before).as_micros()
+        "bench op=flush depth={depth} flushes={count} requests={requests} {took}"
     )?;
     Ok(())
 }

@@ -7,6 +7,7 @@ use core::time::Duration;
 
 use vringlet::gpu::{Head, Rect, Size};
 
+use super::bench::measure;
 use super::files::path;
 use crate::apps::files;
 use crate::apps::picture::Picture;
@@ -25,8 +26,10 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
         "screen fill X Y WIDTH HEIGHT COLOR [display=D]",
         "screen cursor X Y [display=D]",
         "screen cursor off [display=D]",
+        "screen bench [area=WIDTHxHEIGHT] [count=N] [display=D]",
     ],
-    help: "shows displays, and shows things on them; a color is a number such as 0xff8000",
+    help: "shows displays, and shows things on them; a color is a number such as 0xff8000; bench draws and sends an area \
+           again and again, all of the display if nothing is said",
     run: |args, out| Box::pin(run(args, out)),
 }];
 
@@ -41,6 +44,7 @@ async fn run(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
         "show" => show(args, out).await,
         "fill" => fill(args, out).await,
         "cursor" => cursor(args).await,
+        "bench" => bench(args, out).await,
         other => Err(Error::usage(format_args!("no operation {other}"))),
     }
 }
@@ -223,4 +227,49 @@ async fn cursor(mut args: Args<'_>) -> Result<(), Error> {
     let y = coordinate(&mut args, "Y")?;
     args.end()?;
     wait(async { adapter.desk().await.point(head, x, y).await }).await
+}
+
+/// Fills an area in the corner of a display with one color after another, each of which is sent before the next.
+async fn bench(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let adapter = adapter()?;
+    let head = head(adapter, &mut args)?;
+    let count = args.number_option("count")?.unwrap_or(100);
+    let area = args.option("area").map(|text| {
+        let (width, height) = text.split_once('x')?;
+        Some(Size::new(width.parse().ok()?, height.parse().ok()?))
+    });
+    args.end()?;
+    let mut desk = adapter.desk().await;
+    let whole = desk.fit(head).map_err(Error::failed)?;
+    let area = match area {
+        None => whole,
+        Some(Some(area))
+            if (1..=whole.width).contains(&area.width)
+                && (1..=whole.height).contains(&area.height) =>
+        {
+            area
+        }
+        Some(_) => return Err(Error::usage(format_args!("area is 1x1 to {whole}"))),
+    };
+    let rect = Rect::new(0, 0, area.width, area.height);
+    // What the device has to be told only once.
+    desk.fill(head, rect, 0).await.map_err(Error::failed)?;
+    let sent_before = transferred(adapter);
+    let work = async {
+        for number in 1..=count {
+            // Its low bits are all that there is of a color.
+            desk.fill(head, rect, number as u32).await?;
+        }
+        Ok(())
+    };
+    let report = || adapter.with(|gpu| vringlet::Driver::report(gpu));
+    let (shown, took) = measure(report, work).await;
+    shown.map_err(|error: vringlet::Error| Error::failed(error))?;
+    let sent = transferred(adapter) - sent_before;
+    let requests = took.requests;
+    writeln!(
+        out,
+        "bench op=show area={area} frames={count} transferred={sent} requests={requests} {took}"
+    )?;
+    Ok(())
 }

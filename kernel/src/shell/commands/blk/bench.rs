@@ -7,15 +7,14 @@ use alloc::vec::Vec;
 use core::cell::{Cell, OnceCell};
 use core::fmt;
 use core::num::NonZeroU64;
-use core::time::Duration;
 
-use vringlet::{Buffer, Error as DeviceError, QueueStats, Report};
+use vringlet::{Buffer, Error as DeviceError};
 
+use super::super::bench::places::{Order, Places};
+use super::super::bench::{self, Took};
 use super::work::Work;
 use crate::devices::blk::Disk;
-use crate::platform::arch::marker;
 use crate::platform::interrupts::Event;
-use crate::platform::time;
 use crate::runtime::task;
 use crate::shell::Error;
 
@@ -29,43 +28,14 @@ pub(super) enum Access {
     },
 }
 
-/// In which order its places come.
-#[derive(Clone, Copy)]
-pub(super) enum Order {
-    /// From the first to the last and again.
-    Sequential,
-    /// Any of them, the same ones in each run.
-    Random,
-}
-
-impl fmt::Display for Order {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Sequential => "sequential",
-            Self::Random => "random",
-        })
-    }
-}
-
-/// What a benchmark took.
-pub(super) struct Measured {
-    /// Requests done, flushes among them.
-    pub(super) requests: u64,
-    pub(super) flushes: u64,
-    pub(super) time: Duration,
-    /// How much of it the processor slept.
-    pub(super) slept: Duration,
-    pub(super) kicks: u64,
-    pub(super) interrupts: u64,
-}
-
-/// Reads or writes `count` requests of the largest size that `work` allows, in places that follow each other without a gap.
+/// Reads or writes `count` requests of the largest size that `work` allows, in places that follow each other without a gap. Gives
+/// what that took, and how many flushes were among the requests.
 pub(super) async fn run(
     work: &Work<'static>,
     access: Access,
     order: Order,
     count: u64,
-) -> Result<Measured, Error> {
+) -> Result<(Took, u64), Error> {
     let disk = work.disk;
     let places = (work.sectors.end - work.sectors.start) / work.max;
     if places == 0 {
@@ -80,12 +50,7 @@ pub(super) async fn run(
     };
     let load = Rc::new(Load {
         disk,
-        places: Places {
-            order,
-            count: places,
-            sectors: work.max,
-            state: Cell::new(0),
-        },
+        places: Places::new(order, places, work.max),
         left: Cell::new(count),
         flush_every,
         unflushed: Cell::new(0),
@@ -104,31 +69,12 @@ pub(super) async fn run(
             Access::Write { .. } => task::spawn(load.write(buffer)),
         }
     }
-    let before = disk.report();
-    let (slept_before, _) = task::idle();
-    let start = time::now();
-    marker::start();
-    load.ended.wait().await;
-    marker::end();
-    let time = start.elapsed();
-    let (slept, _) = task::idle();
-    let after = disk.report();
+    let ((), took) = bench::measure(|| disk.report(), load.ended.wait()).await;
     drop(end);
     if let Some(failed) = load.failed.get() {
         return Err(Error::failed(format_args!("{}: {failed}", disk.name)));
     }
-    let sum = |report: &Report, of: fn(&QueueStats) -> u64| -> u64 {
-        report.queues.iter().map(|queue| of(&queue.stats)).sum()
-    };
-    let difference = |of| sum(&after, of) - sum(&before, of);
-    Ok(Measured {
-        requests: difference(|stats| stats.completed),
-        flushes: load.flushes.get(),
-        time,
-        slept: slept.saturating_sub(slept_before),
-        kicks: difference(|stats| stats.kicks),
-        interrupts: difference(|stats| stats.interrupts),
-    })
+    Ok((took, load.flushes.get()))
 }
 
 /// What the tasks of a benchmark share.
@@ -242,85 +188,5 @@ struct EndWithMe<'a>(&'a Load);
 impl Drop for EndWithMe<'_> {
     fn drop(&mut self) {
         self.0.left.set(0);
-    }
-}
-
-/// The places of requests: pieces of a disk of the same length, from its first sector on.
-struct Places {
-    order: Order,
-    count: u64,
-    /// Sectors of each.
-    sectors: u64,
-    /// The number of the next place, or what the random ones are made of.
-    state: Cell<u64>,
-}
-
-impl Places {
-    /// The first sector of the next place.
-    #[inline]
-    fn next(&self) -> u64 {
-        let state = self.state.get();
-        let (number, next) = match self.order {
-            Order::Sequential => (
-                state,
-                if state + 1 == self.count {
-                    0
-                } else {
-                    state + 1
-                },
-            ),
-            Order::Random => {
-                // Knuth's linear congruential generator for 64 bits. Its high bits are the good ones, and those choose.
-                let next = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
-                let number = (u128::from(next) * u128::from(self.count)) >> 64;
-                (number as u64, next)
-            }
-        };
-        self.state.set(next);
-        number * self.sectors
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn places(order: Order, count: u64) -> Places {
-        Places {
-            order,
-            count,
-            sectors: 8,
-            state: Cell::new(0),
-        }
-    }
-
-    #[test]
-    fn sequential_places_follow_each_other_and_begin_again() {
-        let places = places(Order::Sequential, 3);
-        let sectors = [0; 7].map(|_| places.next());
-        assert_eq!(sectors, [0, 8, 16, 0, 8, 16, 0]);
-    }
-
-    #[test]
-    fn random_places_are_everywhere_and_equally_often() {
-        const COUNT: usize = 1000;
-        const EACH: usize = 100;
-        let places = places(Order::Random, COUNT as u64);
-        let mut times = [0; COUNT];
-        for _ in 0..EACH * COUNT {
-            let sector = places.next();
-            assert_eq!(sector % 8, 0);
-            times[sector as usize / 8] += 1;
-        }
-        // Six standard deviations.
-        assert!(times.iter().all(|times| (40..=160).contains(times)));
-    }
-
-    #[test]
-    fn there_is_only_one_place_on_a_disk_of_one_request() {
-        let places = places(Order::Random, 1);
-        assert_eq!([0; 5].map(|_| places.next()), [0; 5]);
     }
 }

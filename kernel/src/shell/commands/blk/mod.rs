@@ -11,8 +11,10 @@ use core::num::NonZeroU64;
 use vringlet::Error as DeviceError;
 use vringlet::blk::{CacheMode, SECTOR_LEN};
 
-use self::bench::{Access, Order};
+use self::bench::Access;
 use self::work::{DEPTH, REQUEST_BYTES};
+use super::bench::places::Order;
+use super::bench::{either, rw};
 use crate::devices::blk::{self, Disk};
 use crate::shell::{Args, Command, Error, Output, dump};
 
@@ -32,10 +34,11 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
         "blk discard NAME SECTOR COUNT",
         "blk zero NAME SECTOR COUNT",
         "blk wce NAME [on|off]",
-        "blk bench NAME [read|write] [random] [depth=D] [size=BYTES] [count=N] [flush=N]",
+        "blk bench NAME [rw=read|write|randread|randwrite] [bs=BYTES] [iodepth=D] [count=N] [fsync=N]",
     ],
-    help: "reads, writes and measures disks; write, fill, discard, zero and bench write overwrite what is there; bench \
-           goes from the first sector to the last and again, or with `random` anywhere, and flushes after every N writes",
+    help: "reads, writes and measures disks; write, fill, discard, zero and bench with rw=write or randwrite overwrite \
+           what is there; bench goes from the first sector to the last and again, or with `rand` anywhere, and flushes \
+           after every N writes",
     run: |args, out| Box::pin(run(args, out)),
 }];
 
@@ -339,55 +342,43 @@ fn wce(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
 }
 
 async fn bench(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
-    let depth = args.number_option("depth")?.unwrap_or(DEPTH);
-    let size = args.number_option("size")?.unwrap_or(4096);
-    let count = args.number_option("count")?.unwrap_or(10_000);
-    let flush_every = args.number_option("flush")?;
-    let disk = disk(&mut args)?;
-    let (mut operation, mut random) = (None, false);
-    while let Some(word) = args.next_word() {
-        match word {
-            "read" | "write" if operation.is_none() => operation = Some(word),
-            "random" if !random => random = true,
-            "read" | "write" | "random" => {
-                return Err(Error::usage(format_args!("`{word}` is one word too many")));
-            }
-            other => {
-                return Err(Error::usage(format_args!(
-                    "`{other}` is neither read, write nor random"
-                )));
-            }
-        }
-    }
-    let operation = operation.unwrap_or("read");
-    let access = match (operation, flush_every.map(NonZeroU64::new)) {
-        ("write", None) => Access::Write { flush_every: None },
-        ("write", Some(Some(number))) => Access::Write {
-            flush_every: Some(number),
-        },
-        (_, None) => Access::Read,
-        ("write", Some(None)) => return Err(Error::usage("flush is 1 or more")),
-        (_, Some(_)) => return Err(Error::usage("flush goes with write")),
-    };
-    let order = match random {
+    // What was said before there was `rw`.
+    let [read, write, random] = ["read", "write", "random"].map(|word| args.switch(word));
+    let order = |random| match random {
         true => Order::Random,
         false => Order::Sequential,
     };
+    let older = (read || write || random).then(|| (write, order(random)));
+    let rw = rw(&mut args)?;
+    if (read && write) || (rw.is_some() && older.is_some()) {
+        return Err(Error::usage("more than one operation"));
+    }
+    let (write, order) = rw.or(older).unwrap_or((false, Order::Sequential));
+    let depth = either(&mut args, "iodepth", "depth")?.unwrap_or(DEPTH);
+    let size = either(&mut args, "bs", "size")?.unwrap_or(4096);
+    let flush_every = either(&mut args, "fsync", "flush")?;
+    let count = args.number_option("count")?.unwrap_or(10_000);
+    let disk = disk(&mut args)?;
+    args.end()?;
+    let access = match (write, flush_every.map(NonZeroU64::new)) {
+        (true, None) => Access::Write { flush_every: None },
+        (true, Some(Some(number))) => Access::Write {
+            flush_every: Some(number),
+        },
+        (false, None) => Access::Read,
+        (true, Some(None)) => return Err(Error::usage("fsync is 1 or more")),
+        (false, Some(_)) => return Err(Error::usage("fsync goes with writes")),
+    };
+    let operation = if write { "write" } else { "read" };
     let block = block_sectors(disk);
     let sectors = capacity(disk) / block * block;
     let work = Work::new(disk, 0, sectors, depth, size)?;
-    let took = bench::run(&work, access, order, count).await?;
+    let (took, flushes) = bench::run(&work, access, order, count).await?;
     writeln!(
         out,
-        "bench op={operation} order={order} depth={depth} size={} requests={} flushes={} us={} kicks={} interrupts={} \
-         slept_us={}",
+        "bench op={operation} order={order} depth={depth} size={} requests={} flushes={flushes} {took}",
         work.request_bytes(),
         took.requests,
-        took.flushes,
-        took.time.as_micros(),
-        took.kicks,
-        took.interrupts,
-        took.slept.as_micros()
     )?;
     Ok(())
 }

@@ -1,0 +1,33 @@
+//! What the guest costs.
+//!
+//! `vringlet-bench budget` (`make budget`) counts what the guest does for each piece of work in [`work`], and fails if it is more
+//! than `bench/budget.toml` allows. `vringlet-bench record` (`make budget RECORD=1`) writes what it counts into that file.
+
+mod budget;
+mod count;
+mod work;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<ExitCode> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["budget"] => budget::check(),
+        ["record"] => budget::record(),
+        ["repeat", times] => budget::repeat(times.parse()?),
+        _ => bail!("usage: vringlet-bench budget|record|repeat TIMES"),
+    }
+}
