@@ -5,7 +5,7 @@
 //! - **A command**: an `async fn(Args, Output) -> Result<(), Error>` and a [`Command`](vringlet_kernel::shell::Command)
 //!   with its name, usage and help, in a file of `shell/commands/`; see `shell/mod.rs`.
 //! - **A task**: `task::spawn(async { ... })`, at any time; it may run for ever or end.
-//! - **A library that knows nothing of tasks**, or is not to be trusted with the bytes it gets: `fiber::run(|| ...).await`.
+//! - **A library that knows nothing of tasks**, or is not to be trusted with the bytes it gets: `fiber::run(bytes, || ...).await`.
 //! - **Time**: `time::now()`, `time::after(duration).await`, `time::timeout(duration, future).await`.
 //! - **An interrupt that wakes a task**: `static EVENT: Event = Event::new()`, hand `&EVENT` to
 //!   `interrupts::allocate(name, handler)` (MSI-X: gives the message address and data) or to

@@ -1,6 +1,7 @@
-//! Pictures as files: PNG in all its kinds of color, and BMP.
+//! Pictures as files: PNG in all its kinds of color, BMP, and JPEG.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 
 use crate::screen::Picture;
 
@@ -133,6 +134,83 @@ pub fn masked_bmp(picture: &Picture) -> Vec<u8> {
         file.extend(pixels.chunks(3).flat_map(|it| [it[0], it[1], it[2], 0x55]));
     }
     file
+}
+
+/// How a JPEG file is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Jpeg {
+    /// The colors' resolution, against that of brightness.
+    pub sampling: SamplingFactor,
+    /// In several scans, each of which adds to the ones before.
+    pub progressive: bool,
+    /// After how many blocks the coding begins anew; 0: never.
+    pub restart: u16,
+    /// Brightness and no colors.
+    pub gray: bool,
+    /// EXIF says that the upper side of the picture is the right one of the file.
+    pub turned: bool,
+}
+
+impl Default for Jpeg {
+    fn default() -> Self {
+        Self {
+            sampling: SamplingFactor::R_4_2_0,
+            progressive: false,
+            restart: 0,
+            gray: false,
+            turned: false,
+        }
+    }
+}
+
+/// A picture of soft colors, no two parts of which are alike, as a JPEG file; and that as `jpeg-decoder` decodes it.
+pub fn jpeg(kind: Jpeg, width: u16, height: u16) -> Result<(Picture, Vec<u8>)> {
+    /// EXIF, big endian: a directory with one entry, which is the orientation, 6.
+    const TURNED: &[u8] =
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+    let mut data = Vec::new();
+    for y in 0..u32::from(height) {
+        for x in 0..u32::from(width) {
+            let (across, down) = (x * 255 / u32::from(width), y * 255 / u32::from(height));
+            data.extend(match kind.gray {
+                true => vec![((2 * across + down) / 3) as u8],
+                false => [across, down, 255 - (across + down) / 2]
+                    .map(|it| it as u8)
+                    .into(),
+            });
+        }
+    }
+    let mut file = Vec::new();
+    let mut encoder = Encoder::new(&mut file, 90);
+    encoder.set_sampling_factor(kind.sampling);
+    encoder.set_progressive(kind.progressive);
+    encoder.set_restart_interval(kind.restart);
+    if kind.turned {
+        encoder.add_app_segment(1, TURNED.to_vec())?;
+    }
+    let color = if kind.gray {
+        ColorType::Luma
+    } else {
+        ColorType::Rgb
+    };
+    encoder.encode(&data, width, height, color)?;
+    let bytes = jpeg_decoder::Decoder::new(&*file).decode()?;
+    let (width, height) = (usize::from(width), usize::from(height));
+    let bytes: Vec<u8> = match kind.gray {
+        true => bytes.iter().flat_map(|luma| [*luma; 3]).collect(),
+        false => bytes,
+    };
+    ensure!(bytes.len() == 3 * width * height, "{} bytes", bytes.len());
+    if !kind.turned {
+        return Ok((Picture::new(width, height, bytes), file));
+    }
+    // Its first row is the first column of the file, from the last row up.
+    let places = (0..width).flat_map(|column| (0..height).rev().map(move |row| (row, column)));
+    let pixels = places.flat_map(|(row, column)| {
+        let at = 3 * (row * width + column);
+        bytes[at..at + 3].to_vec()
+    });
+    Ok((Picture::new(height, width, pixels.collect()), file))
 }
 
 #[cfg(test)]

@@ -154,14 +154,18 @@ impl Picture {
         pixels.filter(|pixel| **pixel == color).count()
     }
 
-    /// Where this differs from another picture.
-    fn difference(&self, other: &Self) -> Option<String> {
+    /// Where this differs from another picture, by more than the tolerance in any color.
+    fn difference(&self, other: &Self, tolerance: u8) -> Option<String> {
         if (self.width, self.height) != (other.width, other.height) {
             return Some(format!("{self:?}, and not {other:?}"));
         }
         let pixels = || self.bytes.chunks(3).zip(other.bytes.chunks(3)).enumerate();
-        let (index, (is, should)) = pixels().find(|(_, (is, should))| is != should)?;
-        let count = pixels().filter(|(_, (is, should))| is != should).count();
+        let differs = |(_, (is, should)): &(usize, (&[u8], &[u8]))| {
+            let mut colors = is.iter().zip(*should);
+            colors.any(|(is, should)| is.abs_diff(*should) > tolerance)
+        };
+        let (index, (is, should)) = pixels().find(differs)?;
+        let count = pixels().filter(differs).count();
         let (x, y) = (index % self.width, index / self.width);
         Some(format!(
             "{count} pixels differ, the first at {x},{y}: {is:02x?} and not {should:02x?}"
@@ -170,9 +174,21 @@ impl Picture {
 
     /// Takes pictures of a head until one is this.
     pub fn expect(&self, qmp: &mut Qmp, device: &str, head: usize, file: &Path) -> Result<()> {
+        self.expect_near(0, qmp, device, head, file)
+    }
+
+    /// Takes pictures of a head until one differs from this by no more than the tolerance in any color of any pixel.
+    pub fn expect_near(
+        &self,
+        tolerance: u8,
+        qmp: &mut Qmp,
+        device: &str,
+        head: usize,
+        file: &Path,
+    ) -> Result<()> {
         let mut last = None;
         let found = Self::wait(qmp, device, head, file, |shown| {
-            last = shown.difference(self);
+            last = shown.difference(self, tolerance);
             last.is_none()
         });
         found.map(drop).with_context(|| last.unwrap_or_default())

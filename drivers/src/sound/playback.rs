@@ -197,6 +197,20 @@ impl<'a, T: Transport> Playback<'a, T> {
         self.session.params
     }
 
+    /// Waits for the oldest period that the device has, and begins the stream first if that has not been done; `false`: the
+    /// device has none. For those who must know when each of them is done; others write frames, and flush. Dropping the
+    /// future loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// The device failed to play the period, or is stopped.
+    pub async fn take_back(&mut self) -> Result<bool> {
+        if self.session.has_sent() {
+            self.session.start().await?;
+        }
+        Ok(self.session.oldest().await?.is_some())
+    }
+
     /// Stops and releases the stream at once: frames that were not played are lost. Flush first to hear them all, and mind
     /// the device's latency: what it has used up is not always heard.
     ///
@@ -250,10 +264,7 @@ impl<T: Transport> FrameSink for Playback<'_, T> {
         if self.filled > 0 {
             self.send();
         }
-        if self.session.has_sent() {
-            self.session.start().await?;
-        }
-        while self.session.oldest().await?.is_some() {}
+        while self.take_back().await? {}
         Ok(())
     }
 }

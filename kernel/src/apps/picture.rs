@@ -1,6 +1,7 @@
-//! Pictures out of files: PNG and BMP, decoded in memory that is asked for beforehand, and made to fit a display.
+//! Pictures out of files: PNG, BMP and JPEG, decoded in memory that is asked for beforehand, and made to fit a display.
 
 mod bmp;
+mod jpeg;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -19,6 +20,7 @@ use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 use zune_png::PngDecoder;
 
+use self::jpeg::Jpeg;
 use crate::devices::gpu;
 use crate::platform::memory::heap;
 
@@ -40,11 +42,29 @@ impl Picture {
     /// # Errors
     ///
     /// It is no picture of a known kind, a broken one, or a larger one than there is memory for.
-    pub fn decode(file: &[u8]) -> Result<Self, String> {
+    pub async fn decode(file: Vec<u8>) -> Result<Self, String> {
+        match file.starts_with(&jpeg::START) {
+            true => Self::decode_jpeg(file).await,
+            false => Self::decode_at_once(&file),
+        }
+    }
+
+    async fn decode_jpeg(file: Vec<u8>) -> Result<Self, String> {
+        let mut jpeg = Jpeg::read(&file)?;
+        // What was essential of it is there twice.
+        drop(file);
+        let (width, height) = jpeg.dimensions();
+        let mut picture = Self::room(width, height)?;
+        let samples = jpeg.decode().await?;
+        picture.fill(jpeg.pixels(&samples));
+        Ok(picture)
+    }
+
+    fn decode_at_once(file: &[u8]) -> Result<Self, String> {
         match file {
             [0x89, b'P', b'N', b'G', ..] => Self::decode_png(file),
             [b'B', b'M', ..] => Self::decode_bmp(file),
-            _ => Err("is no picture in PNG or BMP".into()),
+            _ => Err("is no picture in PNG, BMP or JPEG".into()),
         }
     }
 
@@ -352,14 +372,14 @@ mod tests {
             file.extend([1, 0, 24, 0]);
             file.extend([0u32, 8, 0, 0, 0, 0].map(u32::to_le_bytes).as_flattened());
             file.extend(rows.as_flattened());
-            let picture = Picture::decode(&file).unwrap();
+            let picture = Picture::decode_at_once(&file).unwrap();
             assert_eq!(picture.pixels, [0x010203, 0x040506], "{height}");
         }
     }
 
     #[test]
     fn files_that_are_not_pictures_are_refused() {
-        let error = |file: &[u8]| Picture::decode(file).err().unwrap();
+        let error = |file: &[u8]| Picture::decode_at_once(file).err().unwrap();
         assert!(error(b"").contains("no picture"));
         assert!(error(b"GIF89a").contains("no picture"));
         assert!(error(b"\x89PNG\r\n\x1a\n").contains("broken"));
@@ -371,7 +391,7 @@ mod tests {
     #[test]
     fn bytes_behind_the_end_of_a_png_file_do_not_count() {
         let png = include_bytes!("picture/test.png");
-        let expected = Picture::decode(png).unwrap().pixels;
+        let expected = Picture::decode_at_once(png).unwrap().pixels;
         for more in [
             &b"\0"[..],
             &[0; 512],
@@ -380,7 +400,7 @@ mod tests {
             png,
         ] {
             let file = [png, more].concat();
-            let picture = Picture::decode(&file).unwrap();
+            let picture = Picture::decode_at_once(&file).unwrap();
             assert!(picture.pixels == expected, "{more:?}");
         }
     }
@@ -388,14 +408,17 @@ mod tests {
     #[test]
     fn damaged_files_are_errors_or_pictures() {
         let png = include_bytes!("picture/test.png");
-        assert_eq!(Picture::decode(png).unwrap().dimensions(), Size::new(16, 8));
+        assert_eq!(
+            Picture::decode_at_once(png).unwrap().dimensions(),
+            Size::new(16, 8)
+        );
         for at in 0..png.len() {
             for value in [0, 1, 0x7f, 0x80, 0xff] {
                 let mut damaged = png.to_vec();
                 damaged[at] = value;
-                let _ = Picture::decode(&damaged);
+                let _ = Picture::decode_at_once(&damaged);
             }
-            let _ = Picture::decode(&png[..at]);
+            let _ = Picture::decode_at_once(&png[..at]);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Sound cards: each has a task that owns it, and is shared by whoever plays and records.
 
 use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -23,21 +24,35 @@ use vringlet::{Cause, Driver, Error, Report};
 use super::owner::{self, Owner, Shared};
 use super::{DeviceTransport, Driven, Found};
 use crate::platform::interrupts::Event;
-use crate::platform::time;
+use crate::platform::time::{self, Instant};
 use crate::runtime::task;
 
 /// The queues of a card: control, events, output, input.
 const QUEUES: usize = 4;
 /// How long a device may take for what it should do at once.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Periods per second: how often the device and the driver speak of a stream.
-const PERIODS_PER_SECOND: u32 = 50;
-/// Periods that the device has at a time, half a second: how late a task may come for the next. A machine that emulates
-/// another one beside much else is late at times.
-const PERIODS: u32 = 24;
 /// How long a stream runs on after its last frame was used up. QEMU reports no latency and has some: what it has not
 /// played when the stream is stopped is lost.
 const RUN_OUT: Duration = Duration::from_millis(300);
+
+/// In which portions frames go to a device and come from it.
+#[derive(Clone, Copy, Debug)]
+pub struct Periods {
+    /// How long one sounds: how often the device and the driver speak of the stream.
+    pub length: Duration,
+    /// How many the device has at a time: how late a task may come for the next.
+    pub count: u32,
+}
+
+impl Default for Periods {
+    /// Half a second together: a machine that emulates another one beside much else is late at times.
+    fn default() -> Self {
+        Self {
+            length: Duration::from_millis(20),
+            count: 24,
+        }
+    }
+}
 
 /// A sound card. Dereferences to the driver's asynchronous face.
 pub struct Card {
@@ -157,11 +172,12 @@ impl Card {
         stream: u32,
         source: &mut S,
         frames: u64,
+        periods: Periods,
     ) -> Result<Played, Failed<S::Error>> {
         let layout = source.layout();
         let before = self.stats(stream);
         let playing = async {
-            let mut sink = self.play(stream, self.params(layout)?).await?;
+            let mut sink = self.play(stream, self.params(layout, periods)?).await?;
             let limit = byte_count(layout, frames);
             let copied = copy(source, &mut sink, limit).await;
             let bytes = copied.map_err(|error| match error {
@@ -187,11 +203,12 @@ impl Card {
         stream: u32,
         sink: &mut S,
         frames: u64,
+        periods: Periods,
     ) -> Result<Played, Failed<S::Error>> {
         let layout = sink.layout();
         let before = self.stats(stream);
         let recording = async {
-            let mut source = self.record(stream, self.params(layout)?).await?;
+            let mut source = self.record(stream, self.params(layout, periods)?).await?;
             let limit = byte_count(layout, frames);
             let copied = copy(&mut source, sink, limit).await;
             let bytes = copied.map_err(|error| match error {
@@ -216,11 +233,13 @@ impl Card {
         (input, output): (u32, u32),
         layout: Layout,
         frames: u64,
+        periods: Periods,
     ) -> Result<Played, Failed<Error>> {
+        let params = self.params(layout, periods)?;
         let before = self.stats(output);
         let looping = async {
-            let mut source = self.record(input, self.params(layout)?).await?;
-            let mut sink = self.play(output, self.params(layout)?).await?;
+            let mut source = self.record(input, params).await?;
+            let mut sink = self.play(output, params).await?;
             let limit = byte_count(layout, frames);
             let copied = copy(&mut source, &mut sink, limit).await;
             let bytes = copied.map_err(|error| match error {
@@ -236,10 +255,69 @@ impl Card {
         Ok(self.played(layout, bytes, before, output))
     }
 
-    fn params(&self, layout: Layout) -> Result<Params, Error> {
-        let frames = layout.rate.hz().div_ceil(PERIODS_PER_SECOND);
+    /// Plays a source without end for a while, and measures how long the device keeps each period. Those that it has before the
+    /// stream begins wait for that, too, and are left out.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::play_from`], or memory is short.
+    pub async fn measure<S: FrameSource>(
+        &self,
+        stream: u32,
+        source: &mut S,
+        frames: u64,
+        periods: Periods,
+        done: impl Fn(u64),
+    ) -> Result<Measured, Failed<S::Error>> {
+        let params = self.params(source.layout(), periods)?;
+        let (period_bytes, at_a_time) = (params.period_bytes(), params.periods() as usize);
+        let count = byte_count(params.layout(), frames).div_ceil(period_bytes.max(1).into());
+        let before = self.stats(stream);
+        let measuring = async {
+            let no_memory = || self.with(|sound| sound.error(Cause::NoMemory));
+            let (mut kept, mut given) = (Vec::new(), VecDeque::new());
+            let room = usize::try_from(count).map_err(|_| no_memory())?;
+            kept.try_reserve_exact(room).map_err(|_| no_memory())?;
+            given
+                .try_reserve_exact(at_a_time)
+                .map_err(|_| no_memory())?;
+            let mut sink = self.play(stream, params).await?;
+            for number in 0..count + at_a_time as u64 {
+                if number >= at_a_time as u64 {
+                    sink.take_back().await?;
+                    kept.extend(given.pop_front().flatten().map(Instant::elapsed));
+                    done(period_bytes.into());
+                }
+                let copied = copy(source, &mut sink, period_bytes.into()).await;
+                copied.map_err(|error| match error {
+                    CopyError::Source(error) => Failed::Other(error),
+                    CopyError::Sink(error) => Failed::Device(error),
+                })?;
+                given.push_back((number >= at_a_time as u64).then(time::now));
+            }
+            while let Some(at) = given.pop_front() {
+                sink.take_back().await?;
+                kept.extend(at.map(Instant::elapsed));
+            }
+            sink.close().await?;
+            Ok(kept)
+        };
+        let kept = self.in_time(&[stream], measuring).await?;
+        let bytes = u64::from(period_bytes) * (count + at_a_time as u64);
+        let played = self.played(params.layout(), bytes, before, stream);
+        Ok(Measured {
+            params,
+            kept,
+            played,
+        })
+    }
+
+    fn params(&self, layout: Layout, periods: Periods) -> Result<Params, Error> {
+        let frames = u128::from(layout.rate.hz()) * periods.length.as_micros();
+        let frames = u32::try_from(frames.div_ceil(1_000_000)).ok();
         // A frame of less than a byte makes whole bytes in eights.
-        let params = Params::new(layout, frames.next_multiple_of(8), PERIODS);
+        let frames = frames.and_then(|frames| frames.checked_next_multiple_of(8));
+        let params = Params::new(layout, frames.unwrap_or(u32::MAX), periods.count);
         params.map_err(|cause| self.with(|sound| sound.error(cause)))
     }
 
@@ -328,6 +406,16 @@ impl fmt::Display for Played {
              latency_bytes={latency_bytes}"
         )
     }
+}
+
+/// How long a device kept each of the periods that it was given.
+pub struct Measured {
+    /// What the stream was opened with.
+    pub params: Params,
+    /// The times, from the oldest period to the youngest.
+    pub kept: Vec<Duration>,
+    /// What became of the frames.
+    pub played: Played,
 }
 
 /// Why frames did not get where they should.

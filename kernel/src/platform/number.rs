@@ -1,5 +1,7 @@
 //! Numbers as people write them, on the command line and in the shell.
 
+use core::time::Duration;
+
 /// A number: decimal or `0x` hexadecimal, with a binary suffix k, M or G.
 pub fn parse(text: &str) -> Option<u64> {
     if let Some(hexadecimal) = text.strip_prefix("0x") {
@@ -17,6 +19,18 @@ pub fn parse(text: &str) -> Option<u64> {
         return None;
     }
     digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+/// Milliseconds, with up to three digits behind a point: `20`, `2.5`.
+pub fn milliseconds(text: &str) -> Option<Duration> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let are_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if !(1..=3).contains(&fraction.len()) || !are_digits(whole) || !are_digits(fraction) {
+        return None;
+    }
+    let whole = whole.parse::<u64>().ok()?.checked_mul(1000)?;
+    let micros = fraction.parse::<u64>().ok()? * [100, 10, 1].get(fraction.len() - 1)?;
+    whole.checked_add(micros).map(Duration::from_micros)
 }
 
 #[cfg(test)]
@@ -43,6 +57,30 @@ mod tests {
             "1é",
         ] {
             assert_eq!(parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn milliseconds_have_three_digits_behind_the_point_at_most() {
+        let micros = |text| milliseconds(text).map(|it| it.as_micros());
+        assert_eq!(micros("20"), Some(20_000));
+        assert_eq!(micros("2.5"), Some(2500));
+        assert_eq!(micros("2.05"), Some(2050));
+        assert_eq!(micros("0.001"), Some(1));
+        for wrong in [
+            "",
+            ".",
+            ".5",
+            "2.",
+            "2.0001",
+            "2.5.1",
+            "-1",
+            "+1",
+            "2.-1",
+            "1k",
+            "99999999999999999",
+        ] {
+            assert_eq!(micros(wrong), None, "{wrong}");
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   task                          fiber (its own stack)
-//!   run(code).await  ---------->  code()  ->  library  ->  wait(disk.read(..))
+//!   run(.., code).await  ------>  code()  ->  library  ->  wait(disk.read(..))
 //!                    <- pending -                          the disk is not done
 //!   other tasks ...
 //!                    -- woken -->                          the disk is done: wait returns
@@ -35,8 +35,6 @@ use crate::platform::memory::stack::{self, Stack};
 use crate::platform::time;
 use crate::platform::traps::{self, Watchdog};
 
-/// Bytes that the code of a fiber may have allocated at a time.
-const MAX_BYTES: usize = 4 << 20;
 /// Bytes lost with fibers that failed, after which there are no more fibers.
 const MAX_LOST_BYTES: usize = 8 << 20;
 /// How long a fiber may run without waiting. Nothing else runs meanwhile.
@@ -107,12 +105,15 @@ pub fn init() {
     });
 }
 
-/// Runs code on a fiber.
+/// Runs code on a fiber. It may have allocated so many bytes at a time.
 ///
 /// # Errors
 ///
 /// No memory for a stack, or too much was lost with fibers that failed.
-pub fn run<T: 'static>(code: impl FnOnce() -> T + 'static) -> Result<Fiber<T>, NoStack> {
+pub fn run<T: 'static>(
+    max_bytes: usize,
+    code: impl FnOnce() -> T + 'static,
+) -> Result<Fiber<T>, NoStack> {
     if LOST.load(Ordering::Relaxed) > MAX_LOST_BYTES {
         return Err(NoStack);
     }
@@ -121,7 +122,7 @@ pub fn run<T: 'static>(code: impl FnOnce() -> T + 'static) -> Result<Fiber<T>, N
         let running = Running {
             yielder,
             told: RefCell::new(told),
-            quota: Quota::new(MAX_BYTES),
+            quota: Quota::new(max_bytes),
         };
         set_running((&raw const running).cast_mut());
         code()

@@ -1,9 +1,10 @@
 //! Pictures from a disk on displays: what is seen is the picture as the host renders it.
 
 use anyhow::{Context, Result, ensure};
+use jpeg_encoder::SamplingFactor;
 use vringlet_tests::cell::{Booted, Cell};
 use vringlet_tests::images::{FileSystem, Files};
-use vringlet_tests::pictures::{Kind, bmp, masked_bmp, png};
+use vringlet_tests::pictures::{Jpeg, Kind, bmp, jpeg, masked_bmp, png};
 use vringlet_tests::qemu::Image;
 use vringlet_tests::screen::{Picture, Pointers, Window, windows};
 
@@ -27,6 +28,7 @@ pub(crate) fn cells() -> Vec<Spec> {
     }
     cells.push(Spec::new("q35/screen/show/two-heads-resized", heads));
     cells.push(Spec::new("q35/screen/show/broken", broken));
+    cells.push(Spec::new("q35/screen/show/jpeg", show_jpeg));
     cells
 }
 
@@ -121,6 +123,84 @@ fn heads(cell: &Cell) -> Result<()> {
     guest.power_off()
 }
 
+/// JPEG files of every kind: what is seen is what another decoder makes of them, as near as two decoders are.
+fn show_jpeg(cell: &Cell) -> Result<()> {
+    const TOLERANCE: u8 = 16;
+    let plain = Jpeg::default();
+    let progressive = Jpeg {
+        progressive: true,
+        ..plain
+    };
+    let (gray, turned) = (
+        Jpeg {
+            gray: true,
+            ..plain
+        },
+        Jpeg {
+            turned: true,
+            ..plain
+        },
+    );
+    let restart = Jpeg {
+        restart: 5,
+        sampling: SamplingFactor::R_4_4_4,
+        ..plain
+    };
+    let wide = Jpeg {
+        sampling: SamplingFactor::R_4_2_2,
+        ..progressive
+    };
+    let kinds = [
+        ("plain", plain, (301, 199)),
+        ("progressive", progressive, (640, 480)),
+        ("gray", gray, (123, 231)),
+        ("restart", restart, (333, 222)),
+        ("turned", turned, (500, 100)),
+        ("wide", wide, (99, 98)),
+        // Much work, and more memory than any other code on a fiber gets.
+        ("large", progressive, (2400, 1600)),
+    ];
+    let (mut files, mut pictures) = (Files::new(), Vec::new());
+    for (name, kind, (width, height)) in kinds {
+        let (picture, file) = jpeg(kind, width, height)?;
+        files.insert(format!("{name}.jpg"), file);
+        pictures.push((name, picture));
+    }
+    let (_, file) = jpeg(plain, 301, 199)?;
+    files.insert("more.jpg".into(), [&file[..], &file].concat());
+    let mut huge = file.clone();
+    let frame = huge.windows(2).position(|it| it == [0xff, 0xc0]);
+    let frame = frame.context("no frame header")?;
+    huge[frame + 5..][..4].fill(0x3f);
+    files.insert("cut.jpg".into(), file[..file.len() / 2].to_vec());
+    files.insert("huge.jpg".into(), huge);
+    files.insert("noise.jpg".into(), [&file[..3], &[0x5a; 4000]].concat());
+
+    let mut guest = boot(cell, "q35", "xres=640,yres=480", &files)?;
+    for (name, reason) in [
+        ("cut", "is a broken picture: \"cut off\""),
+        ("huge", "has 16191 x 16191 pixels"),
+        ("noise", "is a broken picture"),
+    ] {
+        let line = guest
+            .command(&format!("screen show {name}.jpg"), "error: ")?
+            .text;
+        ensure!(line.contains(reason), "{name}: {line:?} and not {reason:?}");
+    }
+    pictures.push(("more", pictures[0].1.clone()));
+    let file = cell.file("screen.ppm");
+    for (name, picture) in pictures {
+        let (columns, rows) = picture.size();
+        let said = format!("picture={columns}x{rows} transferred={}", 4 * 640 * 480);
+        guest.command(&format!("screen show {name}.jpg"), &said)?;
+        let shown = picture.shown(640, 480);
+        let seen = shown.expect_near(TOLERANCE, &mut guest.process().qmp, "g", 0, &file);
+        seen.context(name)?;
+    }
+    guest.command("virtio gpu0", " errors=0")?;
+    guest.power_off()
+}
+
 /// What is no picture is refused with a reason, and the display shows what it showed.
 fn broken(cell: &Cell) -> Result<()> {
     let (_, good) = png(Kind::Rgb, 301, 199)?;
@@ -145,8 +225,8 @@ fn broken(cell: &Cell) -> Result<()> {
     let pattern = Picture::test_pattern(640, 480, 0);
     guest.command("screen test", "transferred=")?;
     for (name, reason) in [
-        ("text.png", "is no picture in PNG or BMP"),
-        ("empty.png", "is no picture in PNG or BMP"),
+        ("text.png", "is no picture in PNG, BMP or JPEG"),
+        ("empty.png", "is no picture in PNG, BMP or JPEG"),
         ("cut.png", "is a broken picture"),
         ("huge.png", "has 16383 x 16383 pixels"),
         ("damaged.png", "is a broken picture"),

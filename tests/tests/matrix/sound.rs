@@ -55,11 +55,16 @@ pub(crate) fn cells() -> Vec<Spec> {
         cells.push(Spec::new(name, move |cell| restart(cell, how)));
     }
     cells.push(Spec::new("q35/sound/refusals", refusals));
-    cells.push(Spec::new("q35/sound/busy-60s", busy));
+    cells.push(Spec::new("q35/sound/busy-60s", |cell| busy(cell, "")));
+    let short = |cell: &Cell| busy(cell, "period=2.5");
+    cells.push(Spec::new("q35/sound/busy-60s-period=2.5", short));
+    cells.push(Spec::new("q35/sound/period=2.5", short_periods));
+    cells.push(Spec::new("q35/sound/bench", bench));
     for (name, body) in [
         ("play", daemon_plays as fn(&Cell) -> Result<()>),
         ("record", daemon_records),
         ("loop", daemon_loops),
+        ("periods", daemon_gets_periods),
         ("restart", daemon_is_restarted),
         ("paused", daemon_pauses),
     ] {
@@ -87,10 +92,14 @@ fn check_said(guest: &Booted, command: &str, word: &str) -> Result<()> {
 /// What a command printed must be a success. A file that is recorded comes faster than any sound, so it may well have to
 /// wait for the guest.
 fn said(guest: &Booted, command: &str, word: &str) -> Result<String> {
+    said_with(guest, command, word, " errors=0 ")
+}
+
+fn said_with(guest: &Booted, command: &str, word: &str, text: &str) -> Result<String> {
     let output = guest.console().output_of(command)?;
     let line = output.iter().find(|line| line.starts_with(word));
     let line = line.with_context(|| format!("{command} said {output:?}"))?;
-    ensure!(line.contains(" errors=0 "), "{command} said {line:?}");
+    ensure!(line.contains(text), "{command} said {line:?}");
     Ok(line.clone())
 }
 
@@ -286,7 +295,7 @@ fn restart(cell: &Cell, how: Restart) -> Result<()> {
 }
 
 /// A minute without a gap, while the disk is read and the network echoes as fast as they can.
-fn busy(cell: &Cell) -> Result<()> {
+fn busy(cell: &Cell, period: &str) -> Result<()> {
     const SECONDS: u32 = 60;
     const ECHO: u16 = 7;
     let path = cell.file("out.wav");
@@ -307,7 +316,7 @@ fn busy(cell: &Cell) -> Result<()> {
     guest.expect_prompt()?;
     let port = guest.process().qmp.forwarded_port("tcp", ECHO)?;
     guest.type_line("bg blk bench blk0 read depth=4 size=64k count=100M")?;
-    guest.type_line(&format!("sound tone 440 {SECONDS}"))?;
+    guest.type_line(format!("sound tone 440 {SECONDS} {period}").trim_end())?;
     let start = Instant::now();
     let bytes = vec![0x5a; 64 << 10];
     let mut echoes = 0;
@@ -316,7 +325,12 @@ fn busy(cell: &Cell) -> Result<()> {
         echoes += 1;
     }
     let line = guest.expect("played")?.text;
-    ensure!(line.contains(" xruns=0 errors=0 "), "{line:?}");
+    let said = match period {
+        "" => " xruns=0 errors=0 ",
+        // The device has 60 ms of sound. A busy host may well let the guest come later than that.
+        _ => " errors=0 ",
+    };
+    ensure!(line.contains(said), "{line:?}");
     guest.type_line("virtio blk0")?;
     let read = guest.expect("bytes_read=")?.text;
     let read = read.split("bytes_read=").nth(1).unwrap_or_default();
@@ -326,6 +340,81 @@ fn busy(cell: &Cell) -> Result<()> {
     ensure!(echoes > 10, "{echoes} echoes of 64 KiB");
     guest.power_off()?;
     compare(&read_wav(&path)?, &tone_s16(440, 48000, SECONDS))
+}
+
+/// Short periods, few and many of them: what is heard is the same, and no less of it.
+fn short_periods(cell: &Cell) -> Result<()> {
+    let path = cell.file("out.wav");
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    play_to_wav(&mut qemu, &path, 48000, "s16")?;
+    let command = |options| format!("sound tone 440 {SECONDS} {options}");
+    let plays = ["period=2.5", "period=2.5 periods=64", "period=10 periods=4"].map(command);
+    // Longer and shorter than is sound, more than the queue takes, and no number.
+    let refused = [
+        "period=0.5",
+        "period=2000",
+        "periods=65",
+        "periods=0",
+        "period=x",
+    ]
+    .map(command);
+    let [plays_script, refused_script] = [&plays[..], &refused].map(|it| it.join("; "));
+    qemu.script(&format!("{plays_script}; {refused_script}; poweroff"));
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PowerOff)?;
+    for (command, periods) in plays.iter().zip([400, 400, 100]) {
+        let line = said(&guest, command, "played")?;
+        ensure!(line.contains(&format!(" periods={periods} ")), "{line}");
+    }
+    for command in &refused {
+        let output = guest.console().output_of(command)?;
+        let error = output.iter().any(|line| line.starts_with("error: "));
+        ensure!(error, "{command} said {output:?}");
+    }
+    compare(&read_wav(&path)?, &tone_s16(440, 48000, SECONDS).repeat(3))
+}
+
+/// The benchmark plays as long as it says and then what the device has at a time, and measures periods that are kept about as
+/// long as it takes to play them all.
+fn bench(cell: &Cell) -> Result<()> {
+    const PERIOD_US: u32 = 5000;
+    const PERIODS: u32 = 16;
+    let path = cell.file("out.wav");
+    let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
+    play_to_wav(&mut qemu, &path, 48000, "s16")?;
+    let command = format!("sound bench seconds=2 period=5 periods={PERIODS}");
+    qemu.script(&format!("strict; {command}; poweroff"));
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PowerOff)?;
+    let line = said_with(&guest, &command, "bench", " errors=0")?;
+    for text in [
+        "s16 48000 Hz 2 channels: period_us=5000",
+        " period_bytes=960 ",
+        " periods=16 ",
+        " measured=400 ",
+    ] {
+        ensure!(line.contains(text), "no {text:?} in {line:?}");
+    }
+    let number = |name: &str| -> Result<u32> {
+        let text = line.split_once(&format!(" {name}="));
+        let text = text.with_context(|| format!("no {name} in {line:?}"))?.1;
+        Ok(text.split(' ').next().unwrap_or_default().parse()?)
+    };
+    let [min, median, max] = [
+        number("kept_us_min")?,
+        number("kept_us_median")?,
+        number("kept_us_max")?,
+    ];
+    ensure!(min <= median && median <= max, "{line:?}");
+    // However busy the machine is: half of them wait for those before them to be played.
+    ensure!(median > PERIODS * PERIOD_US / 2, "{line:?}");
+    let seconds = tone_s16(440, 48000, 3);
+    let len = (400 + PERIODS as usize) * 960;
+    // What QEMU has when the stream ends at once may be lost.
+    let heard = read_wav(&path)?;
+    ensure!(heard.len() <= len, "{} bytes of {len}", heard.len());
+    ensure!(heard.len() > len / 2, "{} bytes of {len}", heard.len());
+    compare(&heard, &seconds[..heard.len()])
 }
 
 /// A card says what it has; QEMU's has jacks and channel maps of which it will not tell.
@@ -463,6 +552,23 @@ fn daemon_loops(cell: &Cell) -> Result<()> {
     said(&guest, &command, "looped")?;
     let looped = &recorded[..4 * (RATE * SECONDS) as usize];
     files.expect_played(&[played_by_daemon(looped, period(RATE, 4))])?;
+    files.daemon.complains_only_of(&[])
+}
+
+/// Periods of other lengths: the daemon cuts each, so that what it plays tells of how many bytes they were.
+fn daemon_gets_periods(cell: &Cell) -> Result<()> {
+    const RATE: u32 = 48000;
+    // In milliseconds, and in frames.
+    const PERIODS: [(&str, usize); 3] = [("2.5", 120), ("7", 336), ("50", 2400)];
+    let (mut qemu, files) = with_daemon(cell, &[])?;
+    let command = |ms| format!("sound tone 440 {SECONDS} channels=1 period={ms}");
+    let commands = PERIODS.map(|(ms, _)| command(ms));
+    qemu.script(&format!("strict; {}; poweroff", commands.join("; ")));
+    let mut guest = cell.boot(qemu)?;
+    guest.ends_with(&End::PowerOff)?;
+    let samples = tone(440, RATE, 1, RATE * SECONDS);
+    let frames: Vec<u8> = samples.flat_map(|it| encode("s16", it)).collect();
+    files.expect_played(&PERIODS.map(|(_, period)| played_by_daemon(&frames, 2 * period)))?;
     files.daemon.complains_only_of(&[])
 }
 

@@ -22,6 +22,8 @@ use crate::runtime::fiber;
 const PIECE: u64 = 64 << 10;
 /// How many pieces are kept.
 const PIECES: usize = 8;
+/// Bytes that the library may have allocated at a time.
+const MAX_BYTES: usize = 4 << 20;
 
 /// The superblock and its magic number: where every file system of the family says what it is.
 const MAGIC_OFFSET: usize = 1024 + 56;
@@ -48,7 +50,7 @@ pub(super) fn is_ext(start: &[u8]) -> bool {
 
 /// Runs an operation where it can wait.
 async fn run<T: 'static>(work: impl FnOnce() -> T + 'static) -> Result<T, Fault> {
-    let fiber = fiber::run(work);
+    let fiber = fiber::run(MAX_BYTES, work);
     let fiber = fiber
         .map_err(|fiber::NoStack| Fault::new(ErrorKind::LimitExceeded, "no memory for a stack"))?;
     let gave_up = |fiber::Failed| {

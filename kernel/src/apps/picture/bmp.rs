@@ -323,11 +323,11 @@ mod tests {
         }
 
         fn shown(&self) -> Vec<u32> {
-            Picture::decode(&self.bytes()).unwrap().pixels
+            Picture::decode_at_once(&self.bytes()).unwrap().pixels
         }
 
         fn error(&self) -> String {
-            Picture::decode(&self.bytes()).err().unwrap()
+            Picture::decode_at_once(&self.bytes()).err().unwrap()
         }
     }
 
@@ -464,7 +464,7 @@ mod tests {
         for header in [0, 16, 41, 64, 125, u32::MAX] {
             let mut file = File::new(INFO, 24, RGB).pixels([[0; 8]; 2]).bytes();
             file[14..18].copy_from_slice(&header.to_le_bytes());
-            let error = Picture::decode(&file).err().unwrap();
+            let error = Picture::decode_at_once(&file).err().unwrap();
             let expected = format!("a header of {header} bytes, which is not known");
             assert!(error.contains(&expected), "{error}");
         }
@@ -497,7 +497,7 @@ mod tests {
                 for value in [0, 1, 0x7f, 0x80, 0xff] {
                     let mut damaged = file.clone();
                     damaged[at] = value;
-                    let _ = Picture::decode(&damaged);
+                    let _ = Picture::decode_at_once(&damaged);
                 }
             }
         }
@@ -514,9 +514,9 @@ mod tests {
                 .pixels([[1; 8]; 2]),
         ] {
             let file = file.bytes();
-            assert!(Picture::decode(&file).is_ok());
+            assert!(Picture::decode_at_once(&file).is_ok());
             for len in 2..file.len() {
-                let error = Picture::decode(&file[..len]).err();
+                let error = Picture::decode_at_once(&file[..len]).err();
                 assert!(error.is_some_and(|error| error.contains("broken")), "{len}");
             }
         }

@@ -28,8 +28,8 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
         "screen cursor off [display=D]",
         "screen bench [area=WIDTHxHEIGHT] [count=N] [display=D]",
     ],
-    help: "shows displays, and shows things on them; a color is a number such as 0xff8000; bench draws and sends an area \
-           again and again, all of the display if nothing is said",
+    help: "shows displays, and shows things on them; files are PNG, BMP or JPEG; a color is a number such as 0xff8000; bench \
+           draws and sends an area again and again, all of the display if nothing is said",
     run: |args, out| Box::pin(run(args, out)),
 }];
 
@@ -188,9 +188,8 @@ async fn show(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     args.end()?;
     let adapter = adapter()?;
     let bytes = files::open(&path).await?.read_all().await?;
-    let picture = Picture::decode(&bytes);
+    let picture = Picture::decode(bytes).await;
     let picture = picture.map_err(|reason| Error::failed(format_args!("{path}: {reason}")))?;
-    drop(bytes);
     let size = picture.dimensions();
     let transferred = draw(adapter, async move |desk| desk.show_picture(picture).await).await?;
     writeln!(out, "picture={size} transferred={transferred}")?;

@@ -1,11 +1,14 @@
 //! The commands of the sound cards: sound, with an operation as its first word.
 
+mod bench;
 mod hash;
 mod tone;
 mod wav;
 
 use alloc::boxed::Box;
 use core::fmt;
+use core::ops::RangeInclusive;
+use core::time::Duration;
 
 use vringlet::sound::{
     Direction, Format, FrameSource as _, Inventory, Layout, Rate, StreamInfo, wire,
@@ -16,19 +19,23 @@ use self::tone::Tone;
 use self::wav::{WavSink, WavSource};
 use super::files::path;
 use crate::apps::files;
-use crate::devices::sound::{self, Card, Played};
+use crate::devices::sound::{self, Card, Periods, Played};
+use crate::platform::number;
 use crate::shell::{Args, Command, Error, Output, dump};
 
 pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
     name: "sound",
     usage: &[
         "sound info",
-        "sound tone HZ SECONDS [rate=R] [format=F] [channels=C] [card=NAME]",
-        "sound play FILE.wav [card=NAME]",
-        "sound record SECONDS [FILE.wav] [rate=R] [format=F] [channels=C] [card=NAME]",
-        "sound loop SECONDS [rate=R] [format=F] [channels=C] [card=NAME]",
+        "sound tone HZ SECONDS [rate=R] [format=F] [channels=C] [period=MS] [periods=N] [card=NAME]",
+        "sound play FILE.wav [period=MS] [periods=N] [card=NAME]",
+        "sound record SECONDS [FILE.wav] [rate=R] [format=F] [channels=C] [period=MS] [periods=N] [card=NAME]",
+        "sound loop SECONDS [rate=R] [format=F] [channels=C] [period=MS] [periods=N] [card=NAME]",
+        "sound bench [seconds=S] [rate=R] [format=F] [channels=C] [period=MS] [periods=N] [card=NAME]",
     ],
-    help: "plays a tone or a file, records into a file, plays what is recorded; `sound info` says what there is",
+    help: "plays a tone or a file, records into a file, plays what is recorded; `sound info` says what there is; frames go \
+           in periods of MS milliseconds (2.5, or 20 if nothing is said), of which the device has N at a time (24); bench \
+           plays a tone and says how long the device keeps a period",
     run: |args, out| Box::pin(run(args, out)),
 }];
 
@@ -36,6 +43,8 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
 const MAX_SECONDS: u64 = 24 * 3600;
 /// The tone of the tour.
 const TOUR_HZ: u32 = 440;
+/// Periods that anybody may ask for.
+const PERIOD: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(1);
 /// The highest tone.
 const MAX_HZ: u64 = 192_000;
 
@@ -46,6 +55,7 @@ async fn run(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
         "play" => play(args, out).await,
         "record" => record(args, out).await,
         "loop" => loop_back(args, out).await,
+        "bench" => bench::run(args, out).await,
         other => Err(Error::usage(format_args!("no operation {other}"))),
     }
 }
@@ -98,6 +108,22 @@ fn layout(args: &mut Args<'_>, info: &StreamInfo) -> Result<Layout, Error> {
     Ok(layout)
 }
 
+/// What the options say of the periods.
+fn periods(args: &mut Args<'_>) -> Result<Periods, Error> {
+    let mut periods = Periods::default();
+    if let Some(word) = args.option("period") {
+        let length = number::milliseconds(word).filter(|length| PERIOD.contains(length));
+        periods.length = length.ok_or_else(|| {
+            let (min, max) = (PERIOD.start().as_millis(), PERIOD.end().as_millis());
+            Error::usage(format_args!("period is {min} to {max} milliseconds"))
+        })?;
+    }
+    if let Some(count) = args.number_option("periods")? {
+        periods.count = u32::try_from(count).map_err(|_| Error::usage("too many periods"))?;
+    }
+    Ok(periods)
+}
+
 /// One of those offered: this one if it is among them.
 fn preferred<T: PartialEq>(wanted: T, mut offered: impl Iterator<Item = T>) -> Result<T, Error> {
     let first = offered.next();
@@ -123,6 +149,7 @@ fn failed(card: &Card, error: impl fmt::Display) -> Error {
 async fn tone(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let (card, stream, info) = stream(&mut args, Direction::Output)?;
     let layout = layout(&mut args, &info)?;
+    let periods = periods(&mut args)?;
     let hz = args.number("HZ")?;
     let seconds = seconds(&mut args)?;
     args.end()?;
@@ -131,7 +158,7 @@ async fn tone(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let no_tone = || Error::failed(format_args!("no tones in the format {}", layout.format));
     let mut tone = Tone::new(hz, layout).ok_or_else(no_tone)?;
     let frames = seconds * u64::from(layout.rate.hz());
-    let played = card.play_from(stream, &mut tone, frames).await;
+    let played = card.play_from(stream, &mut tone, frames, periods).await;
     let played = played.map_err(|error| failed(card, error))?;
     writeln!(out, "played {layout}: {played}")?;
     Ok(())
@@ -146,8 +173,8 @@ pub(super) async fn check(card: &Card, out: Output<'_>) -> Result<(), Error> {
     let Some(mut tone) = Tone::new(TOUR_HZ, layout) else {
         return Ok(());
     };
-    let frames = u64::from(layout.rate.hz() / 4);
-    let played = card.play_from(stream, &mut tone, frames).await;
+    let (frames, periods) = (u64::from(layout.rate.hz() / 4), Periods::default());
+    let played = card.play_from(stream, &mut tone, frames, periods).await;
     let played = played.map_err(|error| failed(card, error))?;
     writeln!(out, "{}: played {layout}: {played}", card.name)?;
     match played.errors {
@@ -158,13 +185,14 @@ pub(super) async fn check(card: &Card, out: Output<'_>) -> Result<(), Error> {
 
 async fn play(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let (card, stream, info) = stream(&mut args, Direction::Output)?;
+    let periods = periods(&mut args)?;
     let path = path(&mut args, "FILE.wav").await?;
     args.end()?;
     let unfit = |reason| Error::failed(format_args!("{path}: {reason}"));
     let source = WavSource::open(files::open(&path).await?, &info).await;
     let mut source = source.map_err(unfit)?;
     let (layout, frames) = (source.layout(), source.frame_count());
-    let played = card.play_from(stream, &mut source, frames).await;
+    let played = card.play_from(stream, &mut source, frames, periods).await;
     let played = played.map_err(|error| failed(card, error))?;
     writeln!(out, "played {layout}: {played}")?;
     Ok(())
@@ -173,6 +201,7 @@ async fn play(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
 async fn record(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let (card, stream, info) = stream(&mut args, Direction::Input)?;
     let layout = layout(&mut args, &info)?;
+    let periods = periods(&mut args)?;
     let seconds = seconds(&mut args)?;
     let word = args.next_word();
     args.end()?;
@@ -183,10 +212,10 @@ async fn record(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
             let text = format_args!("the card can't record {layout}");
             return Err(failed(card, text));
         }
-        Some(word) => record_file(card, stream, layout, frames, word).await?,
+        Some(word) => record_file((card, stream, periods), layout, frames, word).await?,
         None => {
             let mut hash = Hash::new(layout);
-            let recorded = card.record_to(stream, &mut hash, frames).await;
+            let recorded = card.record_to(stream, &mut hash, frames, periods).await;
             (
                 recorded.map_err(|error| failed(card, error))?,
                 hash.finish(),
@@ -201,8 +230,7 @@ async fn record(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
 
 /// Records into a file. Gives the hash of the frames, too.
 async fn record_file(
-    card: &Card,
-    stream: u32,
+    (card, stream, periods): (&Card, u32, Periods),
     layout: Layout,
     frames: u64,
     word: &str,
@@ -213,7 +241,7 @@ async fn record_file(
     let header = header.map_err(|reason| Error::failed(format_args!("{path}: {reason}")))?;
     let file = files::create(&path, None).await?;
     let mut sink = WavSink::new(file, layout, header).await?;
-    let recorded = card.record_to(stream, &mut sink, frames).await;
+    let recorded = card.record_to(stream, &mut sink, frames, periods).await;
     // What there is of it is kept, whatever ended it.
     let hash = sink.close().await?;
     Ok((recorded.map_err(|error| failed(card, error))?, hash))
@@ -224,10 +252,12 @@ async fn loop_back(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let output = card.stream(Direction::Output);
     let (output, _) = output.ok_or_else(|| failed(card, "has no output"))?;
     let layout = layout(&mut args, &info)?;
+    let periods = periods(&mut args)?;
     let seconds = seconds(&mut args)?;
     args.end()?;
     let frames = seconds * u64::from(layout.rate.hz());
-    let looped = card.loop_back((input, output), layout, frames).await;
+    let looped = card.loop_back((input, output), layout, frames, periods);
+    let looped = looped.await;
     let looped = looped.map_err(|error| failed(card, error))?;
     writeln!(out, "looped {layout}: {looped}")?;
     Ok(())

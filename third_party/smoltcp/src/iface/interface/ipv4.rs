@@ -95,6 +95,32 @@ impl InterfaceInner {
         })
     }
 
+    /// Whether packets to this address are directed at us: to an address of ours, broadcast, or to a multicast group that
+    /// we are in.
+    fn is_for_us_v4(&self, dst_addr: Ipv4Address) -> bool {
+        self.has_ip_addr(dst_addr)
+            || self.has_multicast_group(dst_addr)
+            || self.is_broadcast_v4(dst_addr)
+    }
+
+    /// Whether anybody here may want the packet that a fragment is part of: raw sockets take those for others, too, and as long
+    /// as there is no address, a DHCP server may send to the one that it offers.
+    #[cfg(feature = "proto-ipv4-fragmentation")]
+    fn wants_fragments_v4(&self, sockets: &SocketSet, ipv4_repr: &Ipv4Repr) -> bool {
+        #[cfg(feature = "socket-raw")]
+        if sockets
+            .items()
+            .filter_map(|item| crate::socket::raw::Socket::downcast(&item.socket))
+            .any(|socket| socket.accepts(&IpRepr::Ipv4(*ipv4_repr)))
+        {
+            return true;
+        }
+        #[cfg(not(feature = "socket-raw"))]
+        let _ = sockets;
+
+        self.is_for_us_v4(ipv4_repr.dst_addr) || self.ipv4_addr().is_none()
+    }
+
     pub(super) fn process_ipv4<'a>(
         &mut self,
         sockets: &mut SocketSet,
@@ -114,6 +140,13 @@ impl InterfaceInner {
         #[cfg(feature = "proto-ipv4-fragmentation")]
         let ip_payload = {
             if ipv4_packet.more_frags() || ipv4_packet.frag_offset() != 0 {
+                // Others' fragments would take the place of ours.
+                if !self.wants_fragments_v4(sockets, &ipv4_repr) {
+                    net_trace!("fragment for somebody else");
+                    self.drops.foreign += 1;
+                    return None;
+                }
+
                 let key = FragKey::Ipv4(ipv4_packet.get_key());
 
                 let f = match frag.assembler.get(&key, self.now + frag.reassembly_timeout) {
@@ -201,10 +234,7 @@ impl InterfaceInner {
             }
         }
 
-        if !self.has_ip_addr(ipv4_repr.dst_addr)
-            && !self.has_multicast_group(ipv4_repr.dst_addr)
-            && !self.is_broadcast_v4(ipv4_repr.dst_addr)
-        {
+        if !self.is_for_us_v4(ipv4_repr.dst_addr) {
             // Ignore IP packets not directed at us, or broadcast, or any of the multicast groups.
             self.drops.foreign += 1;
 

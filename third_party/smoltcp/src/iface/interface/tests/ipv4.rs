@@ -1385,6 +1385,67 @@ fn test_raw_socket_rx_fragmentation(#[case] medium: Medium) {
 
 #[rstest]
 #[case(Medium::Ip)]
+#[cfg(all(feature = "proto-ipv4-fragmentation", feature = "medium-ip"))]
+#[case(Medium::Ethernet)]
+#[cfg(all(feature = "proto-ipv4-fragmentation", feature = "medium-ethernet"))]
+fn fragments_for_others_take_no_place_of_ours(#[case] medium: Medium) {
+    let (mut iface, mut sockets, _device) = setup(medium);
+
+    let ours = Ipv4Address::new(127, 0, 0, 1);
+    let others = Ipv4Address::new(127, 0, 0, 9);
+    let echo = Icmpv4Repr::EchoRequest {
+        ident: 1,
+        seq_no: 2,
+        data: &[0xaa; 24],
+    };
+    let mut payload = vec![0; echo.buffer_len()];
+    echo.emit(
+        &mut Icmpv4Packet::new_unchecked(&mut payload[..]),
+        &ChecksumCapabilities::default(),
+    );
+    let fragment = |dst_addr, ident, range: core::ops::Range<usize>| {
+        let repr = Ipv4Repr {
+            src_addr: Ipv4Address::new(127, 0, 0, 2),
+            dst_addr,
+            next_header: IpProtocol::Icmp,
+            hop_limit: 64,
+            payload_len: range.len(),
+        };
+        let header_len = repr.buffer_len();
+        let mut bytes = vec![0; header_len + range.len()];
+        let mut packet = Ipv4Packet::new_unchecked(&mut bytes[..]);
+        repr.emit(&mut packet, &ChecksumCapabilities::default());
+        packet.set_ident(ident);
+        packet.set_dont_frag(false);
+        packet.set_more_frags(range.end < payload.len());
+        packet.set_frag_offset(range.start as u16);
+        packet.fill_checksum();
+        bytes[header_len..].copy_from_slice(&payload[range]);
+        bytes
+    };
+    let mut process = |bytes: &[u8]| {
+        let packet = Ipv4Packet::new_unchecked(bytes);
+        let answer = iface.inner.process_ipv4(
+            &mut sockets,
+            PacketMeta::default(),
+            HardwareAddress::default(),
+            &packet,
+            &mut iface.fragments,
+        );
+        (answer.is_some(), iface.inner.drops.foreign)
+    };
+
+    assert_eq!(process(&fragment(ours, 1, 0..16)), (false, 0));
+    // More of them than there are places.
+    for ident in 0..100 {
+        let foreign = fragment(others, 100 + ident, 0..16);
+        assert_eq!(process(&foreign), (false, u64::from(ident) + 1));
+    }
+    assert_eq!(process(&fragment(ours, 1, 16..payload.len())), (true, 100));
+}
+
+#[rstest]
+#[case(Medium::Ip)]
 #[cfg(all(feature = "socket-udp", feature = "medium-ip"))]
 #[case(Medium::Ethernet)]
 #[cfg(all(feature = "socket-udp", feature = "medium-ethernet"))]
