@@ -144,13 +144,19 @@ pub(crate) fn check() -> Result<ExitCode> {
     let counted = count_all()?;
     let judged = judge(&budget, &counted)?;
     print!("{}", judged.table);
-    let compiler = compiler()?;
-    if compiler != budget.compiler {
-        let recorded = &budget.compiler;
-        println!("budget: recorded with {recorded}; this guest was built by {compiler}");
-    }
     if judged.grown.is_empty() {
         println!("budget: kept");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let compiler = compiler()?;
+    if compiler != budget.compiler {
+        // What another compiler makes of the same sources is nobody's slow-down.
+        let recorded = &budget.compiler;
+        println!(
+            "\nbudget: exceeded, but recorded with {recorded}, and this guest was built by {compiler}: not a failure. \
+             `make budget RECORD=1` records it anew.\n{}",
+            judged.grown
+        );
         return Ok(ExitCode::SUCCESS);
     }
     println!("\nbudget: exceeded, per operation:\n{}", judged.grown);
