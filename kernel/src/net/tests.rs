@@ -891,7 +891,7 @@ fn our_own_addresses_are_reached_through_loopback() {
     for host in ["127.0.0.1", "10.0.2.15", "[::1]", "[fec0::15]"] {
         let url: Url = std::format!("http://{host}/").parse().unwrap();
         let response = world
-            .run(fetch(lo, TestClock, url.target.address, &url, |_| {}))
+            .run(fetch(lo, TestClock, url.target.address, &url, |_: &[u8]| {}))
             .unwrap();
         assert_eq!(response.status, 200, "{host}");
         let pinger = Pinger::new(lo, TestClock, url.target.address, 5);

@@ -363,7 +363,7 @@ fn progress_of_each(cell: &Cell) -> Result<()> {
         ("pmem hash pmem0", " of 256.0 MiB, ", "sha256="),
         (
             &format!("fetch http://10.0.2.2:{port}/"),
-            " KiB, ",
+            " of 96.0 KiB, ",
             "status=200 bytes=",
         ),
     ] {

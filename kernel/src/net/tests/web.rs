@@ -446,7 +446,7 @@ fn ask(
     let before = NOW.get();
     let url: Url = "http://10.0.0.2:18080/a?b".parse().unwrap();
     let mut body = Vec::new();
-    let response = world.run(fetch(one, TestClock, url.target.address, &url, |piece| {
+    let response = world.run(fetch(one, TestClock, url.target.address, &url, |piece: &[u8]| {
         body.extend_from_slice(piece)
     }));
     let request = request.borrow().clone();
@@ -657,7 +657,7 @@ fn a_slow_server_is_waited_for_as_long_as_it_sends_something() {
     });
     world.pass(1);
     let url: Url = "http://10.0.0.2:81/".parse().unwrap();
-    let response = world.run(fetch(one, TestClock, url.target.address, &url, |_| {}));
+    let response = world.run(fetch(one, TestClock, url.target.address, &url, |_: &[u8]| {}));
     assert_eq!(response.map(|response| response.bytes), Ok(5));
 }
 
