@@ -516,6 +516,7 @@ fn times(cell: &Cell, kind: FileSystem) -> Result<()> {
             let tree = utf8(tree.path())?;
             run("mke2fs", &["-q", "-F", "-t", "ext4", "-d", tree, image])?;
         }
+        FileSystem::ExFat => anyhow::bail!("exfatprogs copy no files"),
     }
     let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
     qemu.arg("-rtc", "base=2026-11-27T12:00:00");
