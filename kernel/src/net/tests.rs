@@ -297,7 +297,7 @@ const SMALL: Buffers = Buffers {
 };
 
 fn serve_http(world: &World, stack: &'static Stack) -> &'static http::Web {
-    let web: &'static http::Web = Box::leak(Box::new(http::Web::new()));
+    let web: &'static http::Web = Box::leak(Box::default());
     world.spawn(http::serve_status(stack, TestClock, web, || {
         "{\"answer\":42}".to_string()
     }));

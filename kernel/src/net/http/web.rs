@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 const MAX_LONG_HEAD_BYTES: usize = 256 << 10;
 
 /// The servers of all interfaces.
+#[derive(Default)]
 pub struct Web {
     long_heads: AtomicUsize,
     requests: AtomicU64,
