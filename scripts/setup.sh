@@ -39,7 +39,7 @@ missing() {
     have curl || echo "curl"
     case $1 in tests | ci)
         { have ip && have ping && have nsenter; } || echo "network-tools"
-        { have mkfs.fat && have mcopy && have mke2fs && have debugfs && have sfdisk; } || echo "file-system-tools" ;;
+        { have mkfs.fat && have mcopy && have mke2fs && have debugfs && have sfdisk && have mkfs.exfat; } || echo "file-system-tools" ;;
     esac
     case $1 in coverage) [ "$(scripts/coverage.sh --tools)" != none ] || echo "llvm" ;; esac
     case $1 in ci) { cargo fmt --version && cargo clippy --version; } >/dev/null 2>&1 || echo "rust-tools" ;; esac
@@ -67,7 +67,7 @@ explain() {
     curl) echo "curl" ;;
     rust-tools) echo "rustfmt and clippy: \`rustup component add rustfmt clippy\`, or Debian's rustfmt-web and rust-web-clippy" ;;
     llvm) echo "llvm-profdata and llvm-cov of the LLVM that rustc has: Debian's llvm-$(llvm), or \`rustup component add llvm-tools\`" ;;
-    file-system-tools) echo "mkfs.fat, mcopy, mke2fs, debugfs and sfdisk: Debian's dosfstools, mtools, e2fsprogs and fdisk" ;;
+    file-system-tools) echo "mkfs.fat, mcopy, mke2fs, debugfs, sfdisk and mkfs.exfat: Debian's dosfstools, mtools, e2fsprogs, fdisk and exfatprogs" ;;
     gpu-daemon) echo "QEMU's vhost-user-gpu: Debian's qemu-system-gui" ;;
     disk-daemon) echo "QEMU's storage daemon: Debian's qemu-utils" ;;
     window-tools) echo "an X server without a screen, and a hand for its windows: Debian's xvfb and xdotool" ;;
@@ -251,7 +251,7 @@ for need in $needs; do
     curl) install curl ca-certificates ;;
     rust-tools) install_rust_tools ;;
     llvm) install "llvm-$(llvm)" ;;
-    file-system-tools) install dosfstools mtools e2fsprogs fdisk ;;
+    file-system-tools) install dosfstools mtools e2fsprogs fdisk exfatprogs ;;
     network-tools) install iproute2 iputils-ping util-linux ;;
     esac
 done

@@ -937,6 +937,29 @@ fn lies_about_the_ring_are_found_and_nothing_is_lost() {
 }
 
 #[test]
+fn what_was_over_before_the_device_lied_is_told_as_it_was() {
+    let memory = Memory::fresh();
+    let (device, gpu) = open(FakeGpu::new());
+    let mut gpu = gpu.into_inner();
+    let first = gpu.submit(Request::display_info()).expect("room");
+    gpu.kick();
+    device.inject(Fault::UsedId(77));
+    gpu.submit(Request::display_info()).expect("room");
+    gpu.kick();
+    let told = gpu.poll().expect("the first is done");
+    let told = told.expect("the first is done");
+    assert_eq!(told.token, first);
+    assert!(told.result.is_ok());
+    let error = gpu.poll().err().map(|error| error.cause);
+    assert_eq!(error, Some(Cause::BadUsedId { id: 77 }));
+    assert_eq!(gpu.reset().expect("an honest device").len(), 1);
+    gpu.restart().expect("an honest device");
+    assert!(gpu.poll().expect("another life").is_none());
+    drop(gpu);
+    memory.assert_clean();
+}
+
+#[test]
 fn noise_in_the_rings_harms_nobody() {
     for seed in 0..200 {
         let memory = Memory::fresh();
@@ -1343,10 +1366,11 @@ fn a_device_that_gives_no_memory_back_must_be_reset_and_frees_it_then() {
                 Some(lie) => device.with(|gpu| gpu.lies = vec![(kinds[0], lie)]),
             }
             screen.resize(Size::new(64 + kept, 48)).expect("memory");
-            // That an old picture is not given back fails the request that asked for it, once for each.
+            // That an old picture is not given back fails the request that asked for it, once for each, and what comes after
+            // the fifth of them.
             let error = gpu.present(&mut screen, now).expect_err("kept");
             kept += 1;
-            if kept > 4 {
+            if kept > 5 {
                 break error.cause;
             }
             assert!(!matches!(error.cause, Cause::MemoryKept { .. }), "{error}");

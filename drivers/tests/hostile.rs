@@ -147,6 +147,8 @@ fn a_length_beyond_the_buffer_is_reported_and_the_buffer_comes_back() {
         let next = setup.queue.poll(&mut []).expect("honest").expect("two");
         assert_eq!(next.written, Ok(3));
         assert_eq!(setup.queue.stats().violations, 1);
+        let first = setup.queue.stats().first_violation;
+        assert_eq!(first, Some(Cause::BadUsedLength { len, room }));
         let proof = setup.transport.reset().expect("it resets");
         assert!(setup.queue.release(&proof).is_empty());
         drop(setup.queue);

@@ -1,10 +1,14 @@
-//! File systems in image files, made, read and checked by the host's own tools: dosfstools, mtools, e2fsprogs, fdisk.
+//! File systems in image files, made, read and checked by the host's own tools: dosfstools, mtools, e2fsprogs, exfatprogs,
+//! fdisk. exfatprogs have nothing that puts files on an image: `hadris-fat` does that, and they check it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail, ensure};
+use hadris_fat::exfat::sync::ExFatFs;
+use hadris_fs::MountOptions;
+use hadris_fs::sync::Volume;
 
 use crate::qemu::utf8;
 
@@ -15,6 +19,8 @@ pub enum FileSystem {
     Fat(u8),
     /// ext2, ext3 or ext4, by the number.
     Ext(u8),
+    /// exFAT.
+    ExFat,
 }
 
 /// Files by their paths: `a.txt`, `directory/b.txt`. A path that ends in a slash is an empty directory.
@@ -26,6 +32,7 @@ impl FileSystem {
         match self {
             FileSystem::Fat(bits) => format!("fat{bits}"),
             FileSystem::Ext(number) => format!("ext{number}"),
+            FileSystem::ExFat => "exfat".into(),
         }
     }
 
@@ -70,6 +77,11 @@ impl FileSystem {
                     ],
                 )?;
             }
+            FileSystem::ExFat => {
+                run("mkfs.exfat", &["-L", label, image])?;
+                fill_exfat(path, files)?;
+                self.check(path)?;
+            }
         }
         Ok(())
     }
@@ -80,6 +92,7 @@ impl FileSystem {
         let output = match self {
             FileSystem::Fat(_) => run("mcopy", &["-i", image, &format!("::{name}"), "-"])?,
             FileSystem::Ext(_) => run("debugfs", &["-R", &format!("cat \"/{name}\""), image])?,
+            FileSystem::ExFat => bail!("exfatprogs read no files"),
         };
         Ok(output.stdout)
     }
@@ -101,6 +114,7 @@ impl FileSystem {
         let output = match self {
             FileSystem::Fat(_) => run("fsck.fat", &["-n", "-v", image])?,
             FileSystem::Ext(_) => run("e2fsck", &["-f", "-n", image])?,
+            FileSystem::ExFat => run("fsck.exfat", &["-n", image])?,
         };
         // Some things it mentions and does not mind.
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -114,6 +128,30 @@ impl FileSystem {
         }
         Ok(())
     }
+}
+
+fn fill_exfat(path: &Path, files: &Files) -> Result<()> {
+    let fs = ExFatFs::mount(std::fs::read(path)?, MountOptions::new())?;
+    let volume = Volume::new(fs);
+    for (name, bytes) in files {
+        let (directory, file) = name.rsplit_once('/').unwrap_or(("", name));
+        volume.create_dir_all(format!("/{directory}"))?;
+        if !file.is_empty() {
+            volume.write(format!("/{name}"), bytes)?;
+        }
+    }
+    volume.lock()?.sync()?;
+    let fs = volume.into_inner();
+    let fs = fs.map_err(|_| anyhow::anyhow!("a file is still open"))?;
+    std::fs::write(path, fs.unmount()?)?;
+    Ok(())
+}
+
+/// Why there can be no exFAT images, if there can't.
+pub fn no_exfat() -> Option<String> {
+    let output = tool("mkfs.exfat", &["-V"]).and_then(|mut tool| Ok(tool.output()?));
+    let error = output.err()?;
+    Some(format!("no mkfs.exfat (exfatprogs): {error}"))
 }
 
 /// Writes partitions into an image, as `sfdisk` reads them from its standard input.

@@ -143,6 +143,8 @@ pub struct Gpu<T: Transport> {
     /// Those of them that have commands left which the device doesn't have, oldest first.
     waiting: VecDeque<usize>,
     finished: VecDeque<usize>,
+    /// What went wrong while requests that were over had not been told of.
+    failed: Option<Error>,
     resources: Resources<T::Dma>,
     next_fence: u64,
     layout: Option<Layout>,
@@ -256,6 +258,7 @@ impl<T: Transport> Gpu<T> {
             device,
             tasks,
             waiting: VecDeque::new(),
+            failed: None,
             finished: VecDeque::new(),
             next_fence: 1,
             layout: None,
@@ -383,6 +386,29 @@ impl<T: Transport> Gpu<T> {
             self.finished.push_back(index);
         }
         any
+    }
+
+    /// Takes what the device is done with, and gives it what follows.
+    fn advance(&mut self) -> Result<()> {
+        self.poll_cursor()?;
+        // Whatever comes back now is looked at before the device is told of what follows it: of all requests at once.
+        let mut fed = false;
+        // It ends whatever the device does: each command is sent once, and there are no more of them than the requests that
+        // were submitted have.
+        loop {
+            let usable = self.resources.check_kept();
+            usable.map_err(|cause| self.error(cause))?;
+            let mut header = [0; size_of::<CtrlHdr>()];
+            if let Some(completion) = self.device.control.poll(&mut header)? {
+                self.settle(completion, &header);
+                fed |= self.feed_all();
+                continue;
+            }
+            if !core::mem::take(&mut fed) {
+                return Ok(());
+            }
+            self.device.control.kick();
+        }
     }
 
     /// Takes down how a command ended.
@@ -577,28 +603,17 @@ impl<T: Transport> Driver for Gpu<T> {
     }
 
     fn complete(&mut self) -> Result<Option<Ready>> {
-        self.poll_cursor()?;
-        // Whatever comes back now is looked at before the device is told of what follows it: of all requests at once.
-        let mut fed = false;
-        // It ends whatever the device does: each command is sent once, and there are no more of them than the requests that
-        // were submitted have.
-        loop {
-            let usable = self.resources.check_kept();
-            usable.map_err(|cause| self.error(cause))?;
-            let mut header = [0; size_of::<CtrlHdr>()];
-            if let Some(completion) = self.device.control.poll(&mut header)? {
-                self.settle(completion, &header);
-                fed |= self.feed_all();
-                continue;
+        let advanced = match self.failed {
+            Some(error) => Err(error),
+            None => self.advance(),
+        };
+        // Whatever went wrong, it is none of what was over before.
+        match self.finished.pop_front() {
+            Some(index) => {
+                self.failed = advanced.err();
+                Ok(self.tell(index))
             }
-            if core::mem::take(&mut fed) {
-                self.device.control.kick();
-                continue;
-            }
-            let Some(index) = self.finished.pop_front() else {
-                return Ok(None);
-            };
-            return Ok(self.tell(index));
+            None => advanced.map(|()| None),
         }
     }
 
@@ -649,6 +664,7 @@ impl<T: Transport> Gpu<T> {
         self.resources.clear(self.device.scanouts as usize);
         self.waiting.clear();
         self.finished.clear();
+        self.failed = None;
         self.layout = None;
         self.changes.clear();
         self.edids.fill(None);

@@ -49,7 +49,16 @@ struct Status {
     console: Console,
     devices: Vec<DeviceStatus>,
     interfaces: Vec<Interface>,
+    web: Web,
     interrupts: Vec<Interrupt>,
+}
+
+/// What became of requests to the web servers.
+#[derive(Serialize)]
+struct Web {
+    requests: u64,
+    refused: u64,
+    cut: u64,
 }
 
 #[derive(Serialize)]
@@ -181,6 +190,7 @@ pub fn json() -> String {
             .chain(net::loopback())
             .map(interface)
             .collect(),
+        web: web(),
         interrupts: interrupts::vectors()
             .map(|(vector, name, count)| Interrupt {
                 vector,
@@ -191,6 +201,19 @@ pub fn json() -> String {
     };
     // Maps have names for keys and no number is a float: nothing here can fail.
     serde_json::to_string(&status).unwrap_or_default()
+}
+
+fn web() -> Web {
+    let net::http::WebStats {
+        requests,
+        refused,
+        cut,
+    } = net::web_stats();
+    Web {
+        requests,
+        refused,
+        cut,
+    }
 }
 
 fn memory() -> Memory {

@@ -153,9 +153,15 @@ impl<D: Driver> Shared<D> {
     /// has nothing to do.
     async fn overdue(&self, timeout: Duration, queues: impl Fn() -> Vec<QueueReport>) -> u16 {
         let mut progress = Progress::default();
+        let mut told = false;
         loop {
             self.face.busy().await;
-            while progress.look(&queues(), time::now()) {
+            loop {
+                let seen = queues();
+                told = told || self.tell_violation(&seen);
+                if !progress.look(&seen, time::now()) {
+                    break;
+                }
                 time::after(timeout / LOOKS).await;
                 if let Some(queue) = progress.overdue(&queues(), time::now(), timeout) {
                     return queue;
@@ -164,6 +170,20 @@ impl<D: Driver> Shared<D> {
             // It may be busy with what is not watched.
             time::after(timeout / LOOKS).await;
         }
+    }
+
+    /// Tells of the first thing that a device claimed and can't be, if there was one: what does no harm to the queue is only
+    /// counted there.
+    fn tell_violation(&self, queues: &[QueueReport]) -> bool {
+        let mut claims = queues
+            .iter()
+            .filter_map(|queue| Some((queue.index, queue.stats.first_violation?)));
+        let Some((queue, claim)) = claims.next() else {
+            return false;
+        };
+        let device = self.face.with(|driver| driver.error(claim)).device;
+        log::warn!("{}", Error::on_queue(device, queue, claim));
+        true
     }
 }
 

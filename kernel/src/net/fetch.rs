@@ -211,13 +211,28 @@ pub struct Response {
     pub location: Option<String>,
 }
 
+/// Takes the body of a response.
+pub trait Sink {
+    /// It will be so long, if the server says so.
+    fn length(&mut self, _length: u64) {}
+
+    /// Its next bytes.
+    fn piece(&mut self, bytes: &[u8]);
+}
+
+impl<F: FnMut(&[u8])> Sink for F {
+    fn piece(&mut self, bytes: &[u8]) {
+        self(bytes);
+    }
+}
+
 /// Gets `path` and hands the body to `sink` piece by piece. It takes as long as the server sends something.
 pub async fn fetch(
     stack: &'static Stack,
     clock: impl Clock,
     address: IpAddress,
     url: &Url,
-    mut sink: impl FnMut(&[u8]),
+    mut sink: impl Sink,
 ) -> Result<Response, FetchError> {
     let stream = TcpStream::connect(stack, IpEndpoint::new(address, url.port), BUFFERS).await?;
     let request = format!(
@@ -232,6 +247,7 @@ pub async fn fetch(
     let mut incoming = Incoming::new(&stream);
     let head = read_head(&mut incoming, clock).await?;
     let bytes = read_body(head.body, &mut incoming, clock, &mut sink).await?;
+    drop(incoming);
     // The server may keep its end open.
     stream.close();
     Ok(Response {
@@ -265,17 +281,20 @@ async fn read_body(
     mut body: Body,
     incoming: &mut Incoming<'_>,
     clock: impl Clock,
-    sink: &mut impl FnMut(&[u8]),
+    sink: &mut impl Sink,
 ) -> Result<u64, FetchError> {
     let length = match body {
         Body::Length(length) => Some(length),
         _ => None,
     };
+    if let Some(length) = length {
+        sink.length(length);
+    }
     let mut received = 0;
     loop {
         match body.next(incoming.bytes())? {
             Next::Data(count) => {
-                sink(incoming.take(count));
+                sink.piece(incoming.take(count));
                 received += count as u64;
             }
             Next::Skip(count) => {

@@ -38,4 +38,4 @@ mod tests;
 pub mod udp;
 
 pub use addresses::{Ipv4Setup, Lease};
-pub use tasks::{KernelClock, init, leased, loopback, stacks};
+pub use tasks::{KernelClock, init, leased, loopback, stacks, web_stats};

@@ -33,6 +33,8 @@ const LEASE_POLL: Duration = Duration::from_millis(2);
 type StatusJson = fn() -> String;
 
 static STACKS: Mutex<Vec<&'static Stack>> = Mutex::new(Vec::new());
+/// What the web servers of all interfaces share.
+static WEB: http::Web = http::Web::new();
 static LOOPBACK: Once<&'static Stack> = Once::new();
 
 /// Starts networking on every card that the drivers brought up, and on `lo`; then gives DHCP servers a moment, so that
@@ -182,7 +184,12 @@ fn serve(stack: &'static Stack, status: StatusJson) {
         let Err(error) = echo::udp(stack).await;
         log::warn!("{}: no UDP echo: {error}", stack.name());
     });
-    task::spawn(async move { match http::serve_status(stack, KernelClock, status).await {} });
+    task::spawn(async move { match http::serve_status(stack, KernelClock, &WEB, status).await {} });
+}
+
+/// What became of the requests to our web servers.
+pub fn web_stats() -> http::WebStats {
+    WEB.stats()
 }
 
 fn now() -> Instant {

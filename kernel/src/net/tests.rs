@@ -296,10 +296,12 @@ const SMALL: Buffers = Buffers {
     send: 1024,
 };
 
-fn serve_http(world: &World, stack: &'static Stack) {
-    world.spawn(http::serve_status(stack, TestClock, || {
+fn serve_http(world: &World, stack: &'static Stack) -> &'static http::Web {
+    let web: &'static http::Web = Box::leak(Box::default());
+    world.spawn(http::serve_status(stack, TestClock, web, || {
         "{\"answer\":42}".to_string()
     }));
+    web
 }
 
 async fn connect(stack: &'static Stack, port: u16) -> TcpStream {
@@ -891,7 +893,13 @@ fn our_own_addresses_are_reached_through_loopback() {
     for host in ["127.0.0.1", "10.0.2.15", "[::1]", "[fec0::15]"] {
         let url: Url = std::format!("http://{host}/").parse().unwrap();
         let response = world
-            .run(fetch(lo, TestClock, url.target.address, &url, |_| {}))
+            .run(fetch(
+                lo,
+                TestClock,
+                url.target.address,
+                &url,
+                |_: &[u8]| {},
+            ))
             .unwrap();
         assert_eq!(response.status, 200, "{host}");
         let pinger = Pinger::new(lo, TestClock, url.target.address, 5);

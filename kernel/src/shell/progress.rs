@@ -19,7 +19,7 @@ const STEP: Duration = Duration::from_millis(200);
 pub(super) struct Progress {
     /// For a command that runs beside others there is no line: the prompt is there, or another command's line.
     visible: bool,
-    total: Option<u64>,
+    total: Cell<Option<u64>>,
     done: Cell<u64>,
     start: Instant,
     /// When the line is to be drawn again.
@@ -38,7 +38,7 @@ impl Progress {
     pub(super) fn hidden() -> Self {
         Self {
             visible: false,
-            total: None,
+            total: Cell::new(None),
             done: Cell::new(0),
             start: time::now(),
             next: Cell::new(FIRST),
@@ -46,9 +46,14 @@ impl Progress {
     }
 
     /// The same, of so many bytes in all.
-    pub(super) fn of(mut self, total: u64) -> Self {
-        self.total = Some(total);
+    pub(super) fn of(self, total: u64) -> Self {
+        self.expect(total);
         self
+    }
+
+    /// It turned out that it is so many bytes in all.
+    pub(super) fn expect(&self, total: u64) {
+        self.total.set(Some(total));
     }
 
     /// So many more bytes are done.
@@ -59,7 +64,7 @@ impl Progress {
             return;
         }
         self.next.set(elapsed + STEP);
-        let line = line(self.done.get(), self.total, elapsed);
+        let line = line(self.done.get(), self.total.get(), elapsed);
         // One that reaches the last column would make the next row.
         let room = terminal::columns().unwrap_or(COLUMNS) - 1;
         serial::show_status(line.get(..room).unwrap_or(&line));

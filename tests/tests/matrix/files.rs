@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use vringlet_tests::cell::{Cell, MEMORY};
 use vringlet_tests::disk::{SECTOR, pattern, sha256};
 use vringlet_tests::guest::End;
-use vringlet_tests::images::{FileSystem, Files, index_directories, partition, run};
+use vringlet_tests::images::{FileSystem, Files, index_directories, no_exfat, partition, run};
 use vringlet_tests::qemu::{Image, Qemu, escape, utf8};
 
 use crate::Spec;
@@ -59,6 +59,11 @@ pub(crate) fn cells() -> Vec<Spec> {
         let name = format!("q35/files/corrupt/{}", kind.name());
         cells.push(Spec::new(name, move |cell| corrupt(cell, kind)));
     }
+    let exfat = FileSystem::ExFat;
+    let spec = Spec::new("q35/files/read/exfat", move |cell| read(cell, "q35", exfat));
+    cells.push(spec.unless(no_exfat));
+    let spec = Spec::new("q35/files/corrupt/exfat", move |cell| corrupt(cell, exfat));
+    cells.push(spec.unless(no_exfat));
     cells.push(Spec::new("q35/files/corrupt/cycle", cycle));
     cells.push(Spec::new("q35/files/corrupt/hostile-ext", hostile_ext));
     cells.push(Spec::new("q35/files/corrupt/endless-ext", endless_ext));
@@ -101,7 +106,7 @@ fn image(cell: &Cell, name: &str, kind: FileSystem, files: &Files) -> Result<Pat
         FileSystem::Fat(12) => 8,
         FileSystem::Fat(16) => 24,
         FileSystem::Fat(_) => 40,
-        FileSystem::Ext(_) => 16,
+        FileSystem::Ext(_) | FileSystem::ExFat => 16,
     };
     kind.make(&path, mib, "LABEL", files)?;
     Ok(path)
@@ -357,8 +362,8 @@ fn damaged_tables(cell: &Cell) -> Result<()> {
             bytes[chain + 510..chain + 512].copy_from_slice(&[0x55, 0xaa]);
         })?,
         // A file system that is known by name.
-        disk("exfat.img", &[], &|bytes| {
-            bytes[3..11].copy_from_slice(b"EXFAT   ");
+        disk("ntfs.img", &[], &|bytes| {
+            bytes[3..11].copy_from_slice(b"NTFS    ");
         })?,
     ];
     let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
@@ -377,7 +382,7 @@ fn damaged_tables(cell: &Cell) -> Result<()> {
         "KiB free (FAT12, cut off where the device ends)",
         "/blk1p5: no file system that is known (4 KiB, Linux swap)",
         "/blk1: there may be more partitions: invalid extended boot record chain",
-        "/blk2: is exFAT, which is not read",
+        "/blk2: is NTFS, which is not read",
     ] {
         guest.check_said("ls /", line)?;
     }
@@ -735,6 +740,8 @@ fn corrupt(cell: &Cell, kind: FileSystem) -> Result<()> {
     let (label, structures) = match kind {
         FileSystem::Fat(_) => (0..SECTOR, 96 << 10),
         FileSystem::Ext(_) => (1024..2048, 1 << 20),
+        // It and its copy have a checksum.
+        FileSystem::ExFat => (0..24 * SECTOR, 3 << 20),
     };
     let good = std::fs::read(image(cell, "good", kind, &files)?)?;
     // What is zero says nothing, so that nothing would change.

@@ -363,7 +363,7 @@ fn progress_of_each(cell: &Cell) -> Result<()> {
         ("pmem hash pmem0", " of 256.0 MiB, ", "sha256="),
         (
             &format!("fetch http://10.0.2.2:{port}/"),
-            " KiB, ",
+            " of 96.0 KiB, ",
             "status=200 bytes=",
         ),
     ] {
@@ -516,6 +516,7 @@ fn times(cell: &Cell, kind: FileSystem) -> Result<()> {
             let tree = utf8(tree.path())?;
             run("mke2fs", &["-q", "-F", "-t", "ext4", "-d", tree, image])?;
         }
+        FileSystem::ExFat => anyhow::bail!("exfatprogs copy no files"),
     }
     let mut qemu = cell.qemu(&"q35".parse()?, MEMORY)?;
     qemu.arg("-rtc", "base=2026-11-27T12:00:00");

@@ -155,6 +155,18 @@ pub struct QueueStats {
     pub interrupts: u64,
     /// Completions that claimed something impossible.
     pub violations: u64,
+    /// What the first of them claimed. It is not in the log, since a queue is polled under its owner's lock, and who writes the
+    /// log may need that device for it.
+    pub first_violation: Option<Cause>,
+}
+
+impl QueueStats {
+    /// Counts a completion that claimed something impossible. Some devices do that with each.
+    #[cold]
+    fn count(&mut self, claim: Cause) {
+        self.violations += 1;
+        self.first_violation.get_or_insert(claim);
+    }
 }
 
 /// A virtqueue whose requests carry payloads of type `P`.
@@ -180,8 +192,6 @@ pub struct Queue<T: Transport, P> {
     broken: bool,
     /// What the device did to break it.
     violation: Option<Cause>,
-    /// The log has it that the device claims to write more than it can.
-    told: bool,
     /// All but the number of requests submitted, which follows from those that came back and are in flight.
     stats: QueueStats,
     /// How many requests came back by a reset.
@@ -259,7 +269,6 @@ impl<T: Transport, P: Payload> Queue<T, P> {
             enabled: Moment::now(),
             broken: false,
             violation: None,
-            told: false,
             stats: QueueStats::default(),
             released: 0,
         })
@@ -522,29 +531,19 @@ impl<T: Transport, P: Payload> Queue<T, P> {
         self.in_flight -= 1;
         self.stats.completed += 1;
         if used.len > room {
-            self.overrated(used.len, room);
+            // What becomes of the request is for the driver to say.
+            let len = used.len;
+            self.stats.count(Cause::BadUsedLength { len, room });
         }
         let token = Token(id);
         Ok(Some(Ready { token, waker }))
-    }
-
-    /// Counts a length that can't be, and tells of the first: what becomes of the request is for the driver to say, and some
-    /// devices do this with each.
-    #[cold]
-    fn overrated(&mut self, len: u32, room: u32) {
-        self.stats.violations += 1;
-        if !self.told {
-            self.told = true;
-            let claim = self.error(Cause::BadUsedLength { len, room });
-            log::warn!("{claim}");
-        }
     }
 
     #[cold]
     fn broken_by(&mut self, cause: Cause) -> Error {
         self.broken = true;
         self.violation = Some(cause);
-        self.stats.violations += 1;
+        self.stats.count(cause);
         self.error(cause)
     }
 

@@ -269,7 +269,7 @@ fn split(path: &str) -> (&[u8], &[u8]) {
     (directory.as_bytes(), name.as_bytes())
 }
 
-fn entry(name: String, metadata: &Metadata) -> Entry {
+pub(super) fn entry(name: String, metadata: &Metadata) -> Entry {
     let modified = metadata.modified();
     Entry {
         name,
@@ -296,18 +296,32 @@ impl File {
 
     /// The next bytes of the file, `len` or fewer; none at its end.
     pub(super) async fn read(&mut self, len: usize) -> Result<Vec<u8>, Fault> {
-        let mut bytes = alloc::vec![0; len];
-        let mut done = 0;
-        while let Some(space) = bytes.get_mut(done..).filter(|space| !space.is_empty()) {
-            match self.file.read_at(self.at + done as u64, space).await? {
-                0 => break,
-                read => done += read,
-            }
-        }
-        bytes.truncate(done);
-        self.at += done as u64;
+        let bytes = read_at(&self.file, self.at, len).await?;
+        self.at += bytes.len() as u64;
         Ok(bytes)
     }
+}
+
+/// The bytes of a file from `at` on, `len` or fewer; none at its end.
+pub(super) async fn read_at<F>(
+    file: &hadris_fs::local::File<F>,
+    at: u64,
+    len: usize,
+) -> Result<Vec<u8>, Fault>
+where
+    F: hadris_fs::local::FileSystem,
+    Fault: From<hadris_io::Error<F::DeviceError>>,
+{
+    let mut bytes = alloc::vec![0; len];
+    let mut done = 0;
+    while let Some(space) = bytes.get_mut(done..).filter(|space| !space.is_empty()) {
+        match file.read_at(at.saturating_add(done as u64), space).await? {
+            0 => break,
+            read => done += read,
+        }
+    }
+    bytes.truncate(done);
+    Ok(bytes)
 }
 
 impl NewFile {

@@ -2,7 +2,6 @@
 
 /// What they begin with: where, which bytes, and the name.
 const MAGICS: &[(usize, &[u8], &str)] = &[
-    (3, b"EXFAT   ", "exFAT"),
     (3, b"NTFS    ", "NTFS"),
     (3, b"-FVE-FS-", "BitLocker"),
     (3, b"ReFS\0\0\0\0", "ReFS"),
@@ -36,8 +35,8 @@ mod tests {
         let mut start = [0; 4096];
         assert_eq!(name(&start), None);
         assert_eq!(name(b""), None);
-        start[3..11].copy_from_slice(b"EXFAT   ");
-        assert_eq!(name(&start), Some("exFAT"));
+        start[3..11].copy_from_slice(b"NTFS    ");
+        assert_eq!(name(&start), Some("NTFS"));
         let mut start = [0; 4096];
         start[4086..].copy_from_slice(b"SWAPSPACE2");
         assert_eq!(name(&start), Some("Linux swap"));

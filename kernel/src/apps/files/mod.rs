@@ -5,6 +5,7 @@
 //! | `path.rs`   | names of places: `/blk0/music/tone.wav`                                   |
 //! | `medium.rs` | what a file system lies on, by bytes                                      |
 //! | `fat.rs`    | FAT12, FAT16, FAT32: read and written                                     |
+//! | `exfat.rs`  | exFAT: read                                                               |
 //! | `ext4.rs`   | ext2, ext3, ext4: read                                                    |
 //! | `foreign.rs`| file systems that are known by name and not read                          |
 //! | `partitions.rs` | partition tables: what they have, and why something is not there      |
@@ -14,6 +15,7 @@
 //! in between.
 
 mod error;
+mod exfat;
 mod ext4;
 mod fat;
 mod foreign;
@@ -168,6 +170,7 @@ impl Place {
 
 enum Volume {
     Fat(fat::Volume),
+    ExFat(exfat::Volume),
     Ext4(ext4::Volume),
 }
 
@@ -179,6 +182,7 @@ pub struct File {
 
 enum Reading {
     Fat(fat::File),
+    ExFat(exfat::File),
     Ext4(Box<ext4::File>),
 }
 
@@ -288,6 +292,7 @@ async fn summary(place: Place, mounted: Result<Volume, Fault>) -> Summary {
     let contents = async {
         let (format, label, free) = match mounted? {
             Volume::Fat(fat) => (fat.format(), fat.label().await?, Some(fat.free().await?)),
+            Volume::ExFat(exfat) => ("exFAT, read only", exfat.label().await?, None),
             Volume::Ext4(ext4) => ("ext2/3/4, read only", ext4.label(), None),
         };
         let mut contents = String::from(format);
@@ -356,6 +361,9 @@ async fn mount(medium: Medium) -> Result<Volume, Fault> {
     if ext4::is_ext(&start) {
         return Ok(Volume::Ext4(ext4::Volume::mount(medium).await?));
     }
+    if exfat::is_exfat(&start) {
+        return Ok(Volume::ExFat(exfat::Volume::mount(medium).await?));
+    }
     // Some of these begin as FAT does.
     if let Some(name) = foreign::name(&start) {
         let reason = format!("is {name}, which is not read");
@@ -382,7 +390,7 @@ async fn writable(place: &Path) -> Result<fat::Volume, Error> {
     let refused = |kind: ErrorKind| Error::new(place, kind.into());
     match volume(place).await? {
         None => Err(refused(ErrorKind::IsADirectory)),
-        Some(Volume::Ext4(_)) => Err(refused(ErrorKind::ReadOnly)),
+        Some(Volume::Ext4(_) | Volume::ExFat(_)) => Err(refused(ErrorKind::ReadOnly)),
         Some(Volume::Fat(_)) if place.is_root() => Err(refused(ErrorKind::IsADirectory)),
         Some(Volume::Fat(fat)) => Ok(fat),
     }
@@ -402,8 +410,9 @@ pub async fn entry(place: &Path) -> Result<Entry, Error> {
     };
     let entry = match volume(place).await? {
         None => Ok(directory()),
-        Some(Volume::Fat(_)) if place.is_root() => Ok(directory()),
+        Some(Volume::Fat(_) | Volume::ExFat(_)) if place.is_root() => Ok(directory()),
         Some(Volume::Fat(fat)) => fat.entry(&place.on_volume()).await,
+        Some(Volume::ExFat(exfat)) => exfat.entry(&place.on_volume()).await,
         Some(Volume::Ext4(ext4)) => ext4.entry(&place.on_volume()).await,
     };
     let name = place.name().map(String::from).unwrap_or_default();
@@ -445,6 +454,7 @@ async fn listing(place: &Path, listing: Listing) -> Result<Listing, Error> {
     let listed = match volume(place).await? {
         None => list_volumes(listing).await,
         Some(Volume::Fat(fat)) => fat.list(&place.on_volume(), listing).await,
+        Some(Volume::ExFat(exfat)) => exfat.list(&place.on_volume(), listing).await,
         Some(Volume::Ext4(ext4)) => ext4.list(&place.on_volume(), listing).await,
     };
     let mut listing = listed.map_err(|fault| Error::new(place, fault))?;
@@ -483,6 +493,7 @@ pub async fn open(place: &Path) -> Result<File, Error> {
     let file = match volume(place).await? {
         None => Err(ErrorKind::IsADirectory.into()),
         Some(Volume::Fat(fat)) => fat.open(&path).await.map(Reading::Fat),
+        Some(Volume::ExFat(exfat)) => exfat.open(&path).await.map(Reading::ExFat),
         Some(Volume::Ext4(ext4)) => ext4
             .open(&path)
             .await
@@ -502,7 +513,7 @@ pub async fn open(place: &Path) -> Result<File, Error> {
 pub async fn create(place: &Path, source: Option<&File>) -> Result<NewFile, Error> {
     let source = match source.map(|file| &file.file) {
         Some(Reading::Fat(file)) => Some(file),
-        Some(Reading::Ext4(_)) | None => None,
+        Some(Reading::ExFat(_) | Reading::Ext4(_)) | None => None,
     };
     let volume = writable(place).await?;
     let file = volume.create(&place.on_volume(), source).await;
@@ -571,6 +582,7 @@ impl File {
     pub fn size(&self) -> u64 {
         match &self.file {
             Reading::Fat(file) => file.size(),
+            Reading::ExFat(file) => file.size(),
             Reading::Ext4(file) => file.size(),
         }
     }
@@ -583,6 +595,7 @@ impl File {
     pub async fn read(&mut self, len: usize) -> Result<Vec<u8>, Error> {
         let read = match &mut self.file {
             Reading::Fat(file) => file.read(len).await,
+            Reading::ExFat(file) => file.read(len).await,
             Reading::Ext4(file) => file.read(len).await,
         };
         // What need not wait, or is not there in a file with holes, would keep others from their turn.

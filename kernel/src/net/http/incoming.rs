@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use embedded_io_async::Read;
 
+use super::web::Web;
 use crate::net::tcp::{TcpError, TcpStream};
 
 /// How much is asked for at a time.
@@ -12,6 +13,9 @@ const STEP: usize = 4096;
 /// What was received and not used yet. Whoever asks for more of it bounds how much that may become.
 pub(in crate::net) struct Incoming<'a> {
     stream: &'a TcpStream,
+    /// Who has room for more than a step, if that is limited, and how much was taken of it.
+    web: Option<&'a Web>,
+    taken: usize,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -21,10 +25,19 @@ impl<'a> Incoming<'a> {
     pub(in crate::net) fn new(stream: &'a TcpStream) -> Self {
         Self {
             stream,
+            web: None,
+            taken: 0,
             buffer: Vec::new(),
             start: 0,
             end: 0,
         }
+    }
+
+    /// The same for one of many clients, who share the room for what is long.
+    pub(super) fn sharing(stream: &'a TcpStream, web: &'a Web) -> Self {
+        let mut incoming = Self::new(stream);
+        incoming.web = Some(web);
+        incoming
     }
 
     pub(in crate::net) fn bytes(&self) -> &[u8] {
@@ -53,10 +66,17 @@ impl<'a> Incoming<'a> {
         if self.end == 0 && self.buffer.len() > STEP {
             // A long head is rare, and who sent one may wait for long before the next.
             self.buffer = Vec::new();
+            self.give_back();
         }
         let room = self.end.saturating_add(STEP);
         if self.buffer.len() < room {
             let missing = room - self.buffer.len();
+            if let Some(web) = self.web.filter(|_| !self.buffer.is_empty()) {
+                if !web.take(missing) {
+                    return Err(TcpError::OutOfMemory);
+                }
+                self.taken += missing;
+            }
             // There may be many connections: no more than is asked for.
             let reserved = self.buffer.try_reserve_exact(missing);
             reserved.map_err(|_| TcpError::OutOfMemory)?;
@@ -67,5 +87,17 @@ impl<'a> Incoming<'a> {
         let count = stream.read(room).await?;
         self.end += count.min(room.len());
         Ok(count > 0)
+    }
+
+    fn give_back(&mut self) {
+        if let Some(web) = self.web {
+            web.give_back(core::mem::take(&mut self.taken));
+        }
+    }
+}
+
+impl Drop for Incoming<'_> {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }

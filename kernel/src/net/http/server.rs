@@ -16,6 +16,7 @@ use super::incoming::Incoming;
 use super::request::{
     BAD_REQUEST, MAX_HEAD_BYTES, Method, NOT_IMPLEMENTED, Refusal, Request, Status, TIMEOUT, parse,
 };
+use super::web::Web;
 use crate::net::clock::{Clock, within};
 use crate::net::connections::serve;
 use crate::net::stack::Stack;
@@ -58,11 +59,13 @@ const OK: Status = Status(200, "OK");
 const NO_CONTENT: Status = Status(204, "No Content");
 const NOT_FOUND: Status = Status(404, "Not Found");
 const METHOD_NOT_ALLOWED: Status = Status(405, "Method Not Allowed");
+const UNAVAILABLE: Status = Status(503, "Service Unavailable");
 
 /// Serves the page; `status` makes what `/status.json` shows.
 pub async fn serve_status<C: Clock>(
     stack: &'static Stack,
     clock: C,
+    web: &'static Web,
     status: impl Fn() -> String + Copy + 'static,
 ) -> Infallible {
     let listener = &Listener::new(stack, PORT, BUFFERS, MAX_CONNECTIONS);
@@ -71,11 +74,14 @@ pub async fn serve_status<C: Clock>(
             stream: &stream,
             clock,
             listener,
+            web,
             begin: clock.now(),
         };
         // What went wrong the client has been told, if it could be told; it concerns nobody else.
-        if let Some(Ok(())) = within(clock, MAX_LIFETIME, connection.serve(status)).await {
-            connection.linger().await;
+        match within(clock, MAX_LIFETIME, connection.serve(status)).await {
+            Some(Ok(())) => connection.linger().await,
+            Some(Err(_)) => {}
+            None => web.count_cut(),
         }
     })
     .await
@@ -86,6 +92,7 @@ struct Connection<'a, C> {
     stream: &'a TcpStream,
     clock: C,
     listener: &'a Listener,
+    web: &'a Web,
     begin: Duration,
 }
 
@@ -134,19 +141,27 @@ impl From<Refusal> for Failure {
 
 impl From<TcpError> for Failure {
     fn from(error: TcpError) -> Self {
-        Self::Tcp(error)
+        match error {
+            // The connection is sound, and can be told.
+            TcpError::OutOfMemory => {
+                let why = "there is no room for a request this long now";
+                Self::Refused(Refusal::new(UNAVAILABLE, why))
+            }
+            error => Self::Tcp(error),
+        }
     }
 }
 
 impl<C: Clock> Connection<'_, C> {
     /// Answers request after request, until an answer is the last.
     async fn serve(&self, status: impl Fn() -> String) -> Result<(), TcpError> {
-        let mut incoming = Incoming::new(self.stream);
+        let mut incoming = Incoming::sharing(self.stream, self.web);
         while self.begins(&mut incoming).await? {
             let whole = within(self.clock, REQUEST_TIME, request(&mut incoming)).await;
             let late = Refusal::new(TIMEOUT, "the request took longer than 5 s");
             match whole.unwrap_or(Err(late.into())) {
                 Ok(mut request) => {
+                    self.web.count_request();
                     request.keep_alive &= self.clock.now() - self.begin < LAST_ANSWER;
                     self.answer(&request, &status).await?;
                     if !request.keep_alive {
@@ -156,6 +171,7 @@ impl<C: Clock> Connection<'_, C> {
                     yield_now().await;
                 }
                 Err(Failure::Refused(Refusal { status, why })) => {
+                    self.web.count_refused();
                     self.send(&Answer::text(status, why), true, false).await?;
                     break;
                 }

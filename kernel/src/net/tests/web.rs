@@ -193,6 +193,41 @@ fn a_head_is_taken_up_to_a_limit_and_refused_by_its_name() {
 }
 
 #[test]
+fn long_heads_share_what_room_there_is() {
+    let (mut world, one, two) = World::pair();
+    let web = serve_http(&world, two);
+    let cookie = "c".repeat(30_000);
+    let head = std::format!("GET /status.json HTTP/1.1\r\nHost: x\r\nCookie: {cookie}");
+    let whole = std::format!("{head}\r\nConnection: close\r\n\r\n");
+    let (refused, short) = world.run(async {
+        let mut waiting = Vec::new();
+        for _ in 0..8 {
+            let stream = connect(one, 80).await;
+            (&stream).write_all(head.as_bytes()).await.unwrap();
+            waiting.push(stream);
+        }
+        TestClock.after(Duration::from_millis(500)).await;
+        let refused = talk(one, &whole).await;
+        (
+            refused,
+            talk(one, "GET /status.json HTTP/1.0\r\n\r\n").await,
+        )
+    });
+    assert_eq!(statuses(&refused), [503]);
+    assert_eq!(statuses(&short), [200]);
+    let stats = web.stats();
+    assert_eq!((stats.requests, stats.refused, stats.cut), (1, 1, 0));
+    // Those who never ended theirs are told so, and there is room again: however often.
+    for _ in 0..3 {
+        world.pass(10);
+        let served = world.run(talk(one, &whole));
+        assert_eq!(statuses(&served), [200]);
+    }
+    let stats = web.stats();
+    assert_eq!((stats.requests, stats.cut), (4, 0));
+}
+
+#[test]
 fn the_next_request_is_found_behind_a_body_that_nobody_wants() {
     let (mut world, one, two) = World::pair();
     serve_http(&world, two);
@@ -331,6 +366,26 @@ fn slow_clients_are_dropped_without_harm_to_the_others() {
 }
 
 #[test]
+fn who_reads_a_little_now_and_then_is_cut_off_and_counted() {
+    let (mut world, one, two) = World::pair();
+    let web = serve_http(&world, two);
+    world.run(async {
+        let stream = connect(one, 80).await;
+        let requests = "GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(20);
+        (&stream).write_all(requests.as_bytes()).await.unwrap();
+        let mut piece = [0; 200];
+        for _ in 0..119 {
+            let read = (&mut &stream).read(&mut piece).await;
+            assert!(matches!(read, Ok(1..)), "{read:?}");
+            TestClock.after(Duration::from_secs(1)).await;
+        }
+        assert_eq!(web.stats().cut, 0);
+        TestClock.after(Duration::from_secs(2)).await;
+        assert_eq!(web.stats().cut, 1);
+    });
+}
+
+#[test]
 fn an_idle_connection_is_kept_while_no_other_client_waits() {
     let (mut world, one, two) = World::pair();
     serve_http(&world, two);
@@ -446,9 +501,13 @@ fn ask(
     let before = NOW.get();
     let url: Url = "http://10.0.0.2:18080/a?b".parse().unwrap();
     let mut body = Vec::new();
-    let response = world.run(fetch(one, TestClock, url.target.address, &url, |piece| {
-        body.extend_from_slice(piece)
-    }));
+    let response = world.run(fetch(
+        one,
+        TestClock,
+        url.target.address,
+        &url,
+        |piece: &[u8]| body.extend_from_slice(piece),
+    ));
     let request = request.borrow().clone();
     (
         response,
@@ -657,7 +716,13 @@ fn a_slow_server_is_waited_for_as_long_as_it_sends_something() {
     });
     world.pass(1);
     let url: Url = "http://10.0.0.2:81/".parse().unwrap();
-    let response = world.run(fetch(one, TestClock, url.target.address, &url, |_| {}));
+    let response = world.run(fetch(
+        one,
+        TestClock,
+        url.target.address,
+        &url,
+        |_: &[u8]| {},
+    ));
     assert_eq!(response.map(|response| response.bytes), Ok(5));
 }
 

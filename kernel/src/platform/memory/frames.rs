@@ -24,23 +24,7 @@ static RUNS: Mutex<[Option<Run>; MAX_RUNS]> = Mutex::new([const { None }; MAX_RU
 
 /// Builds the bitmaps, in the first usable memory that has room for them.
 pub(super) fn init(regions: &[MemoryRegion], physical_memory_offset: u64) {
-    let mut runs = [(0, 0); MAX_RUNS];
-    let mut count = 0;
-    for (start, end) in usable(regions) {
-        match runs.get_mut(..count).and_then(|runs| runs.last_mut()) {
-            Some((_, last_end)) if *last_end == start => *last_end = end,
-            _ => {
-                // More separate runs than any machine has: the rest stays unused rather than stop the boot.
-                let Some(run) = runs.get_mut(count) else {
-                    break;
-                };
-                *run = (start, end);
-                count += 1;
-            }
-        }
-    }
-    let runs = &mut runs[..count];
-
+    let mut runs = runs(regions);
     let words_of = |&(start, end): &(u64, u64)| Bitmap::words_for(((end - start) / FRAME) as usize);
     let bytes = runs.iter().map(words_of).sum::<usize>() as u64 * 8;
     let home = runs
@@ -65,9 +49,26 @@ pub(super) fn init(regions: &[MemoryRegion], physical_memory_offset: u64) {
     }
 }
 
-/// Bytes of usable memory.
+/// Bytes of the usable memory that [`init`] makes use of, its bitmaps among them.
 pub(super) fn count_usable(regions: &[MemoryRegion]) -> u64 {
-    usable(regions).map(|(start, end)| end - start).sum()
+    runs(regions).iter().map(|(start, end)| end - start).sum()
+}
+
+/// The usable memory by its runs: what borders on something else is one with it.
+fn runs(regions: &[MemoryRegion]) -> heapless::Vec<(u64, u64), MAX_RUNS> {
+    let mut runs = heapless::Vec::<(u64, u64), MAX_RUNS>::new();
+    for (start, end) in usable(regions) {
+        match runs.last_mut() {
+            Some((_, last_end)) if *last_end == start => *last_end = end,
+            _ => {
+                // More separate runs than any machine has: the rest stays unused rather than stop the boot.
+                if runs.push((start, end)).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    runs
 }
 
 /// The usable memory, in whole frames.
@@ -123,5 +124,32 @@ pub(super) struct PageTableFrames;
 unsafe impl FrameAllocator<Size4KiB> for PageTableFrames {
     fn allocate_frame(&mut self) -> Option<PhysFrame<Size4KiB>> {
         allocate(1, 1).map(PhysFrame::containing_address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+
+    #[test]
+    fn memory_that_is_not_used_does_not_count() {
+        let region = |start, end| MemoryRegion {
+            start,
+            end,
+            kind: MemoryRegionKind::Usable,
+        };
+        // A frame, and one that nobody can use, in turns.
+        let place = |number: usize| LOWEST + 2 * FRAME * number as u64;
+        let many = (0..MAX_RUNS + 8).map(|number| region(place(number), place(number) + FRAME));
+        let many: Vec<_> = many.collect();
+        assert_eq!(count_usable(&many), MAX_RUNS as u64 * FRAME);
+        assert_eq!(count_usable(&many[..3]), 3 * FRAME);
+        // Two that border on each other are one run.
+        let bordering = [region(LOWEST, place(1)), region(place(1), place(2))];
+        assert_eq!(runs(&bordering).as_slice(), [(LOWEST, place(2))]);
+        // Half a frame is none, and what lies low is left alone.
+        assert_eq!(count_usable(&[region(0, LOWEST + FRAME / 2)]), 0);
     }
 }

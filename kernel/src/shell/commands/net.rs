@@ -11,7 +11,7 @@ use smoltcp::wire::EthernetAddress;
 use vringlet::net::{Command as Order, MacAddress, ReceiveMode};
 
 use crate::devices::net::{self as cards, Card};
-use crate::net::fetch::{Response, Url, fetch as get};
+use crate::net::fetch::{Response, Sink, Url, fetch as get};
 use crate::net::ping::Pinger;
 use crate::net::stack::Stack;
 use crate::net::target::Target;
@@ -293,19 +293,36 @@ async fn fetch(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
 /// Gets a page; returns its hash with it.
 pub(super) async fn fetch_url(url: &Url, progress: Progress) -> Result<(Response, String), Error> {
     let stack = route(&url.target)?;
-    let mut hash = Sha256::new();
-    let sink = |piece: &[u8]| {
-        hash.update(piece);
-        progress.add(piece.len() as u64);
+    let mut page = Page {
+        hash: Sha256::new(),
+        progress,
     };
-    let response = get(stack, KernelClock, url.target.address, url, sink).await;
+    let response = get(stack, KernelClock, url.target.address, url, &mut page).await;
     let response = response.map_err(Error::failed)?;
-    let hash = hash
+    let hash = page
+        .hash
         .finalize()
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
     Ok((response, hash))
+}
+
+/// A page as it comes: its hash, and how far it is.
+struct Page {
+    hash: Sha256,
+    progress: Progress,
+}
+
+impl Sink for &mut Page {
+    fn length(&mut self, length: u64) {
+        self.progress.expect(length);
+    }
+
+    fn piece(&mut self, bytes: &[u8]) {
+        self.hash.update(bytes);
+        self.progress.add(bytes.len() as u64);
+    }
 }
 
 fn route(target: &Target) -> Result<&'static Stack, Error> {

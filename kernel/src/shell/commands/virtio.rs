@@ -60,6 +60,9 @@ fn show_queue(queue: &QueueReport, out: Output<'_>) -> Result<(), Error> {
         "  queue {index} ({name}): size={} in_flight={} submitted={} completed={} violations={}",
         queue.size, queue.in_flight, stats.submitted, stats.completed, stats.violations
     )?;
+    if let Some(claim) = stats.first_violation {
+        writeln!(out, "    the first violation: {claim}")?;
+    }
     writeln!(
         out,
         "    kicks={} kicks_saved={} interrupts={}; per request: kicks={} interrupts={}",
