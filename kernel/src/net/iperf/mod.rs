@@ -212,11 +212,14 @@ impl<C: Clock> Test<'_, C> {
         while visitors.len() < count {
             let visitor = door.next().await;
             match visitor.cookie == self.cookie {
-                true => visitors.push(visitor),
+                true => {
+                    let later = |other: &Visitor| other.number > visitor.number;
+                    let place = visitors.iter().position(later);
+                    visitors.insert(place.unwrap_or(visitors.len()), visitor);
+                }
                 false => visitor.turn_away().await,
             }
         }
-        visitors.sort_by_key(|visitor| visitor.number);
         visitors.into_iter().map(|visitor| visitor.stream).collect()
     }
 

@@ -45,34 +45,34 @@ pub(super) struct Parameters {
     pub(super) time: Option<Duration>,
 }
 
-/// Numbers are written as iperf3's library for JSON likes: large ones may have an exponent.
+/// No number of iperf3's has a fraction or, short of a thousand terabytes, an exponent.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Asked {
     tcp: bool,
     udp: bool,
-    omit: f64,
-    time: f64,
-    num: f64,
-    blockcount: f64,
+    omit: i64,
+    time: i64,
+    num: i64,
+    blockcount: i64,
     #[serde(rename = "MSS")]
-    segment_length: f64,
-    parallel: f64,
+    segment_length: i64,
+    parallel: i64,
     reverse: bool,
     bidirectional: bool,
     mptcp: bool,
-    window: f64,
-    len: f64,
-    bandwidth: f64,
-    fqrate: f64,
-    burst: f64,
+    window: i64,
+    len: i64,
+    bandwidth: i64,
+    fqrate: i64,
+    burst: i64,
     #[serde(rename = "TOS")]
-    service_type: f64,
-    flowlabel: f64,
+    service_type: i64,
+    flowlabel: i64,
     congestion: Option<String>,
-    get_server_output: f64,
-    udp_counters_64bit: f64,
-    repeating_payload: f64,
+    get_server_output: i64,
+    udp_counters_64bit: i64,
+    repeating_payload: i64,
 }
 
 impl Parameters {
@@ -81,7 +81,8 @@ impl Parameters {
         let Ok(asked) = serde_json::from_slice::<Asked>(text) else {
             return refuse("parameters that are not understood", code::PARAMETERS);
         };
-        let (is_set, whole) = (|number: f64| number != 0.0, |number: f64| number as u64);
+        let is_set = |number: i64| number != 0;
+        let whole = |number: i64| u64::try_from(number).unwrap_or(0);
         let transport = match (asked.tcp, asked.udp) {
             (true, false) => Transport::Tcp,
             (false, true) => Transport::Udp,
@@ -118,7 +119,7 @@ impl Parameters {
                 code::CONGESTION,
             ),
             (
-                asked.window > limits.buffer as f64,
+                whole(asked.window) > limits.buffer as u64,
                 "a larger buffer",
                 code::BUFFER,
             ),
@@ -138,7 +139,7 @@ impl Parameters {
                 code::NOT_IMPLEMENTED,
             ),
             (
-                !(0.0..=MAX_TIME.as_secs_f64()).contains(&asked.time),
+                !(0..=MAX_TIME.as_secs()).contains(&(asked.time as u64)),
                 "a time",
                 code::TOO_LONG,
             ),
@@ -146,7 +147,7 @@ impl Parameters {
         if let Some((_, what, code)) = refusals.into_iter().find(|(asked, ..)| *asked) {
             return refuse(what, code);
         }
-        let streams = match whole(asked.parallel.max(1.0)) as usize {
+        let streams = match whole(asked.parallel).max(1) as usize {
             streams @ 1..=MAX_STREAMS => streams,
             _ => return refuse("more streams", code::TOO_MANY_STREAMS),
         };
@@ -160,7 +161,7 @@ impl Parameters {
                 return refuse("a datagram length", code::DATAGRAM_LENGTH);
             }
         }
-        let some = |number: f64| Some(whole(number)).filter(|number| *number > 0);
+        let some = |number: i64| Some(whole(number)).filter(|number| *number > 0);
         let blocks = some(asked.blockcount).map(|blocks| blocks.saturating_mul(length as u64));
         Ok(Self {
             transport,
@@ -204,7 +205,7 @@ mod tests {
             }
         );
         let text =
-            br#"{"udp":true,"num":1e+6,"len":1448,"bandwidth":1048576,"udp_counters_64bit":1}"#;
+            br#"{"udp":true,"num":1000000,"len":1448,"bandwidth":1048576,"udp_counters_64bit":1}"#;
         let parameters = Parameters::parse(text, LIMITS).unwrap();
         assert_eq!(parameters.bytes, Some(1_000_000));
         assert_eq!(parameters.rate, Some(1_048_576));
@@ -225,7 +226,7 @@ mod tests {
             (r#"{"tcp":true,"omit":3}"#, 12),
             (r#"{"tcp":true,"bidirectional":true}"#, 13),
             (r#"{"tcp":true,"parallel":17}"#, 6),
-            (r#"{"tcp":true,"parallel":1e300}"#, 6),
+            (r#"{"tcp":true,"parallel":1e300}"#, 114),
             (r#"{"tcp":true,"time":86401}"#, 5),
             (r#"{"tcp":true,"time":-1}"#, 5),
             (r#"{"tcp":true,"MSS":536}"#, 123),
