@@ -53,6 +53,7 @@ wished() {
     grep -qs vhost-user-gpu /usr/share/qemu/vhost-user/*.json || echo "gpu-daemon"
     have qemu-storage-daemon || echo "disk-daemon"
     { have Xvfb && have xdotool; } || echo "window-tools"
+    have iperf3 || echo "iperf3"
     is_built vhost-device-sound $sound_daemon || echo "sound-daemon"
     is_built vhost-device-rng $rng_daemon || echo "rng-daemon"
 }
@@ -71,6 +72,7 @@ explain() {
     gpu-daemon) echo "QEMU's vhost-user-gpu: Debian's qemu-system-gui" ;;
     disk-daemon) echo "QEMU's storage daemon: Debian's qemu-utils" ;;
     window-tools) echo "an X server without a screen, and a hand for its windows: Debian's xvfb and xdotool" ;;
+    iperf3) echo "iperf3" ;;
     sound-daemon) echo "vhost-device-sound $sound_daemon in target/tools: a crate, with ALSA (Debian's libasound2-dev and pkg-config)" ;;
     rng-daemon) echo "vhost-device-rng $rng_daemon in target/tools: a crate" ;;
     network-tools) echo "ip, ping and nsenter: Debian's iproute2, iputils-ping and util-linux" ;;
@@ -185,6 +187,10 @@ grant() {
         can_install || return 0
         refresh
         install xvfb xdotool ;;
+    iperf3)
+        can_install || return 0
+        refresh
+        install iperf3 ;;
     sound-daemon) install_sound_daemon ;;
     rng-daemon) build_daemon vhost-device-rng $rng_daemon ;;
     esac

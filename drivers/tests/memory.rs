@@ -171,14 +171,14 @@ fn drivers_take_as_much_memory_as_their_options_say() {
 
     let device = FakeDevice::new(FakeNic::new());
     let net = |options| taken(|| Net::new(lean(&device), options));
-    check("net", [1097, 56], net(net::Options::default()));
+    check("net", [1098, 56], net(net::Options::default()));
     let small = net::Options {
         receive_queue_size: 8,
         receive_buffers: 8,
         transmit_queue_size: 4,
         ..Default::default()
     };
-    check("small net", [41, 16], net(small));
+    check("small net", [42, 16], net(small));
     let least = net::Options {
         receive_queue_size: 2,
         receive_buffers: 2,
@@ -186,7 +186,17 @@ fn drivers_take_as_much_memory_as_their_options_say() {
         transmit_queue_size: 1,
         ..Default::default()
     };
-    check("least net", [20, 16], net(least));
+    check("least net", [21, 16], net(least));
+
+    let device = FakeDevice::new(FakeNic::offloading());
+    let net = |options| taken(|| Net::new(lean(&device), options));
+    check("offloading net", [2104, 56], net(net::Options::default()));
+    let small = net::Options {
+        large_receive_buffers: 0,
+        large_transmit_buffers: 0,
+        ..small
+    };
+    check("small offloading net", [42, 16], net(small));
 
     let device = FakeDevice::new(FakeGpu::new());
     let gpu = |options| taken(|| Gpu::new(lean(&device), options));

@@ -14,10 +14,33 @@ use vringlet::net::{Features, Net, Options};
 type Card = FakeDevice<FakeNic>;
 type Driver = Net<FakeTransport<FakeNic>>;
 
-fn nic(mac: [u8; 6]) -> FakeNic {
-    let mut nic = FakeNic::new();
-    nic.mac = mac;
-    nic
+/// What machines talk by.
+#[derive(Clone, Copy)]
+struct Wire {
+    offloads: bool,
+    ipv6: bool,
+    /// Of a hundred frames.
+    loss: usize,
+}
+
+impl Wire {
+    fn nic(self, mac: [u8; 6]) -> FakeNic {
+        let mut nic = match self.offloads {
+            true => FakeNic::offloading(),
+            false => FakeNic::new(),
+        };
+        nic.mac = mac;
+        // Neighbours are looked for by multicast.
+        nic.modes[1] = true;
+        nic
+    }
+
+    fn address(self, number: u8) -> IpAddress {
+        match self.ipv6 {
+            true => IpAddress::v6(0xfd00, 0, 0, 0, 0, 0, 0, number.into()),
+            false => IpAddress::v4(10, 0, 0, number),
+        }
+    }
 }
 
 /// That the adapter can be handed to code that takes any device.
@@ -121,14 +144,16 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(number: u8, options: Options) -> Self {
+    fn new(number: u8, options: Options, wire: Wire) -> Self {
         let mac = [2, 0, 0, 0, 0, number];
-        let card = FakeDevice::new(nic(mac));
+        let card = FakeDevice::new(wire.nic(mac));
         card.set_pace(Pace::Manual);
         let mut net: Driver = Net::new(card.transport(), options).expect("an honest device");
+        // A card that was reset has no modes.
+        card.with(|nic| nic.modes[1] = true);
         let mut interface = Interface::new(Config::new(net.mac().into()), &mut net, Instant::ZERO);
         interface.update_ip_addrs(|addresses| {
-            let address = IpCidr::new(IpAddress::v4(10, 0, 0, number), 24);
+            let address = IpCidr::new(wire.address(number), 24);
             addresses.push(address).expect("room for one");
         });
         let buffer = || tcp::SocketBuffer::new(vec![0; 65535]);
@@ -162,6 +187,7 @@ impl Machine {
                 // The buffers of one frame come back together (spec 5.1.6.4.1).
                 let limit = match self.net.receive_buffers() {
                     (_, ..1526) => usize::MAX,
+                    _ if self.net.negotiated().has(Features::GUEST_TSO4.bits()) => usize::MAX,
                     _ => random.below(4),
                 };
                 self.card.complete(0, limit);
@@ -177,18 +203,19 @@ impl Machine {
 
 /// Carries what `from` sent to `to`, and loses some of it.
 fn carry(from: &Card, to: &Card, random: &mut Random, loss: usize) {
-    for frame in from.with(FakeNic::take_sent) {
+    for packet in from.with(FakeNic::take_packets) {
         if random.below(100) >= loss {
-            to.with(|nic| nic.inject(frame));
+            to.with(|nic| nic.forward(packet));
         }
     }
 }
 
-fn transfer(seed: u64, bytes: usize, loss: usize, options: Options) -> [Machine; 2] {
+fn transfer(seed: u64, bytes: usize, wire: Wire, options: Options) -> [Machine; 2] {
+    let loss = wire.loss;
     let mut random = Random::new(seed);
-    let [mut client, mut server] = [1, 2].map(|number| Machine::new(number, options));
+    let [mut client, mut server] = [1, 2].map(|number| Machine::new(number, options, wire));
     server.socket().listen(7).expect("a port");
-    let remote = (IpAddress::v4(10, 0, 0, 2), 7);
+    let remote = (wire.address(2), 7);
     let socket = client.sockets.get_mut::<tcp::Socket<'_>>(client.socket);
     socket
         .connect(client.interface.context(), remote, 50000)
@@ -241,8 +268,12 @@ fn a_transfer_arrives_whatever_happens_when() {
             },
             ..Options::default()
         };
-        let loss = if seed % 4 == 0 { 3 } else { 0 };
-        let machines = transfer(seed, 200_000, loss, options);
+        let wire = Wire {
+            offloads: false,
+            ipv6: false,
+            loss: if seed % 4 == 0 { 3 } else { 0 },
+        };
+        let machines = transfer(seed, 200_000, wire, options);
         for machine in &machines {
             assert_eq!(machine.net.failure(), None);
             assert_eq!(
@@ -253,6 +284,109 @@ fn a_transfer_arrives_whatever_happens_when() {
             );
         }
         drop(machines);
+        memory.assert_clean();
+    }
+}
+
+/// Whatever the card leaves to the driver, and the driver to the card.
+#[test]
+#[cfg(feature = "segmentation-offload-ipv6")]
+fn a_transfer_with_offloads_arrives_in_few_frames() {
+    let off = [
+        Features::empty(),
+        Features::MRG_RXBUF,
+        Features::GUEST_TSO4 | Features::GUEST_TSO6,
+        Features::HOST_TSO4 | Features::HOST_TSO6,
+        Features::GUEST_CSUM,
+        Features::CSUM,
+    ];
+    for seed in 0..12 {
+        let declined = off[seed as usize % off.len()];
+        let memory = Memory::fresh();
+        let options = Options {
+            declined: declined.bits(),
+            large_receive_buffers: 8,
+            transmit_queue_size: 16,
+            ..Options::default()
+        };
+        let wire = Wire {
+            offloads: true,
+            ipv6: seed >= 6,
+            loss: 0,
+        };
+        const BYTES: usize = 1 << 20;
+        let machines = transfer(seed, BYTES, wire, options);
+        let [client, server] = &machines;
+        let (sent, received) = (client.net.transmit_stats(), server.net.receive_stats());
+        for machine in &machines {
+            assert_eq!(machine.net.failure(), None);
+            assert_eq!(machine.net.receive_stats().dropped(), 0, "seed {seed}");
+        }
+        let cuts = !declined.intersects(Features::HOST_TSO4 | Features::CSUM);
+        let merges = !declined.intersects(Features::GUEST_TSO4 | Features::GUEST_CSUM);
+        assert_eq!((sent.large > 0, received.large > 0), (cuts, cuts && merges));
+        assert_eq!(sent.partial > 0, !declined.contains(Features::CSUM));
+        assert_eq!(
+            received.trusted > 0,
+            !declined.contains(Features::GUEST_CSUM) && sent.partial > 0
+        );
+        if cuts {
+            // Segments of 1440 bytes would be more than 700.
+            assert!(sent.packets < 400, "seed {seed}: {sent:?}");
+        }
+        drop(machines);
+        memory.assert_clean();
+    }
+}
+
+/// smoltcp believes the driver that checksums are right where it was told so.
+#[test]
+fn a_wrong_checksum_reaches_no_socket() {
+    use smoltcp::socket::udp;
+    for declined in [Features::empty(), Features::GUEST_CSUM] {
+        let memory = Memory::fresh();
+        let options = Options {
+            declined: declined.bits(),
+            ..Options::default()
+        };
+        let wire = Wire {
+            offloads: true,
+            ipv6: false,
+            loss: 0,
+        };
+        let mut machine = Machine::new(2, options, wire);
+        let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 8192]);
+        let mut socket = udp::Socket::new(buffer(), buffer());
+        socket.bind(7).expect("a port");
+        let handle = machine.sockets.add(socket);
+        // 10.0.0.9 to 10.0.0.2, "abc"; the checksum was worked out by hand.
+        let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 9, 8, 0];
+        frame.extend([0x45, 0, 0, 31, 0, 0, 0x40, 0, 64, 17, 0x26, 0xc4]);
+        frame.extend([10, 0, 0, 9, 10, 0, 0, 2, 0x12, 0x34, 0, 7, 0, 11]);
+        let sum: u32 = 2 * 0x0a00 + 9 + 2 + 17 + 11 + 0x1234 + 7 + 11 + 0x6162 + 0x6300;
+        frame.extend((!(sum as u16)).to_be_bytes());
+        frame.extend(*b"abc");
+        let mut bent = frame.clone();
+        bent[44] = b'd';
+        for (bytes, arrives) in [(&bent, false), (&frame, true), (&bent, false)] {
+            machine.card.with(|nic| nic.inject(bytes.clone()));
+            machine.card.pump();
+            machine.poll(Instant::ZERO);
+            let socket = machine.sockets.get_mut::<udp::Socket<'_>>(handle);
+            let came = socket.recv().ok().map(|(bytes, _)| bytes.to_vec());
+            assert_eq!(came, arrives.then(|| b"abc".to_vec()), "{declined:?}");
+        }
+        let by_driver = if declined.is_empty() { 2 } else { 0 };
+        let stats = machine.net.receive_stats();
+        assert_eq!(
+            (stats.bad_checksum, stats.dropped()),
+            (by_driver, by_driver)
+        );
+        machine.net.flush();
+        machine.card.pump();
+        let (buffers, _) = machine.net.receive_buffers();
+        assert_eq!(machine.card.with(|nic| nic.posted()), buffers.into());
+        drop(machine);
         memory.assert_clean();
     }
 }

@@ -17,6 +17,7 @@ mod matrix {
     pub(crate) mod ring;
     pub(crate) mod rng;
     pub(crate) mod run;
+    pub(crate) mod services;
     pub(crate) mod shell;
     pub(crate) mod sound;
     pub(crate) mod sound_file;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         matrix::picture::cells(),
         matrix::dashboard::cells(),
         matrix::run::cells(),
+        matrix::services::cells(),
         matrix::shell::cells(),
         matrix::sound::cells(),
         matrix::sound_file::cells(),

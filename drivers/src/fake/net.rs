@@ -1,14 +1,23 @@
 //! [`FakeNic`]: a network card behind virtio-net (spec 5.1).
 
 use std::collections::VecDeque;
+use std::string::String;
 use std::vec::Vec;
 
 use super::device::{DeviceModel, Queues};
+use super::packet::{Packet, wire};
 use super::queue::Request;
 use crate::device::DeviceId;
 
+const F_CSUM: u64 = 1 << 0;
+const F_GUEST_CSUM: u64 = 1 << 1;
+const F_CTRL_GUEST_OFFLOADS: u64 = 1 << 2;
 const F_MTU: u64 = 1 << 3;
 const F_MAC: u64 = 1 << 5;
+const F_GUEST_TSO4: u64 = 1 << 7;
+const F_GUEST_TSO6: u64 = 1 << 8;
+const F_HOST_TSO4: u64 = 1 << 11;
+const F_HOST_TSO6: u64 = 1 << 12;
 const F_MRG_RXBUF: u64 = 1 << 15;
 const F_STATUS: u64 = 1 << 16;
 const F_CTRL_VQ: u64 = 1 << 17;
@@ -17,7 +26,12 @@ const F_CTRL_VLAN: u64 = 1 << 19;
 const F_CTRL_RX_EXTRA: u64 = 1 << 20;
 const F_GUEST_ANNOUNCE: u64 = 1 << 21;
 const F_CTRL_MAC_ADDR: u64 = 1 << 23;
+const F_HOST_USO: u64 = 1 << 56;
+const F_GUEST_HDRLEN: u64 = 1 << 59;
 const F_SPEED_DUPLEX: u64 = 1 << 63;
+
+/// What a command can turn on and off.
+const GUEST_OFFLOADS: u64 = F_GUEST_CSUM | F_GUEST_TSO4 | F_GUEST_TSO6;
 
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
@@ -53,10 +67,12 @@ pub struct FakeNic {
     pub speed_duplex: (u32, u8),
     /// Whether what is sent comes back.
     pub loopback: bool,
-    /// Frames sent by the driver, without their header.
+    /// Frames as they went out to the wire: with their checksums, and cut as the driver said.
     pub sent: Vec<Vec<u8>>,
+    /// Frames as the driver sent them.
+    pub packets: Vec<Packet>,
     /// Frames on their way to the driver.
-    pub incoming: VecDeque<Vec<u8>>,
+    pub incoming: VecDeque<Packet>,
     /// Frames that the filters kept from the driver.
     pub filtered: u64,
     /// Receive modes that are on, by their command of class 0 (promiscuous, allmulti, alluni, nomulti, nouni, nobcast).
@@ -73,8 +89,8 @@ pub struct FakeNic {
     pub refuse: Option<(u8, u8)>,
     /// `num_buffers` of the next frame is this, whatever is true.
     pub lie_about_buffers: Option<u16>,
-    /// `flags` and `gso_type` of the next frame.
-    pub next_offload: (u8, u8),
+    /// What it leaves to the driver, by feature bits; all that the driver accepted at first.
+    pub guest_offloads: u64,
     negotiated: u64,
     /// Receive buffers taken from the queue and not used yet.
     posted: VecDeque<Request>,
@@ -102,6 +118,7 @@ impl Default for FakeNic {
             speed_duplex: (1000, 1),
             loopback: false,
             sent: Vec::new(),
+            packets: Vec::new(),
             incoming: VecDeque::new(),
             filtered: 0,
             modes: [false; 6],
@@ -111,7 +128,7 @@ impl Default for FakeNic {
             commands: Vec::new(),
             refuse: None,
             lie_about_buffers: None,
-            next_offload: (0, 0),
+            guest_offloads: 0,
             negotiated: 0,
             posted: VecDeque::new(),
         }
@@ -119,19 +136,58 @@ impl Default for FakeNic {
 }
 
 impl FakeNic {
-    /// A card that offers everything that this model does, with its link up.
+    /// A card that offers everything that this model does but offloads, with its link up.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A frame arrives. The device sees it when it is pumped.
-    pub fn inject(&mut self, frame: impl Into<Vec<u8>>) {
-        self.incoming.push_back(frame.into());
+    /// A card that offers offloads, too.
+    pub fn offloading() -> Self {
+        let mut nic = Self::default();
+        nic.features |= F_CSUM | F_HOST_TSO4 | F_HOST_TSO6 | F_HOST_USO | F_GUEST_HDRLEN;
+        nic.features |= GUEST_OFFLOADS | F_CTRL_GUEST_OFFLOADS;
+        nic
     }
 
-    /// Takes what the driver sent so far.
+    /// A frame arrives. The device sees it when it is pumped.
+    pub fn inject(&mut self, frame: impl Into<Vec<u8>>) {
+        self.incoming.push_back(Packet::plain(frame));
+    }
+
+    /// A frame arrives whose header is this, whatever was agreed on.
+    pub fn inject_packet(&mut self, packet: Packet) {
+        self.incoming.push_back(packet);
+    }
+
+    /// A frame arrives from another card of the same host: as it was sent, if the driver takes that, else as it would be on a
+    /// wire.
+    pub fn forward(&mut self, packet: Packet) {
+        let needed = match packet.gso_type {
+            0 if packet.flags & 1 == 0 => 0,
+            0 => F_GUEST_CSUM,
+            1 => F_GUEST_TSO4,
+            4 => F_GUEST_TSO6,
+            _ => u64::MAX,
+        };
+        if self.guest_offloads & needed == needed {
+            self.incoming.push_back(packet);
+            return;
+        }
+        for frame in wire(&packet).unwrap_or_default() {
+            self.inject(frame);
+        }
+    }
+
+    /// Takes what the driver sent so far, as it is on the wire.
     pub fn take_sent(&mut self) -> Vec<Vec<u8>> {
+        self.packets.clear();
         std::mem::take(&mut self.sent)
+    }
+
+    /// Takes what the driver sent so far, as it sent it.
+    pub fn take_packets(&mut self) -> Vec<Packet> {
+        self.sent.clear();
+        std::mem::take(&mut self.packets)
     }
 
     /// Receive buffers that the device holds.
@@ -182,24 +238,45 @@ impl FakeNic {
             if request.writable_len() > 0 {
                 queues.violation("transmit request with a writable part");
             }
-            let mut frame = request.read_all();
-            if frame.len() < HEADER {
-                queues.violation("transmit request shorter than its header");
-            } else {
-                let header: Vec<u8> = frame.drain(..HEADER).collect();
-                // flags and gso_type: no offload is ever agreed on; num_buffers: not for transmission.
-                if header[0] != 0 || header[1] != 0 || header[10..12] != [0, 0] {
-                    queues.violation(std::format!("transmit header {header:?}"));
-                }
-                if self.loopback {
-                    self.incoming.push_back(frame.clone());
-                }
-                if self.link {
-                    self.sent.push(frame);
-                }
+            let sent = match Packet::parse(&request.read_all()) {
+                None => Err("transmit request shorter than its header".into()),
+                Some(packet) => self.send(packet),
+            };
+            if let Err(what) = sent
+                && !request.is_dubious()
+            {
+                queues.violation(what);
             }
             queues.push(TRANSMIT, request, 0);
         }
+    }
+
+    /// Sends a frame, or says what is wrong with it (spec 5.1.6.2.1).
+    fn send(&mut self, packet: Packet) -> Result<(), String> {
+        let allowed = match packet.gso_type {
+            0 => self.has(F_CSUM) || packet.flags == 0,
+            1 => self.has(F_HOST_TSO4),
+            4 => self.has(F_HOST_TSO6),
+            5 => self.has(F_HOST_USO),
+            _ => false,
+        };
+        if !allowed || packet.flags & !1 != 0 || packet.num_buffers != 0 {
+            return Err(std::format!("transmit header {packet:?}"));
+        }
+        let frames = wire(&packet).map_err(|what| std::format!("{what}: {packet:?}"))?;
+        let longest = frames.iter().map(Vec::len).max().unwrap_or_default();
+        if longest > usize::from(self.mtu) + 14 {
+            return Err(std::format!("a frame of {longest} bytes"));
+        }
+        if self.loopback {
+            let packets = frames.iter().cloned().map(Packet::plain);
+            self.incoming.extend(packets);
+        }
+        if self.link {
+            self.sent.extend(frames);
+            self.packets.push(packet);
+        }
+        Ok(())
     }
 
     fn receive(&mut self, queues: &mut Queues<'_>) {
@@ -207,20 +284,24 @@ impl FakeNic {
             if request.readable_len() > 0 {
                 queues.violation("receive buffer with a readable part");
             }
-            // Spec 5.1.6.3.1: without offloads 1526 bytes, with mergeable buffers only the header.
-            let least = if self.has(F_MRG_RXBUF) { HEADER } else { 1526 };
-            if request.writable_len() < least {
+            // Spec 5.1.6.3.1: with mergeable buffers only the header, else a whole frame, which may stand for several.
+            let least = match self.has(F_GUEST_TSO4) || self.has(F_GUEST_TSO6) {
+                _ if self.has(F_MRG_RXBUF) => HEADER,
+                true => 65601,
+                false => 1526,
+            };
+            if request.writable_len() < least && !request.is_dubious() {
                 queues.violation(std::format!("receive buffer of {}", request.writable_len()));
             }
             self.posted.push_back(request);
         }
-        while let Some(frame) = self.incoming.front() {
-            if !self.link || !self.passes(frame) {
+        while let Some(packet) = self.incoming.front() {
+            if !self.link || !self.passes(&packet.frame) {
                 self.incoming.pop_front();
                 self.filtered += 1;
                 continue;
             }
-            let need = HEADER + frame.len();
+            let need = HEADER + packet.frame.len();
             // How many buffers that is.
             let mut room = 0;
             let mut count = 0;
@@ -235,7 +316,7 @@ impl FakeNic {
                 // No buffers now: the frame waits.
                 return;
             }
-            let Some(frame) = self.incoming.pop_front() else {
+            let Some(mut packet) = self.incoming.pop_front() else {
                 return;
             };
             if room < need {
@@ -243,12 +324,9 @@ impl FakeNic {
                 self.filtered += 1;
                 continue;
             }
-            let mut packet = std::vec![0; HEADER];
-            let buffers = self.lie_about_buffers.take().unwrap_or(count);
-            packet[10..12].copy_from_slice(&buffers.to_le_bytes());
-            (packet[0], packet[1]) = std::mem::take(&mut self.next_offload);
-            packet.extend(frame);
-            let mut rest = packet.as_slice();
+            packet.num_buffers = self.lie_about_buffers.take().unwrap_or(count);
+            let bytes = packet.bytes();
+            let mut rest = bytes.as_slice();
             for request in self.posted.drain(..usize::from(count)) {
                 let (part, behind) = rest.split_at(rest.len().min(request.writable_len()));
                 request.write(0, part);
@@ -308,6 +386,13 @@ impl FakeNic {
                 let id = u16::from_le_bytes([low, high]);
                 self.vlans.retain(|other| *other != id);
             }
+            (5, 0, bits) if self.has(F_CTRL_GUEST_OFFLOADS) => {
+                let offloads = u64::from_le_bytes(bits.try_into().ok()?);
+                if offloads & !(self.negotiated & GUEST_OFFLOADS) != 0 {
+                    return None;
+                }
+                self.guest_offloads = offloads;
+            }
             (3, 0, []) if self.has(F_GUEST_ANNOUNCE) => {
                 self.announce = false;
                 self.announced += 1;
@@ -356,6 +441,7 @@ impl DeviceModel for FakeNic {
 
     fn negotiated(&mut self, features: u64) {
         self.negotiated = features;
+        self.guest_offloads = features & GUEST_OFFLOADS;
     }
 
     fn reset(&mut self) {

@@ -91,6 +91,11 @@ impl Request {
         parts
     }
 
+    /// The device lied about its queue before, so whatever is wrong with the request may be its own fault.
+    pub(super) fn is_dubious(&self) -> bool {
+        self.lied.load(Ordering::Relaxed)
+    }
+
     /// Whether to try an access: always, unless it is the device's own fault that there is nothing lent there.
     fn may(&self, address: u64, len: usize, access: Direction) -> bool {
         !self.lied.load(Ordering::Relaxed) || self.memory.allows(address, len, access)

@@ -13,10 +13,24 @@ bitflags! {
     /// The feature bits of a network device that this driver implements (spec 5.1.3).
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Features: u64 {
+        /// The device finishes checksums of TCP and UDP that the driver began.
+        const CSUM = 1 << 0;
+        /// The driver takes frames whose checksum is unfinished, or was verified by the device.
+        const GUEST_CSUM = 1 << 1;
+        /// What the device may leave to the driver can be changed.
+        const CTRL_GUEST_OFFLOADS = 1 << 2;
         /// The device says how large packets may be.
         const MTU = 1 << 3;
         /// The device has a MAC address for its driver.
         const MAC = 1 << 5;
+        /// A received frame may stand for several segments of TCP over IPv4.
+        const GUEST_TSO4 = 1 << 7;
+        /// A received frame may stand for several segments of TCP over IPv6.
+        const GUEST_TSO6 = 1 << 8;
+        /// The device cuts frames that stand for several segments of TCP over IPv4.
+        const HOST_TSO4 = 1 << 11;
+        /// The device cuts frames that stand for several segments of TCP over IPv6.
+        const HOST_TSO6 = 1 << 12;
         /// A received packet may be spread over several buffers.
         const MRG_RXBUF = 1 << 15;
         /// The device says whether its link is up.
@@ -33,6 +47,10 @@ bitflags! {
         const GUEST_ANNOUNCE = 1 << 21;
         /// The MAC address can be set.
         const CTRL_MAC_ADDR = 1 << 23;
+        /// The device cuts frames that stand for several UDP datagrams.
+        const HOST_USO = 1 << 56;
+        /// The driver says exactly how long the headers are that each segment gets.
+        const GUEST_HDRLEN = 1 << 59;
         /// The device says how fast its link is.
         const SPEED_DUPLEX = 1 << 63;
     }
@@ -44,7 +62,16 @@ impl Features {
         .union(Self::CTRL_VLAN)
         .union(Self::CTRL_RX_EXTRA)
         .union(Self::GUEST_ANNOUNCE)
-        .union(Self::CTRL_MAC_ADDR);
+        .union(Self::CTRL_MAC_ADDR)
+        .union(Self::CTRL_GUEST_OFFLOADS);
+
+    /// Received frames may stand for several segments.
+    pub(super) const LARGE_RECEIVE: Self = Self::GUEST_TSO4.union(Self::GUEST_TSO6);
+    /// Frames that are sent may.
+    pub(super) const LARGE_TRANSMIT: Self =
+        Self::HOST_TSO4.union(Self::HOST_TSO6).union(Self::HOST_USO);
+    /// What `CTRL_GUEST_OFFLOADS` can turn on and off, by the same bits (spec 5.1.6.5.6.1).
+    pub(super) const GUEST_OFFLOADS: Self = Self::GUEST_CSUM.union(Self::LARGE_RECEIVE);
 
     /// What can't be accepted, if `available` is all there is, because of what is missing there.
     pub(super) const fn unusable_with(available: Self) -> Self {
@@ -55,6 +82,12 @@ impl Features {
         if !available.contains(Self::STATUS) {
             // The wish to be announced is a bit of the status field.
             unusable = unusable.union(Self::GUEST_ANNOUNCE);
+        }
+        if !available.contains(Self::CSUM) {
+            unusable = unusable.union(Self::LARGE_TRANSMIT);
+        }
+        if !available.contains(Self::GUEST_CSUM) {
+            unusable = unusable.union(Self::LARGE_RECEIVE);
         }
         unusable
     }

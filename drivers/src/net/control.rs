@@ -55,6 +55,9 @@ pub enum Command<'a> {
     VlanDelete(u16),
     /// Says that the wish to be announced was heard. Needs `GUEST_ANNOUNCE`.
     AnnounceAck,
+    /// Leaves these to the driver from now on, of [`Features::GUEST_OFFLOADS`], and no others. At first it is all that were
+    /// agreed on. Needs `CTRL_GUEST_OFFLOADS`, and each of them itself.
+    GuestOffloads(Features),
 }
 
 /// The most addresses in a table: more than any device filters by, and still a short command.
@@ -63,7 +66,7 @@ const MAC_TABLE_MAX: usize = 1024;
 const VLAN_IDS: u16 = 4096;
 
 impl Command<'_> {
-    /// The feature that the command needs.
+    /// The features that the command needs.
     fn feature(&self) -> Features {
         match self {
             Self::Receive(ReceiveMode::Promiscuous | ReceiveMode::AllMulticast, _)
@@ -72,6 +75,7 @@ impl Command<'_> {
             Self::MacAddress(_) => Features::CTRL_MAC_ADDR,
             Self::VlanAdd(_) | Self::VlanDelete(_) => Features::CTRL_VLAN,
             Self::AnnounceAck => Features::GUEST_ANNOUNCE,
+            Self::GuestOffloads(offloads) => Features::CTRL_GUEST_OFFLOADS.union(*offloads),
         }
     }
 
@@ -83,6 +87,7 @@ impl Command<'_> {
             Self::VlanAdd(_) => wire::VLAN_ADD,
             Self::VlanDelete(_) => wire::VLAN_DEL,
             Self::AnnounceAck => wire::ANNOUNCE_ACK,
+            Self::GuestOffloads(_) => wire::GUEST_OFFLOADS_SET,
         }
     }
 
@@ -113,6 +118,16 @@ impl Command<'_> {
             }
             Self::VlanAdd(id) | Self::VlanDelete(id) => data.extend_from_slice(&id.to_le_bytes()),
             Self::AnnounceAck => {}
+            Self::GuestOffloads(offloads) => {
+                if !Features::GUEST_OFFLOADS.contains(offloads) {
+                    return Err(Cause::InvalidParameter("no offload of received frames"));
+                }
+                if offloads.intersects(Features::unusable_with(offloads)) {
+                    let cause = Cause::InvalidParameter("an offload without what it needs");
+                    return Err(cause);
+                }
+                data.extend_from_slice(&offloads.bits().to_le_bytes());
+            }
         }
         Ok(data)
     }
@@ -158,10 +173,38 @@ impl fmt::Debug for Reply {
     }
 }
 
+/// What is different once commands were obeyed.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Setting {
+    /// The device's own address.
+    pub(super) address: Option<MacAddress>,
+    /// What is left to the driver.
+    pub(super) guest_offloads: Option<Features>,
+}
+
+impl Setting {
+    fn of(command: Command<'_>) -> Self {
+        let mut setting = Self::default();
+        match command {
+            Command::MacAddress(address) => setting.address = Some(address),
+            Command::GuestOffloads(offloads) => setting.guest_offloads = Some(offloads),
+            _ => {}
+        }
+        setting
+    }
+
+    fn followed_by(self, later: Self) -> Self {
+        Self {
+            address: later.address.or(self.address),
+            guest_offloads: later.guest_offloads.or(self.guest_offloads),
+        }
+    }
+}
+
 /// A command with the device.
 pub(super) struct InFlight {
     data: Option<Buffer>,
-    address: Option<MacAddress>,
+    setting: Setting,
     answer: Arc<Mutex<Answer>>,
 }
 
@@ -255,10 +298,7 @@ impl<T: Transport> ControlQueue<T> {
         }));
         let in_flight = InFlight {
             data: (!data.is_empty()).then(|| Buffer::from(data)),
-            address: match command {
-                Command::MacAddress(address) => Some(address),
-                _ => None,
-            },
+            setting: Setting::of(command),
             answer: answer.clone(),
         };
         match self.queue.submit(&command.header(), in_flight) {
@@ -270,14 +310,14 @@ impl<T: Transport> ControlQueue<T> {
         }
     }
 
-    /// Hands the answers that are there to those who wait for them. Gives the device's own address, if one of them says
-    /// that it is another now: of several, the one answered last.
+    /// Hands the answers that are there to those who wait for them. Gives what is different now: of several commands for the
+    /// same, as the one answered last says.
     ///
     /// There are no more answers than commands were in flight when this began, so it ends whatever the device does.
-    pub(super) fn collect(&mut self) -> Option<MacAddress> {
-        let mut address = None;
+    pub(super) fn collect(&mut self) -> Setting {
+        let mut setting = Setting::default();
         if self.queue.in_flight() == 0 {
-            return address;
+            return setting;
         }
         while self.queue.has_completions() || self.queue.enable_interrupts() {
             let mut ack = [0; wire::ACK_LEN];
@@ -287,7 +327,7 @@ impl<T: Transport> ControlQueue<T> {
                     match result {
                         Ok(()) => {
                             self.stats.obeyed += 1;
-                            address = completion.payload.address.or(address);
+                            setting = setting.followed_by(completion.payload.setting);
                         }
                         Err(_) => self.stats.refused += 1,
                     }
@@ -298,7 +338,7 @@ impl<T: Transport> ControlQueue<T> {
                 Ok(None) | Err(_) => break,
             }
         }
-        address
+        setting
     }
 }
 

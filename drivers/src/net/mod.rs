@@ -12,12 +12,19 @@
 //! |---|---|
 //! | `config.rs` | feature bits, and the device configuration, checked |
 //! | `wire.rs` | what goes over the queues: headers and commands |
+//! | `checksum.rs` | the checksums of TCP and UDP |
 //! | `receive.rs` | the receive queue and [`RxFrame`] |
 //! | `transmit.rs` | the transmit queue and [`TxFrame`] |
 //! | `control.rs` | the control queue, [`Command`] and [`Reply`] |
 //! | `smoltcp.rs` | `smoltcp::phy::Device` |
 //!
-//! No offload is accepted yet: frames have their checksums and are no longer than the MTU allows.
+//! # Offloads
+//!
+//! Checksums of TCP and UDP are left to the device where it can do them, and it may leave them to the driver; and one
+//! frame may stand for several segments of TCP or several datagrams, up to 64 KiB of them, in both directions. None of that is seen by
+//! who only sends frames as they are. What was received says of itself what is left to do: [`RxFrame::checksum`] and
+//! [`RxFrame::segmentation`]. What is sent is told: [`TxFrame::offload_checksum`] and [`TxFrame::segment`]. The adapter to smoltcp
+//! does all this by itself.
 //!
 //! ```
 //! # #[cfg(feature = "fake")] {
@@ -44,6 +51,7 @@
 //! # Ok::<(), vringlet::Error>(())
 //! ```
 
+mod checksum;
 mod config;
 mod control;
 mod receive;
@@ -57,10 +65,10 @@ use alloc::vec::Vec;
 use core::ops::Deref;
 use core::task::{Context, Poll, Waker};
 
-use self::control::ControlQueue;
+use self::control::{ControlQueue, Setting};
 use self::receive::{ReceiveOptions, Receiver};
-use self::transmit::Transmitter;
-use self::wire::{ETHERNET_HEADER_LEN, HEADER_LEN, VLAN_TAG_LEN};
+use self::transmit::{TransmitOptions, Transmitter};
+use self::wire::{ETHERNET_HEADER_LEN, HEADER_LEN, LINK_HEADERS_LEN, MAX_LARGE_FRAME};
 use crate::device::DeviceId;
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
@@ -71,15 +79,17 @@ use crate::transport::{InterruptCauses, Transport};
 
 pub use self::config::{Config, FEATURE_NAMES, Features, Link, MacAddress, feature_names};
 pub use self::control::{Command, ControlStats, ReceiveMode, Reply};
-pub use self::receive::{ReceiveStats, RxFrame};
+pub use self::receive::{Checksum, ReceiveStats, RxFrame};
 pub use self::transmit::{TransmitStats, TxFrame};
+pub use self::wire::{SegmentKind, Segmentation};
 
 /// How a network device is to be driven.
 ///
-/// By default the driver takes a megabyte of heap (1097 KiB at the usual MTU) and 56 KiB of memory for DMA. Most of it is
+/// By default the driver takes a megabyte of heap (1098 KiB at the usual MTU) and 56 KiB of memory for DMA. Most of it is
 /// [`receive_buffers`](field@Self::receive_buffers) times [`Self::receive_buffer_len`], and a buffer for the longest frame
-/// for each descriptor of the transmit queue. That is for speed; with 8 receive buffers on a queue of 8, and a transmit queue
-/// of 4, it takes 41 and 16 KiB:
+/// for each descriptor of the transmit queue. With a device that has offloads it is two megabytes (2104 KiB): a frame may stand for
+/// 64 KiB of them then, in both directions. All that is for speed; with 8 receive buffers on a queue of 8, a transmit queue
+/// of 4, and no such frames, it takes 42 and 16 KiB:
 ///
 /// ```
 /// # use vringlet::net::Options;
@@ -87,11 +97,13 @@ pub use self::transmit::{TransmitStats, TxFrame};
 ///     receive_queue_size: 8,
 ///     receive_buffers: 8,
 ///     transmit_queue_size: 4,
+///     large_receive_buffers: 0,
+///     large_transmit_buffers: 0,
 ///     ..Options::default()
 /// };
 /// ```
 ///
-/// The least is one frame at a time in either direction, in 20 and 16 KiB: receive queue and buffers of 2, their length 0
+/// The least is one frame at a time in either direction, in 21 and 16 KiB: receive queue and buffers of 2, their length 0
 /// (it is raised to what a frame needs), and a transmit queue of 1. With a device that allows a larger MTU, the
 /// buffers to receive into are larger, and those to send from if [`Self::mtu_max`] is.
 #[derive(Clone, Copy, Debug)]
@@ -106,6 +118,14 @@ pub struct Options {
     /// Length of a receive buffer in bytes, at least 12 for the header. It is raised where one frame would not fit into
     /// one buffer, or with `MRG_RXBUF` into all of them.
     pub receive_buffer_len: usize,
+    /// Receive buffers where a frame may stand for several segments, instead of [`Self::receive_buffers`]. With 0 that is declined:
+    /// `GUEST_TSO4` and `GUEST_TSO6`.
+    pub large_receive_buffers: u16,
+    /// Length of each of those. It is raised, as [`Self::receive_buffer_len`] is, for a frame of 64 KiB.
+    pub large_receive_buffer_len: usize,
+    /// Transmit buffers for frames that stand for several segments, of 64 KiB each; no more than every second one. With 0 that is
+    /// declined: `HOST_TSO4`, `HOST_TSO6` and `HOST_USO`.
+    pub large_transmit_buffers: u16,
     /// The largest IP packet to send, if the device allows larger ones.
     pub mtu_max: u16,
     /// The MAC address, if the device has none; made up from the device's place if this is `None`.
@@ -122,6 +142,9 @@ impl Default for Options {
             receive_buffers: 256,
             // One frame of the usual MTU fits, and two buffers fit into a page.
             receive_buffer_len: 2048,
+            large_receive_buffers: 64,
+            large_receive_buffer_len: 16384,
+            large_transmit_buffers: 8,
             mtu_max: 9000,
             fallback_mac: None,
             declined: 0,
@@ -130,16 +153,31 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Number and length of the receive buffers for frames of up to `max_frame` bytes on a queue of `queue_size`.
-    fn receive_buffers(&self, queue_size: u16, max_frame: usize, mergeable: bool) -> (u16, usize) {
-        let count = self.receive_buffers.min(queue_size).max(1);
-        let need = HEADER_LEN + max_frame;
+    /// Number and length of the receive buffers for frames of up to `max_frame` bytes, or for `large` ones, on a queue of
+    /// `queue_size`.
+    fn receive_buffers(
+        &self,
+        queue_size: u16,
+        max_frame: usize,
+        large: bool,
+        mergeable: bool,
+    ) -> (u16, usize) {
+        let (count, len, longest) = match large {
+            true => (
+                self.large_receive_buffers,
+                self.large_receive_buffer_len,
+                max_frame.max(MAX_LARGE_FRAME),
+            ),
+            false => (self.receive_buffers, self.receive_buffer_len, max_frame),
+        };
+        let count = count.min(queue_size).max(1);
+        let need = HEADER_LEN + longest;
         if mergeable {
             let each = need.div_ceil(count.into());
-            (count, self.receive_buffer_len.max(each).max(HEADER_LEN))
+            (count, len.max(each).max(HEADER_LEN))
         } else {
-            let len = self.receive_buffer_len.max(need);
-            let total = usize::from(count) * self.receive_buffer_len;
+            let total = usize::from(count) * len;
+            let len = len.max(need);
             let affordable = u16::try_from(total / len).unwrap_or(u16::MAX);
             (affordable.clamp(2.min(count), count), len)
         }
@@ -184,6 +222,8 @@ pub struct Active<T: Transport> {
     /// How often the configuration had the wish to be announced, and for how many of them that was seen to.
     announcements: u64,
     announcements_seen: u64,
+    /// What the device may leave to the driver.
+    guest_offloads: Features,
     queues: Queues<T>,
 }
 
@@ -206,6 +246,12 @@ fn queue_size<T: Transport>(transport: &mut T, index: u16, wanted: u16) -> u16 {
     wanted.min(1 << max.ilog2())
 }
 
+/// Those of some features that were agreed on.
+fn negotiated_of(negotiated: Negotiated, features: Features) -> Features {
+    let agreed = features.iter().filter(|one| negotiated.has(one.bits()));
+    agreed.collect()
+}
+
 impl<T: Transport> Session<T> for Active<T> {
     type Options = Options;
     type Config = Config;
@@ -217,9 +263,16 @@ impl<T: Transport> Session<T> for Active<T> {
 
     fn declined(transport: &mut T, options: &Options) -> u64 {
         // A feature that needs another one is not accepted without it (spec 5.1.3.1).
-        let available = transport.device_features() & !options.declined;
+        let mut declined = options.declined;
+        if options.large_receive_buffers == 0 {
+            declined |= Features::LARGE_RECEIVE.bits();
+        }
+        if options.large_transmit_buffers == 0 {
+            declined |= Features::LARGE_TRANSMIT.bits();
+        }
+        let available = transport.device_features() & !declined;
         let unusable = Features::unusable_with(Features::from_bits_truncate(available));
-        options.declined | unusable.bits()
+        declined | unusable.bits()
     }
 
     fn configure(transport: &mut T, options: &Options, negotiated: Negotiated) -> Result<Config> {
@@ -240,6 +293,7 @@ impl<T: Transport> Session<T> for Active<T> {
             link_changed: false,
             announcements: config.announcements,
             announcements_seen: 0,
+            guest_offloads: negotiated_of(negotiated, Features::GUEST_OFFLOADS),
             queues,
         })
     }
@@ -283,15 +337,25 @@ impl<T: Transport> Queues<T> {
     /// `mtu` is the device's.
     fn new(transport: &mut T, options: &Options, mtu: u16, negotiated: Negotiated) -> Result<Self> {
         let mergeable = negotiated.has(Features::MRG_RXBUF.bits());
-        let max_frame = usize::from(mtu) + ETHERNET_HEADER_LEN + VLAN_TAG_LEN;
+        let large = !negotiated_of(negotiated, Features::LARGE_RECEIVE).is_empty();
+        let max_frame = usize::from(mtu) + LINK_HEADERS_LEN;
         let queue_size = queue_size(transport, RECEIVE_QUEUE, options.receive_queue_size);
-        let (buffers, buffer_len) = options.receive_buffers(queue_size, max_frame, mergeable);
+        let (buffers, buffer_len) =
+            options.receive_buffers(queue_size, max_frame, large, mergeable);
         let receive = ReceiveOptions {
             queue_size: options.receive_queue_size,
             buffers,
             buffer_len,
             max_frame,
-            mergeable,
+        };
+        let sends_large = !negotiated_of(negotiated, Features::LARGE_TRANSMIT).is_empty();
+        let transmit = TransmitOptions {
+            queue_size: options.transmit_queue_size,
+            large_buffers: match sends_large {
+                true => options.large_transmit_buffers,
+                false => 0,
+            },
+            max_frame: usize::from(mtu.min(options.mtu_max)) + ETHERNET_HEADER_LEN,
         };
         let control = match negotiated.has(Features::CTRL_VQ.bits()) {
             true => Some(ControlQueue::new(
@@ -304,13 +368,7 @@ impl<T: Transport> Queues<T> {
         };
         Ok(Self {
             receiver: Receiver::new(transport, RECEIVE_QUEUE, &receive, negotiated)?,
-            transmitter: Transmitter::new(
-                transport,
-                TRANSMIT_QUEUE,
-                options.transmit_queue_size,
-                usize::from(mtu.min(options.mtu_max)) + ETHERNET_HEADER_LEN,
-                negotiated,
-            )?,
+            transmitter: Transmitter::new(transport, TRANSMIT_QUEUE, &transmit, negotiated)?,
             control,
         })
     }
@@ -360,6 +418,17 @@ impl<T: Transport> Net<T> {
         self.device.queues.receiver.buffers()
     }
 
+    /// The longest frame that can be sent for the device to cut it into segments of this kind, if it does so
+    /// ([`TxFrame::segment`]).
+    pub fn max_large_frame(&self, kind: SegmentKind) -> Option<usize> {
+        self.device.queues.transmitter.max_large_frame(kind)
+    }
+
+    /// What the device may leave to the driver when it receives ([`Command::GuestOffloads`]).
+    pub fn guest_offloads(&self) -> Features {
+        self.device.guest_offloads
+    }
+
     /// What made the device unusable, until [`Self::restart`].
     pub fn failure(&self) -> Option<Error> {
         self.failure
@@ -378,14 +447,14 @@ impl<T: Transport> Net<T> {
     #[inline]
     pub fn receive(&mut self) -> Result<Option<RxFrame<'_, T>>> {
         let failure = &mut self.failure;
-        let received = self.device.queues.receiver.receive();
+        let received = self.device.queues.receiver.receive(false);
         received.inspect_err(|error| {
             failure.get_or_insert(*error);
         })
     }
 
     /// Memory for a frame of `len` bytes, Ethernet header included, to be filled and sent. What it holds is left over from
-    /// an earlier frame.
+    /// an earlier frame. One that is longer than the MTU allows has to be cut by the device ([`TxFrame::segment`]).
     ///
     /// # Errors
     ///
@@ -396,7 +465,7 @@ impl<T: Transport> Net<T> {
         self.device.queues.transmitter.reserve(len)
     }
 
-    /// Whether [`Self::transmit`] has a buffer. If not, [`Self::poll_ready`] waits for one from now on.
+    /// Whether [`Self::transmit`] has a buffer, for a frame of any length. If not, [`Self::poll_ready`] waits for one from now on.
     #[inline]
     pub fn has_room(&mut self) -> bool {
         self.device.queues.transmitter.has_room()
@@ -482,12 +551,20 @@ impl<T: Transport> Net<T> {
     }
 
     fn collect_answers(&mut self) {
-        if let Some(control) = &mut self.device.queues.control
-            && let Some(address) = control.collect()
-        {
+        let Some(control) = &mut self.device.queues.control else {
+            return;
+        };
+        let Setting {
+            address,
+            guest_offloads,
+        } = control.collect();
+        if let Some(address) = address {
             self.device
                 .control()
                 .change(|device| device.config.mac = address);
+        }
+        if let Some(offloads) = guest_offloads {
+            self.device.guest_offloads = offloads;
         }
     }
 
@@ -617,8 +694,8 @@ impl<T: Transport> Net<T> {
         Poll::Pending
     }
 
-    /// Resets the device and initialises it anew: after [`Event::Failed`]. Receive modes, filters and a MAC address that
-    /// was set are as they were at first. Frames that were being sent may be lost.
+    /// Resets the device and initialises it anew: after [`Event::Failed`]. Receive modes, filters, offloads and a MAC address
+    /// that was set are as they were at first. Frames that were being sent may be lost.
     ///
     /// # Errors
     ///
@@ -670,14 +747,19 @@ impl<T: Transport> Net<T> {
                 ("rx_packets", receive.packets),
                 ("rx_bytes", receive.bytes),
                 ("rx_merged", receive.merged),
+                ("rx_large", receive.large),
+                ("rx_trusted", receive.trusted),
                 ("rx_no_buffer", receive.no_buffer),
                 ("rx_runt", receive.runt),
                 ("rx_too_long", receive.too_long),
                 ("rx_bad_length", receive.bad_length),
                 ("rx_bad_header", receive.bad_header),
                 ("rx_bad_merge", receive.bad_merge),
+                ("rx_bad_checksum", receive.bad_checksum),
                 ("tx_packets", transmit.packets),
                 ("tx_bytes", transmit.bytes),
+                ("tx_large", transmit.large),
+                ("tx_partial", transmit.partial),
                 ("tx_full", transmit.full),
                 ("tx_link_down", transmit.link_down),
                 ("tx_runt", transmit.runt),

@@ -4,7 +4,11 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Deref;
 
-use super::wire::{ETHERNET_HEADER_LEN, HEADER_LEN, Header};
+use super::checksum::{self, Contents};
+use super::config::Features;
+use super::wire::{
+    ETHERNET_HEADER_LEN, HEADER_LEN, Header, MAX_LARGE_FRAME, SegmentKind, Segmentation,
+};
 use crate::buffer::Buffer;
 use crate::error::{Cause, Error, Result};
 use crate::features::Negotiated;
@@ -20,6 +24,10 @@ pub struct ReceiveStats {
     pub bytes: u64,
     /// Frames of `packets` that came in several buffers and were copied together.
     pub merged: u64,
+    /// Frames of `packets` that stand for several segments.
+    pub large: u64,
+    /// Frames of `packets` whose checksum the device vouches for.
+    pub trusted: u64,
     /// Times the driver woke up and found that the device had no buffer left: it may have dropped frames.
     pub no_buffer: u64,
     /// Dropped: shorter than an Ethernet header.
@@ -28,16 +36,20 @@ pub struct ReceiveStats {
     pub too_long: u64,
     /// Dropped: the device claims more bytes than the buffer has.
     pub bad_length: u64,
-    /// Dropped: no header, or one that describes an offload that was not agreed on.
+    /// Dropped: no header, or one that describes an offload that was not agreed on or that can't be.
     pub bad_header: u64,
     /// Dropped: `num_buffers` is a lie, or a buffer of a merged frame was not filled.
     pub bad_merge: u64,
+    /// Dropped by the adapter to a stack that leaves it to the driver to verify checksums: the checksum of TCP or UDP is wrong,
+    /// and the device did not vouch for it.
+    pub bad_checksum: u64,
 }
 
 impl ReceiveStats {
     /// All frames dropped by the driver.
     pub fn dropped(&self) -> u64 {
-        self.runt + self.too_long + self.bad_length + self.bad_header + self.bad_merge
+        let malformed = self.runt + self.too_long + self.bad_length;
+        malformed + self.bad_header + self.bad_merge + self.bad_checksum
     }
 }
 
@@ -58,10 +70,8 @@ pub(super) struct ReceiveOptions {
     pub(super) buffers: u16,
     /// Length of each, header included.
     pub(super) buffer_len: usize,
-    /// The longest frame that is taken.
+    /// The longest frame that is taken, if it does not stand for several.
     pub(super) max_frame: usize,
-    /// A frame may be spread over several buffers.
-    pub(super) mergeable: bool,
 }
 
 /// The receive queue.
@@ -73,6 +83,10 @@ pub(super) struct Receiver<T: Transport> {
     buffer_len: usize,
     max_frame: usize,
     mergeable: bool,
+    guest_csum: bool,
+    /// Segments of which kinds a frame may stand for.
+    tso4: bool,
+    tso6: bool,
     /// A frame that came in several buffers, copied together.
     assembled: Vec<u8>,
     /// Buffers given back that the device doesn't know of yet.
@@ -102,10 +116,17 @@ impl<T: Transport> Receiver<T> {
             let buffer = Buffer::zeroed(options.buffer_len).ok_or(no_memory)?;
             spare.push(ReceiveBuffer(buffer));
         }
+        let has = |feature: Features| negotiated.has(feature.bits());
+        let mergeable = has(Features::MRG_RXBUF);
+        let (tso4, tso6) = (has(Features::GUEST_TSO4), has(Features::GUEST_TSO6));
         let mut assembled = Vec::new();
-        if options.mergeable {
+        if mergeable {
+            let longest = match tso4 || tso6 {
+                true => MAX_LARGE_FRAME,
+                false => 0,
+            };
             assembled
-                .try_reserve_exact(options.max_frame)
+                .try_reserve_exact(options.max_frame.max(longest))
                 .map_err(|_| no_memory)?;
         }
         let queue_options = QueueOptions {
@@ -118,7 +139,10 @@ impl<T: Transport> Receiver<T> {
             buffers: count as u16,
             buffer_len: options.buffer_len,
             max_frame: options.max_frame,
-            mergeable: options.mergeable,
+            mergeable,
+            guest_csum: has(Features::GUEST_CSUM),
+            tso4,
+            tso6,
             assembled,
             unpublished: 0,
             interrupts: false,
@@ -174,8 +198,10 @@ impl<T: Transport> Receiver<T> {
 
     /// The next frame, if one is found among as many buffers as there are. Dropped frames are given back while others are
     /// looked at, so a device that answers at once could otherwise keep the caller here for ever.
+    ///
+    /// With `verify` there are only frames among them whose checksum of TCP or UDP is right, or vouched for by the device.
     #[inline]
-    pub(super) fn receive(&mut self) -> Result<Option<RxFrame<'_, T>>> {
+    pub(super) fn receive(&mut self, verify: bool) -> Result<Option<RxFrame<'_, T>>> {
         if self.interrupts {
             // While frames are being worked off, interrupts would only say what is known (spec 5.1.6.4).
             self.interrupts = false;
@@ -189,19 +215,33 @@ impl<T: Transport> Receiver<T> {
         while self.queue.stats().completed < budget_end
             && let Some(completion) = self.queue.poll(&mut [])?
         {
-            let frame = match self.accept(completion.payload, completion.written)? {
-                Ok(frame) => frame,
+            let accepted = self.accept(completion.payload, completion.written)?;
+            let (frame, state) = match accepted {
+                Ok(accepted) => accepted,
                 Err(dropped) => {
                     *dropped.counter(&mut self.stats) += 1;
                     continue;
                 }
             };
+            if verify && state.checksum == Checksum::Unknown {
+                let bytes = frame.bytes(&self.assembled);
+                if !Contents::of(bytes).is_credible(bytes) {
+                    self.stats.bad_checksum += 1;
+                    if let Frame::InPlace { buffer, .. } = frame {
+                        self.give_back(buffer);
+                    }
+                    continue;
+                }
+            }
             self.stats.packets += 1;
             self.stats.bytes += frame.len() as u64;
             self.stats.merged += u64::from(matches!(frame, Frame::Assembled { .. }));
+            self.stats.large += u64::from(state.segmentation.is_some());
+            self.stats.trusted += u64::from(state.checksum != Checksum::Unknown);
             return Ok(Some(RxFrame {
                 receiver: self,
                 frame,
+                state,
             }));
         }
         Ok(None)
@@ -212,7 +252,7 @@ impl<T: Transport> Receiver<T> {
         &mut self,
         buffer: ReceiveBuffer,
         written: Result<u32, Cause>,
-    ) -> Result<Result<Frame, Dropped>> {
+    ) -> Result<Result<(Frame, State), Dropped>> {
         let header = match written {
             Ok(written) => {
                 let bytes = buffer.0.get(..written as usize);
@@ -231,10 +271,13 @@ impl<T: Transport> Receiver<T> {
         // Without MRG_RXBUF some devices leave the field 0.
         if self.mergeable && header.num_buffers != 1 {
             let whole = self.assemble(buffer, len, header.num_buffers)?;
-            return Ok(whole.and_then(|frame| self.check(&header, frame.len()).map(|()| frame)));
+            return Ok(whole.and_then(|frame| {
+                let state = self.check(&header, frame.len())?;
+                Ok((frame, state))
+            }));
         }
         Ok(match self.check(&header, len) {
-            Ok(()) => Ok(Frame::InPlace { buffer, len }),
+            Ok(state) => Ok((Frame::InPlace { buffer, len }, state)),
             Err(dropped) => {
                 self.give_back(buffer);
                 Err(dropped)
@@ -242,15 +285,53 @@ impl<T: Transport> Receiver<T> {
         })
     }
 
-    fn check(&self, header: &Header, len: usize) -> Result<(), Dropped> {
-        if !header.is_plain() {
-            Err(Dropped::BadHeader)
-        } else if len < ETHERNET_HEADER_LEN {
-            Err(Dropped::Runt)
-        } else if len > self.max_frame {
-            Err(Dropped::TooLong)
-        } else {
-            Ok(())
+    /// Judges what the device says about a frame of `len` bytes.
+    #[inline]
+    fn check(&self, header: &Header, len: usize) -> Result<State, Dropped> {
+        let segmentation = match header.is_single() {
+            true => None,
+            false => Some(self.segmentation(header, len)?),
+        };
+        let max_frame = match segmentation {
+            None => self.max_frame,
+            Some(_) => MAX_LARGE_FRAME,
+        };
+        if len < ETHERNET_HEADER_LEN {
+            return Err(Dropped::Runt);
+        }
+        if len > max_frame {
+            return Err(Dropped::TooLong);
+        }
+        let checksum = match header.partial_checksum() {
+            Some(partial) => {
+                let (start, offset) = (partial.start.into(), partial.offset.into());
+                // The field is behind the Ethernet header and in the frame.
+                if !self.guest_csum || start < ETHERNET_HEADER_LEN || start + offset + 2 > len {
+                    return Err(Dropped::BadHeader);
+                }
+                Checksum::Partial { start, offset }
+            }
+            None if segmentation.is_some() => return Err(Dropped::BadHeader),
+            // Taps say so uninvited, too.
+            None if self.guest_csum && header.is_data_valid() => Checksum::Valid,
+            None => Checksum::Unknown,
+        };
+        Ok(State {
+            checksum,
+            segmentation,
+        })
+    }
+
+    fn segmentation(&self, header: &Header, len: usize) -> Result<Segmentation, Dropped> {
+        let segmentation = header.segmentation().ok_or(Dropped::BadHeader)?;
+        let agreed = match segmentation.kind {
+            SegmentKind::Tcp4 => self.tso4,
+            SegmentKind::Tcp6 => self.tso6,
+            SegmentKind::Udp => false,
+        };
+        match agreed && usize::from(segmentation.size.get()) < len {
+            true => Ok(segmentation),
+            false => Err(Dropped::BadHeader),
         }
     }
 
@@ -293,7 +374,8 @@ impl<T: Transport> Receiver<T> {
     }
 
     fn append(&mut self, part: &[u8]) -> Result<(), Dropped> {
-        if self.assembled.len() + part.len() > self.max_frame {
+        // The capacity is what the longest frame needs.
+        if self.assembled.len() + part.len() > self.assembled.capacity() {
             return Err(Dropped::TooLong);
         }
         self.assembled.extend_from_slice(part);
@@ -338,6 +420,31 @@ impl Dropped {
     }
 }
 
+/// What is known of the checksum of TCP or UDP in a received frame (spec 5.1.6.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksum {
+    /// Nothing: it has to be verified, if the frame has one. This is what all frames are without `GUEST_CSUM`.
+    Unknown,
+    /// The device verified it.
+    Valid,
+    /// The data is as it was sent, since it never was on a wire; but where its checksum should be, the frame has only the
+    /// sum of the pseudo-header. Whoever needs all of it, such as one that forwards frames, calls
+    /// [`RxFrame::finish_checksum`].
+    Partial {
+        /// Everything from here on is to be summed up.
+        start: usize,
+        /// Where the checksum belongs, from `start`.
+        offset: usize,
+    },
+}
+
+/// What the device did not do to a frame, or did.
+#[derive(Clone, Copy, Debug)]
+struct State {
+    checksum: Checksum,
+    segmentation: Option<Segmentation>,
+}
+
 /// Where the bytes of a frame are.
 enum Frame {
     /// In the buffer that the device wrote, behind the header.
@@ -352,12 +459,60 @@ impl Frame {
             Self::InPlace { len, .. } | Self::Assembled { len } => *len,
         }
     }
+
+    #[inline]
+    fn bytes<'a>(&'a self, assembled: &'a [u8]) -> &'a [u8] {
+        let bytes = match self {
+            Self::InPlace { buffer, len } => buffer.0.get(HEADER_LEN..HEADER_LEN + len),
+            Self::Assembled { len } => assembled.get(..*len),
+        };
+        bytes.unwrap_or_default()
+    }
 }
 
 /// A received Ethernet frame, read in place. Dropping it lends its buffer to the device again.
+///
+/// What the device may leave to the driver ([`Features`]) is left to whoever takes the frame: [`Self::checksum`] and
+/// [`Self::segmentation`] say what that is. Who can't deal with it declines the features
+/// ([`Options::declined`](super::Options::declined)).
 pub struct RxFrame<'a, T: Transport> {
     receiver: &'a mut Receiver<T>,
     frame: Frame,
+    state: State,
+}
+
+impl<T: Transport> RxFrame<'_, T> {
+    /// What is known of the checksum of the TCP segment or UDP datagram in it.
+    #[inline]
+    pub fn checksum(&self) -> Checksum {
+        self.state.checksum
+    }
+
+    /// Whether that checksum is right: known to be, or else computed. True for frames of other protocols and for fragments,
+    /// whose checksums are not looked at.
+    pub fn has_valid_checksum(&self) -> bool {
+        self.state.checksum != Checksum::Unknown || Contents::of(self).is_credible(self)
+    }
+
+    /// The segments that the frame stands for, if there are several: it is longer than the MTU allows then.
+    #[inline]
+    pub fn segmentation(&self) -> Option<Segmentation> {
+        self.state.segmentation
+    }
+
+    /// Finishes a checksum that is [`Checksum::Partial`]; it is [`Checksum::Valid`] afterwards. If the frame stands for
+    /// several segments, it is the one that a single one of that length would have.
+    pub fn finish_checksum(&mut self) {
+        let Checksum::Partial { start, offset } = self.state.checksum else {
+            return;
+        };
+        let bytes = match &mut self.frame {
+            Frame::InPlace { buffer, len } => buffer.0.get_mut(HEADER_LEN..HEADER_LEN + *len),
+            Frame::Assembled { len } => self.receiver.assembled.get_mut(..*len),
+        };
+        checksum::finish(bytes.unwrap_or_default(), start, offset);
+        self.state.checksum = Checksum::Valid;
+    }
 }
 
 impl<T: Transport> Deref for RxFrame<'_, T> {
@@ -365,11 +520,7 @@ impl<T: Transport> Deref for RxFrame<'_, T> {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        let bytes = match &self.frame {
-            Frame::InPlace { buffer, len } => buffer.0.get(HEADER_LEN..HEADER_LEN + len),
-            Frame::Assembled { len } => self.receiver.assembled.get(..*len),
-        };
-        bytes.unwrap_or_default()
+        self.frame.bytes(&self.receiver.assembled)
     }
 }
 

@@ -13,12 +13,16 @@ use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
 use smoltcp::time::{Duration, Instant};
 
+use crate::platform::memory::heap;
+
 /// A peer that acknowledges nothing for so long is gone.
 const PEER_TIMEOUT: Duration = Duration::from_secs(20);
 /// A silent peer is asked this often whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// A handshake that takes longer may be given up for another one.
 const HANDSHAKE: Duration = Duration::from_secs(1);
+/// A buffer of that size takes a good part of a small machine's memory.
+const LARGE_BYTES: usize = 64 * 1024;
 
 /// The bytes a connection may hold in each direction.
 #[derive(Clone, Copy, Debug)]
@@ -145,7 +149,7 @@ fn state(sockets: &SocketSet<'_>, handle: SocketHandle) -> State {
 
 /// A socket that is in no set yet; `None` without memory for its buffers.
 pub(super) fn new_socket(buffers: Buffers) -> Option<Socket<'static>> {
-    let buffer = |length| Some(SocketBuffer::new(zeroed(length)?));
+    let buffer = |length| Some(SocketBuffer::new(filled(length, 0)?));
     let mut socket = Socket::new(buffer(buffers.receive)?, buffer(buffers.send)?);
     socket.set_timeout(Some(PEER_TIMEOUT));
     socket.set_keep_alive(Some(KEEP_ALIVE));
@@ -155,9 +159,17 @@ pub(super) fn new_socket(buffers: Buffers) -> Option<Socket<'static>> {
     Some(socket)
 }
 
-fn zeroed(length: usize) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(length).ok()?;
-    bytes.resize(length, 0);
-    Some(bytes)
+/// So many of `value`, if there is memory for them.
+pub(super) fn filled<T: Clone>(length: usize, value: T) -> Option<Vec<T>> {
+    let mut filled = match length * size_of::<T>() {
+        // What is that large must not take what can't be refused.
+        LARGE_BYTES.. => heap::room(length)?,
+        _ => {
+            let mut small = Vec::new();
+            small.try_reserve_exact(length).ok()?;
+            small
+        }
+    };
+    filled.resize(length, value);
+    Some(filled)
 }

@@ -12,6 +12,9 @@ pub trait Clock: Copy + 'static {
     /// The date and the time of day, if they are known.
     fn date(self) -> Option<DateTime<Utc>>;
 
+    /// For how much of that time the processor had nothing to do.
+    fn idle(self) -> Duration;
+
     /// Done when the duration has passed.
     fn after(self, duration: Duration) -> impl Future<Output = ()>;
 }

@@ -6,8 +6,8 @@
 //! reached through it.
 //!
 //! ```text
-//!   http    echo    fetch    ping          what is done with it
-//!     \      |       |      /
+//!   http    iperf    echo, discard, chargen    fetch    ping     what is done with it
+//!     \       \            |              /       /
 //!      tcp, udp, connections               sockets as futures, many connections in one task
 //!              |
 //!            stack  <- addresses <- slaac  smoltcp, and where addresses come from
@@ -21,11 +21,14 @@
 mod addresses;
 mod announce;
 mod backlog;
+pub mod chargen;
 pub mod clock;
 mod connections;
+pub mod discard;
 pub mod echo;
 pub mod fetch;
 pub mod http;
+pub mod iperf;
 pub mod loopback;
 pub mod ping;
 mod slaac;

@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::convert::Infallible;
 use core::future::pending;
 use core::time::Duration;
 
@@ -11,15 +12,18 @@ use embassy_futures::select::select3;
 use embassy_futures::yield_now;
 use smoltcp::time::Instant;
 use smoltcp::wire::EthernetAddress;
-use spin::{Mutex, Once};
+use spin::{LazyLock, Mutex, Once};
 use x86_64::instructions::random::RdRand;
 
 use super::clock::Clock;
 use super::loopback::Loopback;
 use super::stack::Stack;
-use super::{Ipv4Setup, Lease, echo, http};
+use super::tcp::Buffers;
+use super::udp::UdpError;
+use super::{Ipv4Setup, Lease, chargen, discard, echo, http, iperf};
 use crate::devices::net::{self as cards, Card, News};
 use crate::devices::rng;
+use crate::platform::memory::heap;
 use crate::platform::{fw_cfg, time};
 use crate::runtime::task;
 
@@ -28,6 +32,10 @@ const SEED_PATIENCE: Duration = Duration::from_millis(100);
 /// How long the boot waits for DHCP servers. They go on being asked afterwards.
 const LEASE_PATIENCE: Duration = Duration::from_secs(2);
 const LEASE_POLL: Duration = Duration::from_millis(2);
+/// Each buffer of a connection that carries a lot is that part of the heap, but no more and no less than that.
+const BULK_SHARE: usize = 128;
+const MAX_BULK_BYTES: usize = 256 * 1024;
+const MIN_BULK_BYTES: usize = 16 * 1024;
 
 /// What makes the data of the status page.
 type StatusJson = fn() -> String;
@@ -179,17 +187,78 @@ async fn drive_loopback(mut device: Loopback, stack: &'static Stack) {
 }
 
 fn serve(stack: &'static Stack, status: StatusJson) {
-    task::spawn(async move { match echo::tcp(stack, KernelClock).await {} });
-    task::spawn(async move {
-        let Err(error) = echo::udp(stack).await;
-        log::warn!("{}: no UDP echo: {error}", stack.name());
+    spawn(echo::tcp(stack, KernelClock));
+    spawn_datagrams(stack, echo::udp(stack));
+    spawn(http::serve_status(stack, KernelClock, &WEB, status));
+    for service in services() {
+        match service {
+            Service::Iperf3 => spawn(iperf::serve(stack, KernelClock, bulk_buffers())),
+            Service::Discard => {
+                spawn(discard::tcp(stack, KernelClock, bulk_buffers()));
+                spawn_datagrams(stack, discard::udp(stack));
+            }
+            Service::Chargen => {
+                spawn(chargen::tcp(stack, KernelClock));
+                spawn_datagrams(stack, chargen::udp(stack));
+            }
+        }
+    }
+}
+
+fn spawn(service: impl Future<Output = Infallible> + 'static) {
+    task::spawn(async { match service.await {} });
+}
+
+fn spawn_datagrams(
+    stack: &'static Stack,
+    service: impl Future<Output = Result<Infallible, UdpError>> + 'static,
+) {
+    task::spawn(async {
+        let Err(error) = service.await;
+        log::warn!("{}: no service for datagrams: {error}", stack.name());
     });
-    task::spawn(async move { match http::serve_status(stack, KernelClock, &WEB, status).await {} });
 }
 
 /// What became of the requests to our web servers.
 pub fn web_stats() -> http::WebStats {
     WEB.stats()
+}
+
+/// A service that runs only if it is asked for.
+#[derive(Clone, Copy)]
+enum Service {
+    Iperf3,
+    Discard,
+    Chargen,
+}
+
+/// `services=NAME,...` of the kernel's command line.
+fn services() -> &'static [Service] {
+    static SET: LazyLock<Vec<Service>> = LazyLock::new(|| {
+        let text = fw_cfg::option("services").unwrap_or_default();
+        let names = text.split(',').filter(|name| !name.is_empty());
+        let mut services = Vec::new();
+        for name in names {
+            match name {
+                "iperf3" => services.push(Service::Iperf3),
+                "discard" => services.push(Service::Discard),
+                "chargen" => services.push(Service::Chargen),
+                _ => log::warn!("services={name}: not one of iperf3, discard, chargen"),
+            }
+        }
+        services
+    });
+    &SET
+}
+
+/// Buffers for connections that carry a lot: more than 64 KiB, so that TCP scales its windows, if memory allows for it.
+fn bulk_buffers() -> Buffers {
+    let (_, heap) = heap::usage();
+    let each = (heap / BULK_SHARE).clamp(MIN_BULK_BYTES, MAX_BULK_BYTES);
+    Buffers {
+        receive: each,
+        send: each,
+    }
 }
 
 fn now() -> Instant {
@@ -212,6 +281,10 @@ impl Clock for KernelClock {
 
     fn date(self) -> Option<DateTime<Utc>> {
         time::wall()
+    }
+
+    fn idle(self) -> Duration {
+        task::idle().0
     }
 
     fn after(self, duration: Duration) -> impl Future<Output = ()> {

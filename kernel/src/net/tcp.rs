@@ -145,19 +145,31 @@ impl TcpStream {
         result
     }
 
-    async fn receive(&self, buffer: &mut [u8]) -> Result<usize, TcpError> {
-        if buffer.is_empty() {
-            return Ok(0);
-        }
+    /// Waits for bytes and shows `f` those that lie in one piece, which returns how many of them it took. Without bytes when
+    /// the peer will send no more.
+    pub async fn read_in_place<R>(
+        &self,
+        f: impl FnOnce(&[u8]) -> (usize, R),
+    ) -> Result<R, TcpError> {
+        let mut f = Some(f);
         let result = poll_fn(|context| {
-            self.with(|socket| match socket.recv_slice(buffer) {
-                Ok(0) => {
+            self.with(|socket| {
+                if socket.may_recv() && !socket.can_recv() {
                     socket.register_recv_waker(context.waker());
-                    Poll::Pending
+                    return Poll::Pending;
                 }
-                Ok(length) => Poll::Ready(Ok(length)),
-                Err(RecvError::Finished) => Poll::Ready(Ok(0)),
-                Err(RecvError::InvalidState) => Poll::Ready(Err(TcpError::Reset)),
+                let Some(f) = f.take() else {
+                    return Poll::Ready(Err(TcpError::Reset));
+                };
+                if !socket.can_recv() {
+                    // Which of the two it is, a look for no bytes says.
+                    return Poll::Ready(match socket.peek(0) {
+                        Err(RecvError::InvalidState) => Err(TcpError::Reset),
+                        Ok(_) | Err(RecvError::Finished) => Ok(f(&[]).1),
+                    });
+                }
+                let read = socket.recv(|bytes| f(bytes));
+                Poll::Ready(read.map_err(|_| TcpError::Reset))
             })
         })
         .await;
@@ -196,7 +208,18 @@ impl ErrorType for &TcpStream {
 
 impl Read for &TcpStream {
     async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, TcpError> {
-        self.receive(buffer).await
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        self.read_in_place(|bytes| {
+            let length = bytes.len().min(buffer.len());
+            let (room, bytes) = (buffer.get_mut(..length), bytes.get(..length));
+            if let (Some(room), Some(bytes)) = (room, bytes) {
+                room.copy_from_slice(bytes);
+            }
+            (length, length)
+        })
+        .await
     }
 }
 
@@ -207,8 +230,9 @@ impl Write for &TcpStream {
         }
         self.write_in_place(|room| {
             let length = room.len().min(bytes.len());
-            for (to, from) in room.iter_mut().zip(bytes) {
-                *to = *from;
+            let (room, bytes) = (room.get_mut(..length), bytes.get(..length));
+            if let (Some(room), Some(bytes)) = (room, bytes) {
+                room.copy_from_slice(bytes);
             }
             (length, length)
         })

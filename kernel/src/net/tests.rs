@@ -29,6 +29,7 @@ use super::tcp::{Buffers, Listener, TcpError, TcpStream};
 use super::udp::UdpSocket;
 use super::{Ipv4Setup, echo, http};
 
+mod services;
 mod web;
 
 std::thread_local! {
@@ -48,6 +49,10 @@ impl Clock for TestClock {
     /// The example of RFC 9110.
     fn date(self) -> Option<DateTime<Utc>> {
         DateTime::from_timestamp(784_111_777, 0)
+    }
+
+    fn idle(self) -> Duration {
+        Duration::ZERO
     }
 
     async fn after(self, duration: Duration) {

@@ -1,6 +1,5 @@
 //! UDP sockets as futures.
 
-use alloc::vec;
 use core::fmt;
 use core::future::poll_fn;
 use core::task::Poll;
@@ -10,6 +9,7 @@ use smoltcp::socket::udp::{
     PacketBuffer, PacketMetadata, RecvError, SendError, Socket, UdpMetadata,
 };
 
+use super::backlog::filled;
 use super::stack::Stack;
 
 /// Why a datagram was not sent, or a socket not made.
@@ -21,6 +21,8 @@ pub enum UdpError {
     Unreachable,
     /// Longer than the socket's buffer.
     TooLong,
+    /// No memory for the buffers.
+    OutOfMemory,
 }
 
 impl fmt::Display for UdpError {
@@ -29,6 +31,7 @@ impl fmt::Display for UdpError {
             Self::PortTaken => "the port is taken",
             Self::Unreachable => "no route to that address",
             Self::TooLong => "the datagram is too long",
+            Self::OutOfMemory => "no memory for a socket",
         })
     }
 }
@@ -49,8 +52,12 @@ impl UdpSocket {
         packets: usize,
         bytes: usize,
     ) -> Result<Self, UdpError> {
-        let buffer = || PacketBuffer::new(vec![PacketMetadata::EMPTY; packets], vec![0; bytes]);
-        let mut socket = Socket::new(buffer(), buffer());
+        let buffer = || {
+            let packets = filled(packets, PacketMetadata::EMPTY)?;
+            Some(PacketBuffer::new(packets, filled(bytes, 0)?))
+        };
+        let (receive, send) = buffer().zip(buffer()).ok_or(UdpError::OutOfMemory)?;
+        let mut socket = Socket::new(receive, send);
         socket.bind(port).map_err(|_| UdpError::PortTaken)?;
         let handle = stack.with_inner(|inner| inner.sockets.add(socket));
         Ok(Self { stack, handle })
@@ -79,14 +86,32 @@ impl UdpSocket {
 
     /// Sends a datagram, waiting for room.
     pub async fn send(&self, bytes: &[u8], to: UdpMetadata) -> Result<(), UdpError> {
+        self.send_in_place(bytes.len(), to, |room| room.copy_from_slice(bytes))
+            .await
+    }
+
+    /// Waits for room for a datagram of `length` bytes, which `f` writes in place. What it does not write is left over from an
+    /// earlier datagram of this socket.
+    pub async fn send_in_place(
+        &self,
+        length: usize,
+        to: UdpMetadata,
+        f: impl FnOnce(&mut [u8]),
+    ) -> Result<(), UdpError> {
+        let mut f = Some(f);
         let result = poll_fn(|context| {
             self.stack
                 .with_socket::<Socket<'_>, _>(self.handle, |socket| {
-                    if bytes.len() > socket.payload_send_capacity() {
+                    if length > socket.payload_send_capacity() {
                         return Poll::Ready(Err(UdpError::TooLong));
                     }
-                    match socket.send_slice(bytes, to) {
-                        Ok(()) => Poll::Ready(Ok(())),
+                    match socket.send(length, to) {
+                        Ok(room) => {
+                            if let Some(f) = f.take() {
+                                f(room);
+                            }
+                            Poll::Ready(Ok(()))
+                        }
                         Err(SendError::Unaddressable) => Poll::Ready(Err(UdpError::Unreachable)),
                         Err(SendError::BufferFull) => {
                             socket.register_send_waker(context.waker());

@@ -37,6 +37,11 @@ pub fn unavailable() -> Option<String> {
 
 /// Puts the guest's network device on the tap device of a namespace of its own.
 pub fn plug(qemu: &mut Qemu, properties: &str) {
+    plug_with(qemu, properties, "");
+}
+
+/// The same, and the guest has these options besides.
+pub fn plug_with(qemu: &mut Qemu, properties: &str, options: &str) {
     qemu.start_by(&["unshare", "--net", "sh", "-c", ENTER, "sh"]);
     qemu.arg("-netdev", "tap,id=n0,ifname=tap0,script=no,downscript=no");
     qemu.virtio(
@@ -44,7 +49,7 @@ pub fn plug(qemu: &mut Qemu, properties: &str) {
         "dev0",
         &format!("netdev=n0,mac=52:54:00:12:34:56{properties}"),
     );
-    qemu.cmdline(&format!("ip={GUEST}/24,{HERE}"));
+    qemu.cmdline(&format!("ip={GUEST}/24,{HERE} {options}"));
 }
 
 /// A command that runs in the namespace of this QEMU.

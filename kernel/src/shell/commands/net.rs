@@ -8,7 +8,7 @@ use core::time::Duration;
 
 use sha2::{Digest, Sha256};
 use smoltcp::wire::EthernetAddress;
-use vringlet::net::{Command as Order, MacAddress, ReceiveMode};
+use vringlet::net::{Command as Order, Features, MacAddress, ReceiveMode};
 
 use crate::devices::net::{self as cards, Card};
 use crate::net::fetch::{Response, Sink, Url, fetch as get};
@@ -29,8 +29,9 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[
             "net promisc|allmulti on|off [card=NAME]",
             "net mac XX:XX:XX:XX:XX:XX [card=NAME]",
             "net vlan add|del ID [card=NAME]",
+            "net offload csum|tso4|tso6 on|off [card=NAME]",
         ],
-        help: "shows interfaces, leases and sockets; tells a card which frames to receive",
+        help: "shows interfaces, leases and sockets; tells a card which frames to receive, and what of them to leave to its driver",
         run: |args, out| Box::pin(net(args, out)),
     },
     Command {
@@ -121,18 +122,22 @@ fn show_counters(card: &Card, out: Output<'_>) -> Result<(), Error> {
     let (received, sent) = card.with(|driver| (driver.receive_stats(), driver.transmit_stats()));
     writeln!(
         out,
-        "  received packets={} bytes={} dropped={} no_buffer={}",
+        "  received packets={} bytes={} dropped={} no_buffer={} large={} trusted={}",
         received.packets,
         received.bytes,
         received.dropped(),
-        received.no_buffer
+        received.no_buffer,
+        received.large,
+        received.trusted
     )?;
     writeln!(
         out,
-        "  sent packets={} bytes={} dropped={}",
+        "  sent packets={} bytes={} dropped={} large={} partial={}",
         sent.packets,
         sent.bytes,
-        sent.dropped()
+        sent.dropped(),
+        sent.large,
+        sent.partial
     )?;
     Ok(())
 }
@@ -161,11 +166,18 @@ fn all_stacks() -> impl Iterator<Item = &'static Stack> {
 /// Has a card obey.
 async fn order(what: &str, mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let name = args.option("card");
-    let order = match what {
-        "promisc" => Order::Receive(ReceiveMode::Promiscuous, on_or_off(&mut args)?),
-        "allmulti" => Order::Receive(ReceiveMode::AllMulticast, on_or_off(&mut args)?),
-        "mac" => Order::MacAddress(mac(args.word("ADDRESS")?)?),
-        "vlan" => vlan(&mut args)?,
+    let wanted = match what {
+        "promisc" => Wanted::Order(Order::Receive(
+            ReceiveMode::Promiscuous,
+            on_or_off(&mut args)?,
+        )),
+        "allmulti" => Wanted::Order(Order::Receive(
+            ReceiveMode::AllMulticast,
+            on_or_off(&mut args)?,
+        )),
+        "mac" => Wanted::Order(Order::MacAddress(mac(args.word("ADDRESS")?)?)),
+        "vlan" => Wanted::Order(vlan(&mut args)?),
+        "offload" => Wanted::Offload(offload(&mut args)?, on_or_off(&mut args)?),
         _ => return Err(Error::usage(format_args!("no `net {what}`"))),
     };
     let name = name.or_else(|| args.next_word());
@@ -174,6 +186,7 @@ async fn order(what: &str, mut args: Args<'_>, out: Output<'_>) -> Result<(), Er
         Some(name) => Error::failed(format_args!("no card {name}")),
         None => Error::failed("no network card"),
     })?;
+    let order = wanted.of(card);
     let obeyed = card.command(order).await;
     obeyed.map_err(|error| Error::failed(format_args!("{}: {error}", card.name())))?;
     if let Order::MacAddress(address) = order
@@ -185,6 +198,37 @@ async fn order(what: &str, mut args: Args<'_>, out: Output<'_>) -> Result<(), Er
     }
     writeln!(out, "{}: done", card.name())?;
     Ok(())
+}
+
+/// What a card is to do.
+enum Wanted {
+    Order(Order<'static>),
+    /// To leave something to the driver, or not, besides what it leaves to it already.
+    Offload(Features, bool),
+}
+
+impl Wanted {
+    fn of(self, card: &Card) -> Order<'static> {
+        match self {
+            Self::Order(order) => order,
+            Self::Offload(offload, on) => {
+                let mut offloads = card.with(|driver| driver.guest_offloads());
+                offloads.set(offload, on);
+                Order::GuestOffloads(offloads)
+            }
+        }
+    }
+}
+
+fn offload(args: &mut Args<'_>) -> Result<Features, Error> {
+    match args.word("csum, tso4 or tso6")? {
+        "csum" => Ok(Features::GUEST_CSUM),
+        "tso4" => Ok(Features::GUEST_TSO4),
+        "tso6" => Ok(Features::GUEST_TSO6),
+        other => Err(Error::usage(format_args!(
+            "`{other}` is none of csum, tso4, tso6"
+        ))),
+    }
 }
 
 fn on_or_off(args: &mut Args<'_>) -> Result<bool, Error> {

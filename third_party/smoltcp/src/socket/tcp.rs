@@ -2751,6 +2751,18 @@ impl<'a> Socket<'a> {
                     };
 
                     let offset = self.flight_size();
+
+                    // What the device segments ends with a whole segment if there is more to send: the
+                    // rest is the beginning of the next packet, not a small segment between full ones.
+                    #[cfg(feature = "segmentation-offload")]
+                    let rest = self.tx_buffer.len().saturating_sub(offset);
+                    #[cfg(feature = "segmentation-offload")]
+                    let size = if size > effective_mss && size < rest {
+                        size - size % effective_mss
+                    } else {
+                        size
+                    };
+
                     repr.payload = self.tx_buffer.get_allocated(offset, size);
 
                     #[cfg(feature = "segmentation-offload")]
@@ -7674,7 +7686,9 @@ mod test {
                 wire::IPV6_HEADER_LEN
             }
         };
-        let payload = vec![0; MAX_SEGMENTABLE_SIZE - ip_header_len - TCP_HEADER_LEN];
+        // All that fits, in whole segments, of which the peer said nothing.
+        let room = MAX_SEGMENTABLE_SIZE - ip_header_len - TCP_HEADER_LEN;
+        let payload = vec![0; room - room % DEFAULT_MSS];
         assert!(
             payload.len() > usize::from(BASE_MSS),
             "the payload is not large enough to require segmentation!"

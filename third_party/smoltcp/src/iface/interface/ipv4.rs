@@ -176,6 +176,33 @@ impl InterfaceInner {
                 }
 
                 let payload = f.assemble()?;
+                // No device can have verified the checksum of what was in pieces.
+                let valid = match ipv4_repr.next_header {
+                    #[cfg(any(feature = "socket-udp", feature = "socket-dns"))]
+                    IpProtocol::Udp if !self.caps.checksum.udp.rx() => {
+                        UdpPacket::new_checked(payload).is_ok_and(|packet| {
+                            packet.verify_checksum(
+                                &ipv4_repr.src_addr.into(),
+                                &ipv4_repr.dst_addr.into(),
+                            )
+                        })
+                    }
+                    #[cfg(feature = "socket-tcp")]
+                    IpProtocol::Tcp if !self.caps.checksum.tcp.rx() => {
+                        TcpPacket::new_checked(payload).is_ok_and(|packet| {
+                            packet.verify_checksum(
+                                &ipv4_repr.src_addr.into(),
+                                &ipv4_repr.dst_addr.into(),
+                            )
+                        })
+                    }
+                    _ => true,
+                };
+                if !valid {
+                    net_debug!("wrong checksum of a packet in fragments");
+                    self.drops.malformed += 1;
+                    return None;
+                }
                 // Update the payload length, so that the raw sockets get the correct value.
                 ipv4_repr.payload_len = payload.len();
                 payload

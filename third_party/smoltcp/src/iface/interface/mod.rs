@@ -45,6 +45,8 @@ use crate::iface::Routes;
 #[cfg(feature = "proto-ipv6-slaac")]
 use crate::iface::Slaac;
 use crate::phy::PacketMeta;
+#[cfg(feature = "proto-ipv4-fragmentation")]
+use crate::phy::Checksum;
 use crate::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use crate::rand::Rand;
 use crate::socket::*;
@@ -1407,7 +1409,14 @@ impl InterfaceInner {
                         // Emit the IP header to the buffer.
                         // No more of the buffer than that: checksums are over all of it, and it may hold the end
                         // of a longer packet that was sent before.
-                        emit_ip(&ip_repr, &mut frag.buffer[..total_ip_len]);
+                        //
+                        // The device sees none of the fragments whole, so checksums are not left to it.
+                        ip_repr.emit(&mut frag.buffer[..total_ip_len], &self.caps.checksum);
+                        let mut caps = caps.clone();
+                        caps.checksum.udp = Checksum::Both;
+                        caps.checksum.tcp = Checksum::Both;
+                        let payload = &mut frag.buffer[ip_repr.header_len()..total_ip_len];
+                        packet.emit_payload(&ip_repr, payload, &caps);
 
                         let mut ipv4_packet = Ipv4Packet::new_unchecked(&mut frag.buffer[..]);
                         frag.ipv4.ident = ipv4_id;
@@ -1468,11 +1477,19 @@ impl InterfaceInner {
             #[cfg(feature = "proto-ipv6")]
             IpRepr::Ipv6(_) => {
                 // Check if we need to fragment it.
-                if total_ip_len > self.caps.ip_mtu() {
+                let should_fragment = total_ip_len > self.caps.ip_mtu();
+
+                // As with IPv4, what the device segments need not be fragmented.
+                #[cfg(feature = "segmentation-offload")]
+                let should_fragment = should_fragment && meta.segmentation_offload_size.is_none();
+
+                if should_fragment {
                     self.drops.unsent += 1;
                     net_debug!("IPv6 fragmentation support is unimplemented. Dropping.");
                     Ok(())
                 } else {
+                    tx_token.set_meta(meta);
+
                     tx_token.consume(total_len, |mut tx_buffer| {
                         #[cfg(feature = "medium-ethernet")]
                         if matches!(self.caps.medium, Medium::Ethernet) {

@@ -1654,6 +1654,55 @@ fn packets_in_fragments_to_multicast_groups_wait_for_each_other() {
 }
 
 #[test]
+#[cfg(all(
+    feature = "medium-ip",
+    feature = "socket-udp",
+    feature = "proto-ipv4-fragmentation",
+    feature = "alloc"
+))]
+fn checksums_of_packets_in_fragments_are_not_left_to_the_device() {
+    use crate::socket::udp;
+
+    let (mut iface, mut sockets, mut device) = setup(Medium::Ip);
+    iface.inner.caps.checksum.udp = Checksum::None;
+    let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 4], vec![0; 8192]);
+    let mut socket = udp::Socket::new(buffer(), buffer());
+    let own = Ipv4Address::new(127, 0, 0, 1);
+    socket.bind(1000).unwrap();
+    socket.send_slice(&[0x42; 3000], (own, 1000)).unwrap();
+    let handle = sockets.add(socket);
+    let now = Instant::from_secs(1);
+    for _ in 0..4 {
+        iface.poll_egress(now, &mut device, &mut sockets);
+    }
+    let fragments: Vec<_> = core::iter::from_fn(|| device.tx_queue.pop_front()).collect();
+    assert!(fragments.len() > 1);
+
+    let whole: Vec<u8> = fragments
+        .iter()
+        .flat_map(|fragment| Ipv4Packet::new_unchecked(&fragment[..]).payload().to_vec())
+        .collect();
+    let udp = UdpPacket::new_checked(&whole[..]).unwrap();
+    assert_ne!(udp.checksum(), 0);
+    assert!(udp.verify_checksum(&own.into(), &own.into()));
+
+    // Once bent, once as it was sent.
+    for (bent, arrive) in [(true, 0), (false, 1)] {
+        for (index, fragment) in fragments.iter().enumerate() {
+            let mut fragment = fragment.clone();
+            if bent && index == 1 {
+                fragment[100] ^= 1;
+            }
+            device.rx_queue.push_back(fragment);
+        }
+        iface.poll(now, &mut device, &mut sockets);
+        let socket = sockets.get_mut::<udp::Socket>(handle);
+        let arrived = core::iter::from_fn(|| socket.recv().ok().map(drop)).count();
+        assert_eq!((arrived, iface.drops().malformed), (arrive, 1));
+    }
+}
+
+#[test]
 #[cfg(all(feature = "medium-ethernet", feature = "socket-dhcpv4"))]
 fn dhcp_that_is_not_used_is_counted() {
     use crate::socket::dhcpv4;

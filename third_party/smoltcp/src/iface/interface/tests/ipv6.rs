@@ -1936,3 +1936,60 @@ fn a_packet_above_the_mtu_is_counted() {
         .count();
     assert_eq!(sent, 1);
 }
+
+#[cfg(all(
+    feature = "segmentation-offload",
+    feature = "socket-tcp",
+    feature = "medium-ip"
+))]
+#[test]
+fn packets_that_the_device_segments_are_sent() {
+    use core::num::NonZeroU16;
+
+    let (mut iface, _, mut device) =
+        crate::tests::segmentation_offload::setup_segmenting(Medium::Ip);
+    let payload = [0x42; 3000];
+    let tcp = TcpRepr {
+        src_port: 1000,
+        dst_port: 2000,
+        control: TcpControl::None,
+        seq_number: TcpSeqNumber(1),
+        ack_number: Some(TcpSeqNumber(1)),
+        window_len: 1000,
+        window_scale: None,
+        max_seg_size: None,
+        sack_permitted: false,
+        sack_ranges: [None; 3],
+        timestamp: None,
+        payload: &payload,
+    };
+    let address = Ipv6Address::new(0xfdbe, 0, 0, 0, 0, 0, 0, 1);
+    let packet = || {
+        let ipv6 = Ipv6Repr {
+            src_addr: address,
+            dst_addr: Ipv6Address::new(0xfdbe, 0, 0, 0, 0, 0, 0, 2),
+            next_header: IpProtocol::Tcp,
+            payload_len: tcp.buffer_len(),
+            hop_limit: 64,
+        };
+        Packet::new_ipv6(ipv6, IpPayload::Tcp(tcp))
+    };
+    let mut send = |size| {
+        let meta = PacketMeta {
+            segmentation_offload_size: NonZeroU16::new(size),
+            ..PacketMeta::default()
+        };
+        let token = device.transmit(Instant::ZERO).unwrap();
+        iface
+            .inner
+            .dispatch_ip(token, meta, packet(), &mut iface.fragmenter)
+            .unwrap();
+        let sent: Vec<_> = device.testing_device.tx_queue.drain(..).collect();
+        sent.len()
+    };
+    // The testing device cuts the header, too.
+    assert_eq!(send(1000), 4);
+    // What nobody segments is too long.
+    assert_eq!(send(0), 0);
+    assert_eq!(iface.drops().unsent, 1);
+}
