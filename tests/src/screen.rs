@@ -522,12 +522,17 @@ mod tests {
     fn a_difference_is_found_and_named() {
         let picture = Picture::test_pattern(20, 10, 1);
         let mut other = picture.clone();
-        assert_eq!(picture.difference(&other), None);
+        assert_eq!(picture.difference(&other, 0), None);
         other.fill(3, 4, 2, 1, [9; 3]);
         assert_eq!(other.count(0, 4, 4, 3, [9; 3]), 1);
-        let difference = picture.difference(&other).expect("a difference");
+        let difference = picture.difference(&other, 0).expect("a difference");
         assert!(difference.starts_with("2 pixels differ, the first at 3,4"));
+        let mut near = picture.clone();
+        let [red, green, blue] = [0, 1, 2].map(|color| picture.bytes()[color]);
+        near.fill(0, 0, 1, 1, [red, green + 2, blue]);
+        assert_eq!(picture.difference(&near, 2), None);
+        assert!(picture.difference(&near, 1).is_some());
         let larger = Picture::test_pattern(20, 11, 1);
-        assert!(picture.difference(&larger).is_some());
+        assert!(picture.difference(&larger, 0).is_some());
     }
 }
