@@ -7,7 +7,7 @@ export KEEP
 # And to all that start a guest.
 export ACCEL CPU
 
-.PHONY: help setup guest run screenshot test soak budget coverage clean
+.PHONY: help setup guest run screenshot test soak budget bench coverage clean
 
 help:
 	@echo 'make setup             install what is missing (Rust for the guest, QEMU >= 8.2); quick when nothing is'
@@ -33,6 +33,8 @@ help:
 	@echo '                       the logs of what failed are in target/soak/'
 	@echo 'make budget            counts guest instructions, kicks, interrupts and exits, and fails where bench/budget.toml has less'
 	@echo '  RECORD=1             writes what is counted into that file'
+	@echo 'make bench             this guest, a Linux guest and others do the same work in turn; bench/RESULTS.md is what came of it'
+	@echo '  QUICK=1              less of it, in target/bench/RESULTS.md'
 	@echo 'make coverage          which lines of the driver crate its tests on the host run, per file and in all'
 	@echo 'make clean             remove what was built'
 
@@ -63,6 +65,11 @@ budget:
 	@scripts/setup.sh
 	@scripts/guest.sh
 	@cargo run --quiet -p vringlet-bench -- $(if $(RECORD),record,budget)
+
+QUICK ?=
+bench:
+	@scripts/setup.sh
+	@cargo run --quiet -p vringlet-bench -- compare $(if $(QUICK),quick)
 
 coverage:
 	@scripts/setup.sh coverage

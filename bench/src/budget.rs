@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use vringlet_tests::project_root;
 
-use crate::count::{self, Counts, Plugin};
+use crate::count::{self, Plugin};
 use crate::work::GROUPS;
 
 const COUNTERS: [&str; 4] = ["instructions", "kicks", "interrupts", "exits"];
@@ -117,17 +117,9 @@ fn count_all() -> Result<Vec<Counted>> {
     let mut all = Vec::new();
     for group in GROUPS {
         for (counts, work) in group.count(&plugin)?.iter().zip(group.work) {
-            let Counts {
-                instructions,
-                kicks,
-                interrupts,
-                exits,
-                ..
-            } = *counts;
             all.push(Counted {
                 work: work.name,
-                values: [instructions, kicks, interrupts, exits]
-                    .map(|count| count as f64 / work.operations as f64),
+                values: counts.for_each(work.operations),
             });
         }
     }

@@ -23,6 +23,19 @@ pub(crate) struct Counts {
     pub(crate) exits: u64,
 }
 
+impl Counts {
+    /// Instructions, kicks, interrupts and exits for each of so many operations.
+    pub(crate) fn for_each(self, operations: u64) -> [f64; 4] {
+        let Self {
+            instructions,
+            kicks,
+            interrupts,
+            exits,
+        } = self;
+        [instructions, kicks, interrupts, exits].map(|count| count as f64 / operations as f64)
+    }
+}
+
 /// Why nothing can be counted here, if that is so.
 pub(crate) fn obstacle() -> Result<Option<String>> {
     let output = Command::new(qemu::PROGRAM).arg("--version").output();
@@ -38,6 +51,15 @@ fn version(text: &str) -> Option<(u32, u32)> {
     let (_, version) = text.split_once("version ")?;
     let mut numbers = version.split(|it: char| !it.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// What the plugin is to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// Everything.
+    Everything,
+    /// The time, so that the guest is as fast as without it.
+    Time,
 }
 
 /// The plugin, built.
@@ -63,9 +85,12 @@ impl Plugin {
     }
 
     /// Has QEMU write what is counted into `out`.
-    pub(crate) fn plug(&self, qemu: &mut Qemu, out: &Path) -> Result<()> {
+    pub(crate) fn plug(&self, qemu: &mut Qemu, what: What, out: &Path) -> Result<()> {
         let path = |path| -> Result<String> { Ok(qemu::escape(qemu::utf8(path)?)) };
-        let value = format!("{},out={}", path(&self.file)?, path(out)?);
+        let mut value = format!("{},out={}", path(&self.file)?, path(out)?);
+        if what == What::Time {
+            value += ",count=off";
+        }
         qemu.arg("-plugin", &value);
         Ok(())
     }
@@ -75,8 +100,12 @@ impl Plugin {
 pub(crate) struct Marked {
     /// What was counted between them.
     pub(crate) between: Counts,
-    /// What was counted from the machine's reset to the second.
+    /// What was counted from the machine's reset to the second, but for accesses to memory before the first.
     pub(crate) total: Counts,
+    /// Nanoseconds between them.
+    pub(crate) ns: u64,
+    /// When the second was, in nanoseconds since 1970.
+    pub(crate) date: u64,
 }
 
 /// Reads what the plugin wrote: a line for each pair of marks.
@@ -86,20 +115,22 @@ pub(crate) fn read(file: &Path) -> Result<Vec<Marked>> {
         Ok(Marked {
             between: parse(line, "")?,
             total: parse(line, "total_")?,
+            ns: number(line, "ns")?,
+            date: number(line, "date")?,
         })
     };
     text.lines().map(marked).collect()
 }
 
+fn number(line: &str, name: &str) -> Result<u64> {
+    let mut words = line.split(' ').filter_map(|word| word.split_once('='));
+    let value = words.find(|(known, _)| *known == name);
+    let (_, value) = value.with_context(|| format!("the plugin counted no {name}: {line}"))?;
+    Ok(value.parse()?)
+}
+
 fn parse(line: &str, prefix: &str) -> Result<Counts> {
-    let number = |name: &str| -> Result<u64> {
-        let words = line.split(' ').filter_map(|word| word.split_once('='));
-        let mut words =
-            words.filter_map(|(known, value)| Some((known.strip_prefix(prefix)?, value)));
-        let value = words.find(|(known, _)| *known == name);
-        let (_, value) = value.with_context(|| format!("the plugin counted no {name}: {line}"))?;
-        Ok(value.parse()?)
-    };
+    let number = |name: &str| number(line, &format!("{prefix}{name}"));
     Ok(Counts {
         instructions: number("instructions")?,
         kicks: number("kicks")?,

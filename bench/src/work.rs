@@ -1,16 +1,16 @@
 //! The work that is counted: which commands of the guest do it, on which machine.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
 use vringlet_tests::accelerator::Accelerator;
-use vringlet_tests::cell::{Booted, Cell, PATIENCE};
+use vringlet_tests::cell::{Booted, Cell};
 use vringlet_tests::guest::End;
-use vringlet_tests::net::{ECHO, FORWARDS, WEB, clients};
+use vringlet_tests::net::{FORWARDS, WEB, clients};
 use vringlet_tests::qemu::Qemu;
 
-use crate::count::{self, Counts, Marked, Plugin};
+use crate::count::{self, Counts, Marked, Plugin, What};
+use crate::echo::EchoClient;
 
 /// What every guest of a budget runs on: the counts are those of this processor.
 const CPU: &str = "qemu64";
@@ -173,7 +173,7 @@ impl Group {
             let machine = MACHINE.parse()?;
             let mut qemu = cell.qemu_on(&Accelerator::tcg(CPU), &machine, MEMORY)?;
             (self.devices)(&mut qemu);
-            plugin.plug(&mut qemu, &out)?;
+            plugin.plug(&mut qemu, What::Everything, &out)?;
             let mut script = "strict".to_string();
             for work in self.work {
                 if let By::Command(command) | By::Boot(command) = work.by {
@@ -207,21 +207,8 @@ impl Group {
     }
 }
 
-/// One datagram after the other, each when the one before came back.
 fn udp_echo(guest: &mut Booted, times: u64) -> Result<()> {
-    const BYTES: usize = 64;
-    let port = guest.process().qmp.forwarded_port("udp", ECHO)?;
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-    socket.connect((Ipv4Addr::LOCALHOST, port))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    let mut back = [0; 2 * BYTES];
-    for number in 0..times {
-        let sent = [number as u8; BYTES];
-        socket.send(&sent)?;
-        let length = socket.recv(&mut back).context("waiting for an echo")?;
-        ensure!(back.get(..length) == Some(&sent), "another echo came back");
-    }
-    Ok(())
+    EchoClient::open(guest)?.round_trips(times)
 }
 
 /// One request after the other, over one connection.

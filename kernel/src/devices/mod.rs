@@ -17,6 +17,8 @@ mod interrupts;
 mod mmio;
 pub mod net;
 mod owner;
+#[cfg(feature = "peers")]
+pub mod peers;
 pub mod pmem;
 pub mod rng;
 pub mod sound;
@@ -171,6 +173,10 @@ async fn bring_up(
 
 /// Hands the device to the file of its type.
 async fn start(id: DeviceId, mut found: Found) -> Result<Box<dyn Driven>, String> {
+    #[cfg(feature = "peers")]
+    if id == DeviceId::BLK && peers::is_wanted() {
+        return Err(peers::keep(found));
+    }
     let started = match id {
         DeviceId::BLK => blk::start(found),
         DeviceId::GPU => gpu::start(found),

@@ -60,6 +60,8 @@ static GROUPS: &[&[Command]] = &[
     commands::sound::COMMANDS,
     commands::net::COMMANDS,
     commands::bench::COMMANDS,
+    #[cfg(feature = "peers")]
+    commands::peer::COMMANDS,
     commands::store::COMMANDS,
     commands::selftest::COMMANDS,
     commands::power::COMMANDS,

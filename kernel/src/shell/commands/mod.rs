@@ -6,6 +6,8 @@ pub(super) mod files;
 pub(super) mod machine;
 pub(super) mod net;
 pub(super) mod pci;
+#[cfg(feature = "peers")]
+pub(super) mod peer;
 pub(super) mod pmem;
 pub(super) mod power;
 pub(super) mod rng;
