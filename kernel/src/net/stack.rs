@@ -44,6 +44,8 @@ pub struct Stack {
     inner: Mutex<Inner>,
     used: AtomicBool,
     runner: AtomicWaker,
+    /// The card makes several datagrams of one frame.
+    cuts_datagrams: bool,
 }
 
 /// What the lock protects.
@@ -202,7 +204,18 @@ impl Stack {
             }),
             used: AtomicBool::new(true),
             runner: AtomicWaker::new(),
+            cuts_datagrams: false,
         }
+    }
+
+    /// Says whether the card makes several datagrams of one frame, of which smoltcp knows nothing.
+    pub fn set_cuts_datagrams(&mut self, cuts: bool) {
+        self.cuts_datagrams = cuts;
+    }
+
+    /// Whether it does.
+    pub(super) fn cuts_datagrams(&self) -> bool {
+        self.cuts_datagrams
     }
 
     /// The interface's name.

@@ -13,6 +13,7 @@ use embassy_futures::yield_now;
 use smoltcp::time::Instant;
 use smoltcp::wire::EthernetAddress;
 use spin::{LazyLock, Mutex, Once};
+use vringlet::net::SegmentKind;
 use x86_64::instructions::random::RdRand;
 
 use super::clock::Clock;
@@ -96,7 +97,10 @@ fn start(card: &'static Card, seed: u64) -> Option<&'static Stack> {
     let setup = setup(card.name());
     let stack = card.with(|driver| {
         let mac = EthernetAddress(driver.mac().0);
-        Stack::ethernet(card.name(), driver, mac, setup, seed, now())
+        let cuts_datagrams = driver.max_large_frame(SegmentKind::Udp).is_some();
+        let mut stack = Stack::ethernet(card.name(), driver, mac, setup, seed, now())?;
+        stack.set_cuts_datagrams(cuts_datagrams);
+        Some(stack)
     })?;
     let stack = Box::leak(Box::new(stack));
     task::spawn(drive(card, stack));

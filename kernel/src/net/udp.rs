@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::future::poll_fn;
+use core::num::NonZeroU16;
 use core::task::Poll;
 
 use smoltcp::iface::SocketHandle;
@@ -37,6 +38,11 @@ impl fmt::Display for UdpError {
 }
 
 impl core::error::Error for UdpError {}
+
+/// The most datagrams that leave in one frame; hosts have a bound of their own (128 in Linux).
+const MAX_SEGMENTS: usize = 64;
+/// The longest datagram (RFC 768, over IPv4).
+const MAX_DATAGRAM: usize = 65507;
 
 /// A UDP socket bound to a port.
 pub struct UdpSocket {
@@ -88,6 +94,32 @@ impl UdpSocket {
     pub async fn send(&self, bytes: &[u8], to: UdpMetadata) -> Result<(), UdpError> {
         self.send_in_place(bytes.len(), to, |room| room.copy_from_slice(bytes))
             .await
+    }
+
+    /// Waits for room for datagrams of `length` bytes each, up to `count`, and has `write` write them in place, where something is left
+    /// over from earlier ones: it gets the index of each. Where the card can, they leave in one frame; else it is one.
+    /// Says how many there were.
+    pub async fn send_several(
+        &self,
+        length: usize,
+        count: usize,
+        to: UdpMetadata,
+        mut write: impl FnMut(usize, &mut [u8]),
+    ) -> Result<usize, UdpError> {
+        let (mut to, mut count) = (to, count);
+        count = match u16::try_from(length).ok().and_then(NonZeroU16::new) {
+            Some(size) if count > 1 && self.stack.cuts_datagrams() => {
+                to.meta.segmentation_offload_size = Some(size);
+                count.min(MAX_SEGMENTS).min(MAX_DATAGRAM / length).max(1)
+            }
+            _ => 1,
+        };
+        self.send_in_place(length * count, to, |room| {
+            let datagrams = room.chunks_exact_mut(length.max(1)).enumerate();
+            datagrams.for_each(|(index, datagram)| write(index, datagram));
+        })
+        .await?;
+        Ok(count)
     }
 
     /// Waits for room for a datagram of `length` bytes, which `f` writes in place. What it does not write is left over from an

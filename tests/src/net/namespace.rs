@@ -3,9 +3,11 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::cell::PATIENCE;
 use crate::qemu::Qemu;
 
 /// This machine's address in the namespace.
@@ -73,4 +75,63 @@ pub fn run(pid: u32, program: &str, arguments: &[&str]) -> Result<Output> {
         String::from_utf8_lossy(&output.stderr).trim()
     );
     Ok(output)
+}
+
+/// Waits until this machine's IPv6 address there may be used: at first it is asked whether somebody else has it.
+pub fn wait_for_address(pid: u32) -> Result<()> {
+    let started = Instant::now();
+    let arguments = ["-6", "address", "show", "dev", "tap0", "tentative"];
+    while !run(pid, "ip", &arguments)?.stdout.is_empty() {
+        ensure!(started.elapsed() < PATIENCE, "no IPv6 address");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Sends `bytes` to the guest's TCP echo service at `host` while reading what comes back; both must be the same. `folder`
+/// is for what passes between this process and those in the namespace.
+pub fn echo(pid: u32, host: &str, bytes: &[u8], folder: &Path) -> Result<()> {
+    let (there, back) = (folder.join("echo.there"), folder.join("echo.back"));
+    std::fs::write(&there, bytes)?;
+    // The shell is what every machine has that can connect from another namespace.
+    let script =
+        "exec 3<>\"/dev/tcp/$1/7\" && { cat \"$2\" >&3 & } && head -c \"$4\" <&3 >\"$3\" && wait";
+    let mut shell = command(pid, "timeout");
+    let output = shell
+        .args([
+            PATIENCE.as_secs().to_string().as_str(),
+            "bash",
+            "-c",
+            script,
+            "bash",
+            host,
+        ])
+        .args([&there, &back])
+        .arg(bytes.len().to_string())
+        .output()
+        .context("starting bash")?;
+    ensure!(
+        output.status.success(),
+        "TCP echo of {host}: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    ensure!(
+        std::fs::read(&back)? == bytes,
+        "the TCP echo of {host} differs from what was sent"
+    );
+    Ok(())
+}
+
+/// Sends a datagram to the guest's UDP echo service, and takes the answer.
+pub fn udp_echo(pid: u32, host: &str, word: &str) -> Result<()> {
+    let script = "exec 3<>\"/dev/udp/$1/7\" && printf %s \"$2\" >&3 && head -c \"${#2}\" <&3";
+    let patience = PATIENCE.as_secs().to_string();
+    let arguments = [&patience, "bash", "-c", script, "bash", host, word];
+    let output = run(pid, "timeout", &arguments)?;
+    ensure!(
+        output.stdout == word.as_bytes(),
+        "the UDP echo of {host} is {:?}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    Ok(())
 }

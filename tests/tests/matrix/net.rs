@@ -10,7 +10,7 @@ use serde_json::json;
 use smoltcp::wire::{DhcpMessageType, DhcpPacket, DhcpRepr};
 use vringlet_tests::cell::{Booted, Cell, MEMORY, PATIENCE};
 use vringlet_tests::disk::sha256;
-use vringlet_tests::net::capture::{frames, udp_payload};
+use vringlet_tests::net::capture::{Checksum, Segment, frames, segments, udp_payload};
 use vringlet_tests::net::clients::{
     STATUS, answer, connect, curl, curl_arguments, echo_over, raw_request, status, tcp_echo,
     udp_echo,
@@ -18,6 +18,7 @@ use vringlet_tests::net::clients::{
 use vringlet_tests::net::peer::{self, Peer};
 use vringlet_tests::net::{ECHO, FORWARDS, WEB, namespace};
 
+use super::services::no_iperf3_or_namespace;
 use crate::Spec;
 
 pub(crate) fn cells() -> Vec<Spec> {
@@ -69,6 +70,24 @@ pub(crate) fn cells() -> Vec<Spec> {
             .unless(namespace::unavailable),
         );
         cells.push(
+            Spec::new(format!("{machine}/net/offloads"), move |cell| {
+                offloads(cell, machine, "", &ALL_OFFLOADS)
+            })
+            .unless(namespace::unavailable),
+        );
+        cells.push(
+            Spec::new(format!("{machine}/net/offloads-datagrams"), move |cell| {
+                datagram_offload(cell, machine, "", true)
+            })
+            .unless(no_iperf3_or_namespace),
+        );
+        cells.push(
+            Spec::new(format!("{machine}/net/offload-command"), move |cell| {
+                offload_command(cell, machine)
+            })
+            .unless(namespace::unavailable),
+        );
+        cells.push(
             Spec::new(format!("{machine}/net/tap-same-port"), move |cell| {
                 same_port(cell, machine)
             })
@@ -85,6 +104,22 @@ pub(crate) fn cells() -> Vec<Spec> {
         cells.push(
             Spec::new(format!("q35/net/tap/{properties}"), move |cell| {
                 tap(cell, "q35", properties)
+            })
+            .unless(namespace::unavailable),
+        );
+    }
+    cells.push(
+        Spec::new(
+            "q35/net/offloads-datagrams/host_uso=off".to_string(),
+            |cell| datagram_offload(cell, "q35", ",host_uso=off", false),
+        )
+        .unless(no_iperf3_or_namespace),
+    );
+    // Each offload turned off by the device, and whatever needs it with it.
+    for (properties, expected) in FEWER_OFFLOADS {
+        cells.push(
+            Spec::new(format!("q35/net/offloads/{properties}"), move |cell| {
+                offloads(cell, "q35", properties, expected)
             })
             .unless(namespace::unavailable),
         );
@@ -687,6 +722,243 @@ fn tap(cell: &Cell, machine: &str, properties: &str) -> Result<()> {
             page.status
         );
     }
+    guest.power_off()
+}
+
+/// What is to be seen in what a guest and Linux send each other. IPv4 comes first, then IPv6.
+struct Offloads {
+    /// The guest sends frames that the device cuts.
+    sends_large: [bool; 2],
+    /// It is sent frames that stand for several.
+    gets_large: [bool; 2],
+    /// It leaves checksums to the device.
+    sends_partial: bool,
+    /// They are left to it.
+    gets_partial: bool,
+}
+
+const ALL_OFFLOADS: Offloads = Offloads {
+    sends_large: [true; 2],
+    gets_large: [true; 2],
+    sends_partial: true,
+    gets_partial: true,
+};
+
+const FEWER_OFFLOADS: &[(&str, &Offloads)] = &[
+    (
+        "csum=off",
+        &Offloads {
+            sends_large: [false; 2],
+            sends_partial: false,
+            ..ALL_OFFLOADS
+        },
+    ),
+    (
+        "guest_csum=off",
+        &Offloads {
+            gets_large: [false; 2],
+            gets_partial: false,
+            ..ALL_OFFLOADS
+        },
+    ),
+    (
+        "host_tso4=off",
+        &Offloads {
+            sends_large: [false, true],
+            ..ALL_OFFLOADS
+        },
+    ),
+    (
+        "host_tso6=off",
+        &Offloads {
+            sends_large: [true, false],
+            ..ALL_OFFLOADS
+        },
+    ),
+    (
+        "guest_tso4=off",
+        &Offloads {
+            gets_large: [false, true],
+            ..ALL_OFFLOADS
+        },
+    ),
+    (
+        "guest_tso6=off",
+        &Offloads {
+            gets_large: [true, false],
+            ..ALL_OFFLOADS
+        },
+    ),
+    ("mrg_rxbuf=off", &ALL_OFFLOADS),
+    ("ctrl_vq=off", &ALL_OFFLOADS),
+    ("rx_queue_size=1024,ctrl_guest_offloads=off", &ALL_OFFLOADS),
+];
+
+/// Megabytes go through Linux's stack and the guest's, and what passes between them has the form that was agreed on. Each
+/// checksum that the guest sends is right, or is what the device makes one of.
+fn offloads(cell: &Cell, machine: &str, properties: &str, expected: &Offloads) -> Result<()> {
+    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+    let comma = if properties.is_empty() { "" } else { "," };
+    namespace::plug(&mut qemu, &format!("{comma}{properties}"));
+    qemu.capture("n0", &cell.file("wire.pcap"))?;
+    let mut guest = cell.boot(qemu)?;
+    guest.eventually(&format!("net0: address {}/24", namespace::GUEST))?;
+    guest.expect_prompt()?;
+    let pid = guest.process().pid();
+    namespace::wait_for_address(pid)?;
+    let mut random = fastrand::Rng::with_seed(7);
+    let bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..))
+        .take(3_000_001)
+        .collect();
+    for host in [
+        namespace::GUEST.to_string(),
+        format!("{}%tap0", peer::GUEST_V6),
+    ] {
+        namespace::echo(pid, &host, &bytes, cell.directory())?;
+        namespace::udp_echo(pid, &host, "an odd number of letters!")?;
+    }
+    guest.power_off()?;
+    let segments = segments(&frames(&cell.file("wire.pcap"))?);
+    judge(&segments, expected)
+}
+
+/// The guest's hardware address.
+const GUEST: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
+/// A frame that stands for several is longer.
+const LONGEST_FRAME: usize = 1514;
+
+fn judge(segments: &[Segment], expected: &Offloads) -> Result<()> {
+    let (sent, got): (Vec<&Segment>, Vec<&Segment>) =
+        segments.iter().partition(|one| one.from == GUEST);
+    for ipv6 in [false, true] {
+        for (direction, those, large) in [
+            ("sent", &sent, expected.sends_large),
+            ("got", &got, expected.gets_large),
+        ] {
+            let those = those.iter().filter(|one| one.ipv6 == ipv6);
+            let (all, long) = those.fold((0, 0), |(all, long), one| {
+                (all + 1, long + usize::from(one.len > LONGEST_FRAME))
+            });
+            ensure!(all > 0, "nothing was {direction}, IPv6: {ipv6}");
+            ensure!(
+                (long > 0) == large[usize::from(ipv6)],
+                "{long} frames of {all} that were {direction} stand for several, IPv6: {ipv6}"
+            );
+        }
+    }
+    for (direction, those, partial) in [
+        ("sent", &sent, expected.sends_partial),
+        ("got", &got, expected.gets_partial),
+    ] {
+        let count = |checksum| those.iter().filter(|one| one.checksum == checksum).count();
+        ensure!(
+            (count(Checksum::Partial) > 0) == partial,
+            "{} checksums of {} that were {direction} are unfinished",
+            count(Checksum::Partial),
+            those.len()
+        );
+        let bad = those.iter().filter(|one| one.is_bad()).count();
+        ensure!(bad == 0, "{bad} wrong checksums were {direction}");
+    }
+    Ok(())
+}
+
+/// The guest sends datagrams as fast as it can: where the device cuts them, many leave in one frame. Each that arrives has its
+/// number, and none comes twice or early.
+fn datagram_offload(cell: &Cell, machine: &str, properties: &str, large: bool) -> Result<()> {
+    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+    namespace::plug_with(&mut qemu, properties, "services=iperf3");
+    qemu.capture("n0", &cell.file("wire.pcap"))?;
+    let mut guest = cell.boot(qemu)?;
+    guest.eventually(&format!("net0: address {}/24", namespace::GUEST))?;
+    guest.expect_prompt()?;
+    let pid = guest.process().pid();
+    for length in ["16", "999", "1448"] {
+        let arguments = [
+            "-c",
+            namespace::GUEST,
+            "-u",
+            "-R",
+            "-b",
+            "0",
+            "-l",
+            length,
+            "-t",
+            "1",
+            "-J",
+        ];
+        let output = namespace::run(pid, "iperf3", &arguments)?;
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let stream = &report["end"]["streams"][0]["udp"];
+        let number = |name: &str| stream[name].as_f64().with_context(|| format!("{report}"));
+        let (packets, lost) = (number("packets")?, number("lost_packets")?);
+        ensure!(
+            packets > lost,
+            "{length} bytes: nothing of {packets} arrived"
+        );
+        let early = number("out_of_order")?;
+        ensure!(
+            early == 0.0,
+            "{length} bytes: {early} of {packets} out of order"
+        );
+    }
+    guest.power_off()?;
+    let segments = segments(&frames(&cell.file("wire.pcap"))?);
+    let sent: Vec<_> = segments
+        .iter()
+        .filter(|one| one.from == GUEST && !one.tcp)
+        .collect();
+    let long = sent.iter().filter(|one| one.len > LONGEST_FRAME).count();
+    let (all, bad) = (sent.len(), sent.iter().filter(|one| one.is_bad()).count());
+    ensure!(all > 0 && bad == 0, "{bad} wrong checksums in {all} frames");
+    ensure!(
+        (long > 0) == large,
+        "{long} frames of {all} stand for several"
+    );
+    Ok(())
+}
+
+/// The guest turns off what the device leaves to it, and on again, and the device does so.
+fn offload_command(cell: &Cell, machine: &str) -> Result<()> {
+    let mut qemu = cell.qemu(&machine.parse()?, MEMORY)?;
+    namespace::plug(&mut qemu, "");
+    let mut guest = cell.boot(qemu)?;
+    guest.eventually(&format!("net0: address {}/24", namespace::GUEST))?;
+    guest.expect_prompt()?;
+    let pid = guest.process().pid();
+    namespace::wait_for_address(pid)?;
+    let mut random = fastrand::Rng::with_seed(8);
+    let bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..))
+        .take(1_000_001)
+        .collect();
+    for (name, commands, gets_large, gets_partial) in [
+        ("as-agreed", &[][..], [true, true], true),
+        ("no-tso4", &["tso4 off"], [false, true], true),
+        ("nothing", &["tso6 off", "csum off"], [false; 2], false),
+        ("all", &["csum on", "tso4 on", "tso6 on"], [true; 2], true),
+    ] {
+        for command in commands {
+            guest.command(&format!("net offload {command}"), "net0: done")?;
+        }
+        let file = cell.file(&format!("{name}.pcap"));
+        let dump = json!({ "qom-type": "filter-dump", "id": name, "netdev": "n0", "file": file });
+        guest.process().qmp.execute("object-add", dump)?;
+        for host in [
+            namespace::GUEST.to_string(),
+            format!("{}%tap0", peer::GUEST_V6),
+        ] {
+            namespace::echo(pid, &host, &bytes, cell.directory())?;
+        }
+        let remove = json!({ "id": name });
+        guest.process().qmp.execute("object-del", remove)?;
+        let expected = Offloads {
+            gets_large,
+            gets_partial,
+            ..ALL_OFFLOADS
+        };
+        judge(&segments(&frames(&file)?), &expected).with_context(|| name)?;
+    }
+    guest.command("net offload tso4 off net1", "error: no card net1")?;
     guest.power_off()
 }
 

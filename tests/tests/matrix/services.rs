@@ -55,7 +55,7 @@ fn no_iperf3() -> Option<String> {
     }
 }
 
-fn no_iperf3_or_namespace() -> Option<String> {
+pub(crate) fn no_iperf3_or_namespace() -> Option<String> {
     no_iperf3().or_else(namespace::unavailable)
 }
 

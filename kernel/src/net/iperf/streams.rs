@@ -253,20 +253,19 @@ async fn datagram_source(
     pace: Pace,
     clock: impl Clock,
 ) {
-    while pace.wait(counters.bytes(), clock).await.is_some() {
-        let number = counters.packets() + 1;
-        let write = |datagram: &mut [u8]| {
+    let length = parameters.length;
+    while let Some(most) = pace.wait(counters.bytes(), clock).await {
+        let first = counters.packets() + 1;
+        let write = |index: usize, datagram: &mut [u8]| {
+            let number = first + index as u64;
             write_header(datagram, parameters.wide_numbers, clock.now(), number);
         };
-        if socket
-            .send_in_place(parameters.length, to, write)
-            .await
-            .is_err()
-        {
+        let count = most / length.max(1);
+        let Ok(count) = socket.send_several(length, count, to, write).await else {
             return;
-        }
-        counters.packets.set(number);
-        counters.add(parameters.length);
+        };
+        counters.packets.set(first + count as u64 - 1);
+        counters.add(length * count);
     }
 }
 
@@ -308,7 +307,10 @@ impl Pace {
             // One that is late all the time must not keep others from their turn.
             false => yield_once().await,
         }
-        Some(left.min(self.block.max(1)))
+        // Whoever is late catches up.
+        let late = bytes_in(now.saturating_sub(self.start), rate).saturating_sub(sent);
+        let late = usize::try_from(late).unwrap_or(usize::MAX);
+        Some(left.min(self.block.max(late).max(1)))
     }
 }
 
@@ -316,6 +318,12 @@ impl Pace {
 fn time_of(bytes: u64, rate: u64) -> Duration {
     let nanos = u128::from(bytes) * 8 * 1_000_000_000 / u128::from(rate.max(1));
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX / 2))
+}
+
+/// How many bytes so many bits in a second are in this time.
+fn bytes_in(time: Duration, rate: u64) -> u64 {
+    let bytes = time.as_nanos() * u128::from(rate) / 8 / 1_000_000_000;
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 async fn yield_once() {
