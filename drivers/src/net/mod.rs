@@ -418,6 +418,11 @@ impl<T: Transport> Net<T> {
         self.device.queues.receiver.buffers()
     }
 
+    /// Whether the device finishes checksums of frames that are sent ([`TxFrame::offload_checksum`]).
+    pub fn offloads_checksums(&self) -> bool {
+        self.device.queues.transmitter.offloads_checksums()
+    }
+
     /// The longest frame that can be sent for the device to cut it into segments of this kind, if it does so
     /// ([`TxFrame::segment`]).
     pub fn max_large_frame(&self, kind: SegmentKind) -> Option<usize> {

@@ -78,8 +78,7 @@ impl<T: Transport> phy::Device for Net<T> {
         capabilities.medium = phy::Medium::Ethernet;
         capabilities.max_transmission_unit = usize::from(self.mtu()) + ETHERNET_HEADER_LEN;
         capabilities.max_burst_size = Some(self.burst());
-        let transmitter = &self.device.queues.transmitter;
-        let checksum = match (transmitter.offloads_checksums(), self.verifies_checksums()) {
+        let checksum = match (self.offloads_checksums(), self.verifies_checksums()) {
             (false, false) => phy::Checksum::Both,
             (false, true) => phy::Checksum::Tx,
             (true, false) => phy::Checksum::Rx,
@@ -89,11 +88,7 @@ impl<T: Transport> phy::Device for Net<T> {
         capabilities.checksum.udp = checksum;
         #[cfg(feature = "segmentation-offload")]
         {
-            let longest = |kind| {
-                transmitter
-                    .max_large_frame(kind)
-                    .and_then(NonZeroUsize::new)
-            };
+            let longest = |kind| self.max_large_frame(kind).and_then(NonZeroUsize::new);
             capabilities.segmentation.tcpv4 = longest(SegmentKind::Tcp4);
             if cfg!(feature = "segmentation-offload-ipv6") {
                 capabilities.segmentation.tcpv6 = longest(SegmentKind::Tcp6);
