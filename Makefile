@@ -34,7 +34,7 @@ help:
 	@echo 'make budget            counts guest instructions, kicks, interrupts and exits, and fails where bench/budget.toml has less'
 	@echo '  RECORD=1             writes what is counted into that file'
 	@echo 'make bench             this guest, a Linux guest and others do the same work in turn; bench/RESULTS.md is what came of it'
-	@echo '  QUICK=1              less of it, in target/bench/RESULTS.md'
+	@echo '  QUICK=1              less of it, in target/bench/RESULTS.md; ONLY=word, then, what has it in its title'
 	@echo 'make coverage          which lines of the driver crate its tests on the host run, per file and in all'
 	@echo 'make clean             remove what was built'
 
@@ -67,9 +67,10 @@ budget:
 	@cargo run --quiet -p vringlet-bench -- $(if $(RECORD),record,budget)
 
 QUICK ?=
+ONLY ?=
 bench:
 	@scripts/setup.sh
-	@cargo run --quiet -p vringlet-bench -- compare $(if $(QUICK),quick)
+	@cargo run --quiet -p vringlet-bench -- compare $(if $(QUICK),quick $(ONLY))
 
 coverage:
 	@scripts/setup.sh coverage

@@ -4,8 +4,8 @@
 //! than `bench/budget.toml` allows. `vringlet-bench record` (`make budget RECORD=1`) writes what it counts into that file.
 //!
 //! `vringlet-bench compare` (`make bench`) has this kernel, a Linux guest and others do the work in [`compare`] in turn, and writes
-//! `bench/RESULTS.md`; `vringlet-bench compare quick` does less of it, and writes to `target/bench`. `vringlet-bench publish FILE` makes
-//! `bench/RESULTS.md` of a `results.json` that is there already.
+//! `bench/RESULTS.md`. `vringlet-bench compare quick` does less of it, and writes to `target/bench`; with a word more, it does only
+//! what has that in its title. `vringlet-bench publish FILE` makes `bench/RESULTS.md` of a `results.json` that is there already.
 
 mod budget;
 mod compare;
@@ -36,10 +36,13 @@ fn run() -> Result<ExitCode> {
     match words.as_slice() {
         ["budget"] => budget::check(),
         ["record"] => budget::record(),
-        ["compare"] => compare::run(false),
-        ["compare", "quick"] => compare::run(true),
+        ["compare"] => compare::run(false, ""),
+        ["compare", "quick"] => compare::run(true, ""),
+        ["compare", "quick", only] => compare::run(true, only),
         ["publish", file] => report::publish(file),
         ["repeat", times] => budget::repeat(times.parse()?),
-        _ => bail!("usage: vringlet-bench budget|record|repeat TIMES|compare [quick]|publish FILE"),
+        _ => bail!(
+            "usage: vringlet-bench budget|record|repeat TIMES|compare [quick [WORD]]|publish FILE"
+        ),
     }
 }

@@ -390,6 +390,7 @@ mod tests {
         assert_eq!(
             after("blk bench blk0 "),
             [
+                Word("latencies"),
                 Option("rw"),
                 Option("bs"),
                 Option("iodepth"),
@@ -400,7 +401,7 @@ mod tests {
         // An option that was given is not given again, wherever it stands.
         assert_eq!(
             after("blk bench count=7 blk0 rw=randread iodepth=1 "),
-            [Option("bs"), Option("fsync")]
+            [Word("latencies"), Option("bs"), Option("fsync")]
         );
         // The same by another name.
         assert!(after("bench ").contains(&Word("gpu")));

@@ -422,6 +422,8 @@ fn out_of_range(cell: &Cell, machine: &str) -> Result<()> {
         "blk bench blk0 rw=read random",
         "blk bench blk0 rw=read fsync=1",
         "blk bench blk0 bs=4k size=4k",
+        "blk bench blk0 rw=write latencies",
+        "blk bench blk0 latencies latencies",
         "bench blk blk0 iodepth=0",
         "bench disk blk0",
         "bench bench blk blk0",
@@ -542,7 +544,7 @@ fn bench_order(cell: &Cell) -> Result<()> {
     // By the command of its own, in fio's words, and in those from before.
     let benches = [
         "blk bench blk0 size=24k depth=8",
-        "bench blk blk0 bs=24k iodepth=8 rw=randread",
+        "bench blk blk0 bs=24k iodepth=8 rw=randread latencies",
         "blk bench read random blk0 size=24k depth=1",
     ];
     let benches = benches.map(|words| format!("{words} count={COUNT}"));
@@ -551,6 +553,7 @@ fn bench_order(cell: &Cell) -> Result<()> {
     guest.ends_with(&End::PowerOff)?;
     guest.check_said(&benches[0], "op=read order=sequential depth=8 size=24576")?;
     guest.check_said(&benches[1], "op=read order=random depth=8 size=24576")?;
+    guest.check_said(&benches[1], "latencies ns 0=")?;
     let sectors = traced_sectors(&trace, "read", LENGTH)?;
     ensure!(sectors.len() == 3 * COUNT, "{} reads", sectors.len());
     let (sequential, random) = sectors.split_at(COUNT);

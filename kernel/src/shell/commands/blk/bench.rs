@@ -4,7 +4,7 @@
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
-use core::cell::{Cell, OnceCell};
+use core::cell::{Cell, OnceCell, RefCell};
 use core::fmt;
 use core::num::NonZeroU64;
 
@@ -15,27 +15,38 @@ use super::super::bench::{self, Took};
 use super::work::Work;
 use crate::devices::blk::Disk;
 use crate::platform::interrupts::Event;
+use crate::platform::time;
 use crate::runtime::task;
 use crate::shell::Error;
 
 /// What is done to the disk.
 #[derive(Clone, Copy)]
 pub(super) enum Access {
-    Read,
+    /// And notes how long each takes, if that is said.
+    Read { latencies: bool },
     /// With a flush after so many writes.
-    Write {
-        flush_every: Option<NonZeroU64>,
-    },
+    Write { flush_every: Option<NonZeroU64> },
 }
 
-/// Reads or writes `count` requests of the largest size that `work` allows, in places that follow each other without a gap. Gives
-/// what that took, and how many flushes were among the requests.
+/// What a benchmark found.
+pub(super) struct Found {
+    pub(super) took: Took,
+    /// How many of the requests were flushes.
+    pub(super) flushes: u64,
+    /// Nanoseconds that reads took, from the shortest on; none if that was not wanted.
+    pub(super) latencies: Vec<u64>,
+}
+
+/// Latencies that are kept: those of the first requests.
+const MAX_LATENCIES: u64 = 1 << 20;
+
+/// Reads or writes `count` requests of the largest size that `work` allows, in places that follow each other without a gap.
 pub(super) async fn run(
     work: &Work<'static>,
     access: Access,
     order: Order,
     count: u64,
-) -> Result<(Took, u64), Error> {
+) -> Result<Found, Error> {
     let disk = work.disk;
     let places = (work.sectors.end - work.sectors.start) / work.max;
     if places == 0 {
@@ -45,9 +56,16 @@ pub(super) async fn run(
         )));
     }
     let flush_every = match access {
-        Access::Read => None,
+        Access::Read { .. } => None,
         Access::Write { flush_every } => flush_every,
     };
+    let kept = match access {
+        Access::Read { latencies: true } => count.min(MAX_LATENCIES) as usize,
+        _ => 0,
+    };
+    let mut latencies = Vec::new();
+    let reserved = latencies.try_reserve_exact(kept);
+    reserved.map_err(|_| Error::failed("not enough memory for the latencies"))?;
     let load = Rc::new(Load {
         disk,
         places: Places::new(order, places, work.max),
@@ -55,6 +73,7 @@ pub(super) async fn run(
         flush_every,
         unflushed: Cell::new(0),
         flushes: Cell::new(0),
+        latencies: RefCell::new(latencies),
         running: Cell::new(work.depth),
         failed: OnceCell::new(),
         ended: Event::new(),
@@ -65,7 +84,8 @@ pub(super) async fn run(
     for buffer in buffers {
         let load = load.clone();
         match access {
-            Access::Read => task::spawn(load.read(buffer)),
+            Access::Read { latencies: false } => task::spawn(load.read(buffer)),
+            Access::Read { latencies: true } => task::spawn(load.read_and_note(buffer)),
             Access::Write { .. } => task::spawn(load.write(buffer)),
         }
     }
@@ -74,7 +94,13 @@ pub(super) async fn run(
     if let Some(failed) = load.failed.get() {
         return Err(Error::failed(format_args!("{}: {failed}", disk.name)));
     }
-    Ok((took, load.flushes.get()))
+    let mut latencies = load.latencies.take();
+    latencies.sort_unstable();
+    Ok(Found {
+        took,
+        flushes: load.flushes.get(),
+        latencies,
+    })
 }
 
 /// What the tasks of a benchmark share.
@@ -87,6 +113,8 @@ struct Load {
     /// Writes done since the last flush was begun.
     unflushed: Cell<u64>,
     flushes: Cell<u64>,
+    /// Of reads, if they are wanted.
+    latencies: RefCell<Vec<u64>>,
     /// How many tasks there are still.
     running: Cell<usize>,
     /// What ended the benchmark before its time.
@@ -116,6 +144,22 @@ impl Load {
                 Ok(buffer) => buffer,
                 Err(failed) => return self.fail("read", sector, failed),
             };
+        }
+        self.end();
+    }
+
+    /// The same, and it notes how long each takes. By itself, as [`Self::read`] is to do nothing but read.
+    async fn read_and_note(self: Rc<Self>, mut buffer: Buffer) {
+        while let Some(sector) = self.next() {
+            let begun = time::now();
+            buffer = match self.disk.read(sector, buffer).await {
+                Ok(buffer) => buffer,
+                Err(failed) => return self.fail("read", sector, failed),
+            };
+            let mut latencies = self.latencies.borrow_mut();
+            if latencies.len() < latencies.capacity() {
+                latencies.push(begun.elapsed().as_nanos() as u64);
+            }
         }
         self.end();
     }

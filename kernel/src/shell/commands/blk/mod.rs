@@ -34,13 +34,18 @@ pub(in crate::shell) const COMMANDS: &[Command] = &[Command {
         "blk discard NAME SECTOR COUNT",
         "blk zero NAME SECTOR COUNT",
         "blk wce NAME [on|off]",
-        "blk bench NAME [rw=read|write|randread|randwrite] [bs=BYTES] [iodepth=D] [count=N] [fsync=N]",
+        "blk bench NAME [rw=read|write|randread|randwrite] [bs=BYTES] [iodepth=D] [count=N] [fsync=N] [latencies]",
     ],
     help: "reads, writes and measures disks; write, fill, discard, zero and bench with rw=write or randwrite overwrite \
            what is there; bench goes from the first sector to the last and again, or with `rand` anywhere, and flushes \
-           after every N writes",
+           after every N writes; with `latencies` it tells how long reads took: so many in a thousand at most so long",
     run: |args, out| Box::pin(run(args, out)),
 }];
+
+/// Of the latencies of a benchmark, those are told that so many in a thousand are below.
+const PER_MILLE: [usize; 16] = [
+    0, 10, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 950, 990, 999, 1000,
+];
 
 async fn run(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     match args.word("operation")? {
@@ -342,6 +347,7 @@ fn wce(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
 }
 
 async fn bench(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
+    let latencies = args.switch("latencies");
     // What was said before there was `rw`.
     let [read, write, random] = ["read", "write", "random"].map(|word| args.switch(word));
     let order = |random| match random {
@@ -360,12 +366,15 @@ async fn bench(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let count = args.number_option("count")?.unwrap_or(10_000);
     let disk = disk(&mut args)?;
     args.end()?;
+    if write && latencies {
+        return Err(Error::usage("latencies goes with reads"));
+    }
     let access = match (write, flush_every.map(NonZeroU64::new)) {
         (true, None) => Access::Write { flush_every: None },
         (true, Some(Some(number))) => Access::Write {
             flush_every: Some(number),
         },
-        (false, None) => Access::Read,
+        (false, None) => Access::Read { latencies },
         (true, Some(None)) => return Err(Error::usage("fsync is 1 or more")),
         (false, Some(_)) => return Err(Error::usage("fsync goes with writes")),
     };
@@ -373,12 +382,21 @@ async fn bench(mut args: Args<'_>, out: Output<'_>) -> Result<(), Error> {
     let block = block_sectors(disk);
     let sectors = capacity(disk) / block * block;
     let work = Work::new(disk, 0, sectors, depth, size)?;
-    let (took, flushes) = bench::run(&work, access, order, count).await?;
+    let found = bench::run(&work, access, order, count).await?;
+    let (took, flushes) = (&found.took, found.flushes);
     writeln!(
         out,
         "bench op={operation} order={order} depth={depth} size={} requests={} flushes={flushes} {took}",
         work.request_bytes(),
         took.requests,
     )?;
+    if let Some(last) = found.latencies.len().checked_sub(1) {
+        write!(out, "latencies ns")?;
+        for per_mille in PER_MILLE {
+            let nanoseconds = found.latencies.get(last * per_mille / 1000);
+            write!(out, " {per_mille}={}", nanoseconds.unwrap_or(&0))?;
+        }
+        writeln!(out)?;
+    }
     Ok(())
 }
