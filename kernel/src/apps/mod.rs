@@ -2,6 +2,7 @@
 
 pub mod dashboard;
 pub mod files;
+mod json;
 pub mod picture;
 pub mod status;
 pub mod store;

@@ -1,16 +1,20 @@
 //! What the machine is and does at this moment, as JSON: the data of the status page.
 
-use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
-use serde::Serialize;
 use spin::Mutex;
-use vringlet::QueueReport;
+use vringlet::features::FeatureNames;
 use vringlet::net::MacAddress;
+use vringlet::{QueueReport, Report};
+
+use super::json::{Json, key};
 
 use crate::devices::Device;
-use crate::net::stack::{SocketSummary, Stack, Summary};
+use crate::net::stack::{Place, Stack, Summary};
 use crate::platform::memory::{self, PAGE_BYTES};
 use crate::platform::{acpi, arch, interrupts, serial, time};
 use crate::runtime::task;
@@ -20,7 +24,6 @@ use crate::{devices, net};
 static MARKS: Mutex<Vec<Mark>> = Mutex::new(Vec::new());
 
 /// A step of the boot and when it was done.
-#[derive(Clone, Serialize)]
 struct Mark {
     step: &'static str,
     micros: u64,
@@ -37,240 +40,151 @@ pub fn boot_micros() -> u64 {
     MARKS.lock().last().map_or(0, |mark| mark.micros)
 }
 
-#[derive(Serialize)]
-struct Status {
-    version: &'static str,
-    processor: Processor,
-    uptime_micros: u64,
-    asleep_micros: u64,
-    sleeps: u64,
-    boot: Vec<Mark>,
-    memory: Memory,
-    console: Console,
-    devices: Vec<DeviceStatus>,
-    interfaces: Vec<Interface>,
-    web: Web,
-    interrupts: Vec<Interrupt>,
+/// All of it.
+pub fn json() -> String {
+    /// How long the last one was: the next one will need as much, or little more.
+    static BYTES: AtomicUsize = AtomicUsize::new(0);
+    let (asleep, sleeps) = task::idle();
+    let text = Json::of_object(BYTES.load(Ordering::Relaxed), |json| {
+        key!(json, "version").name(env!("CARGO_PKG_VERSION"));
+        key!(json, "processor").object(|json| {
+            key!(json, "name").text(&arch::cpu::features().name);
+            key!(json, "count").number(acpi::info().processors.max(1) as u64);
+        });
+        key!(json, "uptime_micros").number(time::now().as_micros());
+        let asleep = u64::try_from(asleep.as_micros()).unwrap_or(u64::MAX);
+        key!(json, "asleep_micros").number(asleep);
+        key!(json, "sleeps").number(sleeps);
+        key!(json, "boot").array(|json| {
+            for mark in MARKS.lock().iter() {
+                json.object(|json| {
+                    key!(json, "step").name(mark.step);
+                    key!(json, "micros").number(mark.micros);
+                });
+            }
+        });
+        key!(json, "memory").object(memory);
+        // Bytes on the serial port that were not in time.
+        key!(json, "console").object(|json| {
+            key!(json, "lost_input").number(serial::lost_input());
+            key!(json, "lost_output").number(serial::lost_output());
+        });
+        key!(json, "devices").array(|json| {
+            for device in devices::all() {
+                json.object(|json| self::device(json, device));
+            }
+        });
+        key!(json, "interfaces").array(|json| {
+            for stack in net::stacks().into_iter().chain(net::loopback()) {
+                json.object(|json| interface(json, stack));
+            }
+        });
+        key!(json, "web").object(web);
+        key!(json, "interrupts").array(|json| {
+            for (vector, name, count) in interrupts::vectors() {
+                json.object(|json| {
+                    key!(json, "vector").number(vector.into());
+                    key!(json, "name").text(name);
+                    key!(json, "count").number(count);
+                });
+            }
+        });
+    });
+    BYTES.store(text.len() + text.len() / 16, Ordering::Relaxed);
+    text
 }
 
 /// What became of requests to the web servers.
-#[derive(Serialize)]
-struct Web {
-    requests: u64,
-    refused: u64,
-    cut: u64,
-}
-
-#[derive(Serialize)]
-struct Processor {
-    name: &'static str,
-    count: usize,
+fn web(json: &mut Json) {
+    let stats = net::web_stats();
+    key!(json, "requests").number(stats.requests);
+    key!(json, "refused").number(stats.refused);
+    key!(json, "cut").number(stats.cut);
 }
 
 /// All in KiB.
-#[derive(Serialize)]
-struct Memory {
-    free: usize,
-    total: usize,
-    heap_used: usize,
-    heap_total: usize,
-    dma: usize,
-}
-
-/// Bytes on the serial port that were not in time.
-#[derive(Serialize)]
-struct Console {
-    lost_input: u64,
-    lost_output: u64,
-}
-
-#[derive(Serialize)]
-struct DeviceStatus {
-    name: &'static str,
-    place: String,
-    interrupts: String,
-    #[serde(flatten)]
-    driver: DriverStatus,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum DriverStatus {
-    Driven {
-        summary: String,
-        offered: Vec<String>,
-        accepted: Vec<String>,
-        config_changes: u64,
-        counters: BTreeMap<&'static str, u64>,
-        queues: Vec<Queue>,
-    },
-    Failed {
-        error: &'static str,
-    },
-}
-
-#[derive(Serialize)]
-struct Queue {
-    name: &'static str,
-    index: u16,
-    size: u16,
-    in_flight: u16,
-    submitted: u64,
-    completed: u64,
-    kicks: u64,
-    kicks_saved: u64,
-    interrupts: u64,
-    violations: u64,
-}
-
-#[derive(Serialize)]
-struct Interface {
-    name: String,
-    link: bool,
-    mac: Option<String>,
-    mtu: usize,
-    addresses: Vec<String>,
-    gateways: Vec<String>,
-    lease: Option<LeaseStatus>,
-    malformed: u64,
-    foreign: u64,
-    unheard: u64,
-    unassembled: u64,
-    unsent: u64,
-    sockets: Vec<Socket>,
-    /// Connections that we ended are only counted: whoever asks often leaves many of them.
-    closing: usize,
-}
-
-#[derive(Serialize)]
-struct LeaseStatus {
-    server: Option<String>,
-    dns: Vec<String>,
-    seconds: Option<u64>,
-    renewals: u32,
-}
-
-#[derive(Serialize)]
-struct Socket {
-    protocol: &'static str,
-    local: String,
-    remote: String,
-    state: String,
-    dropped: u64,
-}
-
-#[derive(Serialize)]
-struct Interrupt {
-    vector: u8,
-    name: &'static str,
-    count: u64,
-}
-
-/// All of it.
-pub fn json() -> String {
-    let (asleep, sleeps) = task::idle();
-    let status = Status {
-        version: env!("CARGO_PKG_VERSION"),
-        processor: Processor {
-            name: &arch::cpu::features().name,
-            count: acpi::info().processors.max(1),
-        },
-        uptime_micros: time::now().as_micros(),
-        asleep_micros: u64::try_from(asleep.as_micros()).unwrap_or(u64::MAX),
-        sleeps,
-        boot: MARKS.lock().clone(),
-        memory: memory(),
-        console: Console {
-            lost_input: serial::lost_input(),
-            lost_output: serial::lost_output(),
-        },
-        devices: devices::all().into_iter().map(device).collect(),
-        interfaces: net::stacks()
-            .into_iter()
-            .chain(net::loopback())
-            .map(interface)
-            .collect(),
-        web: web(),
-        interrupts: interrupts::vectors()
-            .map(|(vector, name, count)| Interrupt {
-                vector,
-                name,
-                count,
-            })
-            .collect(),
-    };
-    // Maps have names for keys and no number is a float: nothing here can fail.
-    serde_json::to_string(&status).unwrap_or_default()
-}
-
-fn web() -> Web {
-    let net::http::WebStats {
-        requests,
-        refused,
-        cut,
-    } = net::web_stats();
-    Web {
-        requests,
-        refused,
-        cut,
-    }
-}
-
-fn memory() -> Memory {
-    let kib = |frames: usize| frames * PAGE_BYTES / 1024;
+fn memory(json: &mut Json) {
+    let frames_kib = |frames: usize| (frames * PAGE_BYTES / 1024) as u64;
+    let kib = |bytes: usize| (bytes / 1024) as u64;
     let (free, total) = memory::frames::usage();
     let (heap_used, heap_total) = memory::heap::usage();
     let (dma, _) = memory::dma::usage();
-    Memory {
-        free: kib(free),
-        total: kib(total),
-        heap_used: heap_used / 1024,
-        heap_total: heap_total / 1024,
-        dma: kib(dma),
-    }
+    key!(json, "free").number(frames_kib(free));
+    key!(json, "total").number(frames_kib(total));
+    key!(json, "heap_used").number(kib(heap_used));
+    key!(json, "heap_total").number(kib(heap_total));
+    key!(json, "dma").number(frames_kib(dma));
 }
 
-fn device(device: &'static Device) -> DeviceStatus {
-    let words = |names: vringlet::features::FeatureNames| {
-        names.to_string().split(' ').map(String::from).collect()
+fn device(json: &mut Json, device: &'static Device) {
+    key!(json, "name").text(&device.name);
+    key!(json, "place").display(device.place);
+    key!(json, "interrupts").display(device.mode());
+    let driver = match &device.driver {
+        Err(error) => {
+            key!(json, "error").text(error);
+            return;
+        }
+        Ok(driver) => driver,
     };
-    DeviceStatus {
-        name: &device.name,
-        place: device.place.to_string(),
-        interrupts: device.mode().to_string(),
-        driver: match &device.driver {
-            Err(error) => DriverStatus::Failed { error },
-            Ok(driver) => {
-                let report = driver.report();
-                DriverStatus::Driven {
-                    summary: driver.summary(),
-                    offered: words(report.offered()),
-                    accepted: words(report.accepted()),
-                    config_changes: report.config_changes,
-                    counters: report.counters.iter().copied().collect(),
-                    queues: report.queues.iter().map(queue).collect(),
-                }
-            }
-        },
+    let report = driver.report();
+    key!(json, "summary").text(&driver.summary());
+    let negotiated = report.negotiated;
+    key!(json, "offered");
+    feature_names(json, &report, negotiated.offered, report.offered());
+    key!(json, "accepted");
+    feature_names(json, &report, negotiated.accepted, report.accepted());
+    key!(json, "config_changes").number(report.config_changes);
+    key!(json, "counters").object(|json| {
+        for (name, count) in &report.counters {
+            json.key(name).number(*count);
+        }
+    });
+    key!(json, "queues").array(|json| {
+        for queue in &report.queues {
+            json.object(|json| self::queue(json, queue));
+        }
+    });
+}
+
+/// The names of feature bits. They are many, and stay the same for as long as the device runs: made once.
+fn feature_names(json: &mut Json, report: &Report, bits: u64, names: FeatureNames) {
+    /// By the names of a device type's own bits, and by the bits.
+    static MADE: Mutex<Vec<(usize, u64, String)>> = Mutex::new(Vec::new());
+    let table = report.feature_names.as_ptr().addr();
+    let mut made = MADE.lock();
+    let known = made
+        .iter()
+        .find(|known| (known.0, known.1) == (table, bits));
+    if let Some((_, _, text)) = known {
+        json.raw(text);
+        return;
+    }
+    let text = format!("[\"{}\"],", names.to_string().replace(' ', "\",\""));
+    json.raw(&text);
+    // There are two for each device, and no more unless one is started again with others.
+    if made.len() < MAX_MADE {
+        made.push((table, bits, text));
     }
 }
 
-fn queue(queue: &QueueReport) -> Queue {
-    Queue {
-        name: queue.name,
-        index: queue.index,
-        size: queue.size,
-        in_flight: queue.in_flight,
-        submitted: queue.stats.submitted,
-        completed: queue.stats.completed,
-        kicks: queue.stats.kicks,
-        kicks_saved: queue.stats.kicks_saved,
-        interrupts: queue.stats.interrupts,
-        violations: queue.stats.violations,
-    }
+/// So many lists of features are remembered.
+const MAX_MADE: usize = 64;
+
+fn queue(json: &mut Json, queue: &QueueReport) {
+    key!(json, "name").name(queue.name);
+    key!(json, "index").number(queue.index.into());
+    key!(json, "size").number(queue.size.into());
+    key!(json, "in_flight").number(queue.in_flight.into());
+    key!(json, "submitted").number(queue.stats.submitted);
+    key!(json, "completed").number(queue.stats.completed);
+    key!(json, "kicks").number(queue.stats.kicks);
+    key!(json, "kicks_saved").number(queue.stats.kicks_saved);
+    key!(json, "interrupts").number(queue.stats.interrupts);
+    key!(json, "violations").number(queue.stats.violations);
 }
 
-fn interface(stack: &Stack) -> Interface {
+fn interface(json: &mut Json, stack: &Stack) {
     let Summary {
         name,
         link,
@@ -281,47 +195,69 @@ fn interface(stack: &Stack) -> Interface {
         gateways,
         drops,
     } = stack.summary();
-    let (closing, sockets): (Vec<_>, Vec<_>) = stack
-        .sockets()
-        .into_iter()
-        .partition(|socket| socket.closing);
-    Interface {
-        name,
-        link,
-        mac: mac.map(|mac| MacAddress(mac.0).to_string()),
-        mtu,
-        addresses: addresses.iter().map(ToString::to_string).collect(),
-        gateways: gateways.iter().map(ToString::to_string).collect(),
-        lease: lease.map(|lease| LeaseStatus {
-            server: lease.server.map(|server| server.to_string()),
-            dns: lease.dns.iter().map(ToString::to_string).collect(),
-            seconds: lease.duration.map(|duration| duration.secs()),
-            renewals: lease.renewals,
+    key!(json, "name").text(&name);
+    key!(json, "link").boolean(link);
+    match mac {
+        Some(mac) => key!(json, "mac").display(MacAddress(mac.0)),
+        None => key!(json, "mac").null(),
+    }
+    key!(json, "mtu").number(mtu as u64);
+    key!(json, "addresses").array(|json| display_all(json, &addresses));
+    key!(json, "gateways").array(|json| display_all(json, &gateways));
+    match lease {
+        Some(lease) => key!(json, "lease").object(|json| {
+            match lease.server {
+                Some(server) => key!(json, "server").display(server),
+                None => key!(json, "server").null(),
+            }
+            key!(json, "dns").array(|json| display_all(json, &lease.dns));
+            match lease.duration {
+                Some(duration) => key!(json, "seconds").number(duration.secs()),
+                None => key!(json, "seconds").null(),
+            }
+            key!(json, "renewals").number(lease.renewals.into());
         }),
-        malformed: drops.malformed,
-        foreign: drops.foreign,
-        unheard: drops.unheard,
-        unassembled: drops.unassembled,
-        unsent: drops.unsent,
-        sockets: sockets.into_iter().map(socket).collect(),
-        closing: closing.len(),
+        None => key!(json, "lease").null(),
+    }
+    key!(json, "malformed").number(drops.malformed);
+    key!(json, "foreign").number(drops.foreign);
+    key!(json, "unheard").number(drops.unheard);
+    key!(json, "unassembled").number(drops.unassembled);
+    key!(json, "unsent").number(drops.unsent);
+    // Connections that we ended are only counted: whoever asks often leaves many of them.
+    let mut closing = 0;
+    key!(json, "sockets").array(|json| {
+        for socket in stack.sockets() {
+            if socket.closing {
+                closing += 1;
+                continue;
+            }
+            json.object(|json| {
+                key!(json, "protocol").name(socket.protocol);
+                place(key!(json, "local"), socket.local);
+                place(key!(json, "remote"), socket.remote);
+                match socket.state {
+                    Some(state) => key!(json, "state").display(state),
+                    None => key!(json, "state").name(""),
+                }
+                key!(json, "dropped").number(socket.dropped);
+            });
+        }
+    });
+    key!(json, "closing").number(closing);
+}
+
+/// As its `Display` shows it, by fewer calls: most sockets have none or a port alone.
+fn place(json: &mut Json, place: Place) {
+    match place {
+        Place::None => json.name(""),
+        Place::Port(port) => json.port(port),
+        Place::Endpoint(endpoint) => json.display(endpoint),
     }
 }
 
-fn socket(socket: SocketSummary) -> Socket {
-    let SocketSummary {
-        protocol,
-        local,
-        remote,
-        state,
-        dropped,
-        ..
-    } = socket;
-    Socket {
-        protocol,
-        local,
-        remote,
-        state,
-        dropped,
+fn display_all(json: &mut Json, values: &[impl fmt::Display]) {
+    for value in values {
+        json.display(value);
     }
 }

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::future::pending;
 use core::time::Duration;
 
 use spin::Mutex;
@@ -11,7 +12,7 @@ use vringlet::net::{Command, Event, Features, Net, Options, ReceiveMode};
 use vringlet::transport::InterruptCauses;
 use vringlet::{Cause, Error, Report};
 
-use super::{DeviceTransport, Driven, Found, Interrupts, owner};
+use super::{DeviceTransport, Driven, Found, Interrupts, Mode, owner};
 use crate::platform::time::{self, Instant};
 
 /// The driver of a card. It is a smoltcp device.
@@ -176,19 +177,44 @@ impl Card {
         })
     }
 
-    /// For the card's task, when it has done its work: waits until there is something to do, frames, room to send for
-    /// which it waited, or something to [`tend`](Self::tend) to. Tells the device first about all that was sent.
-    pub async fn ready(&self) {
-        while self.with(Net::prepare_to_sleep) {
-            let completed = || self.with(Net::frame_came);
-            let causes = self.interrupts.any(QUEUES, completed).await;
-            self.with(|driver| {
-                // With MSI-X, which may be what does not work, the device need not say why it interrupts.
-                let ask = || driver.take_interrupt_causes() | InterruptCauses::QUEUE;
-                let causes = causes.unwrap_or_else(ask);
-                // What it finds wrong is an event, which ends the wait.
-                let _ = driver.process(causes);
-            });
+    /// Whether the card interrupted since the last call: it has frames, or room to send for which somebody waited.
+    pub fn interrupted(&self) -> bool {
+        let interrupted = self.interrupts.take(QUEUES);
+        if interrupted {
+            // What it finds wrong is an event.
+            let _ = self.with(|driver| driver.process(InterruptCauses::QUEUE));
+        }
+        interrupted
+    }
+
+    /// Whether it did, and was not asked yet.
+    pub fn has_interrupted(&self) -> bool {
+        self.interrupts.has_come(QUEUES)
+    }
+
+    /// For the card's task: waits until the card's configuration may have changed.
+    pub async fn changed(&self) {
+        self.interrupts.config().await;
+        // What it finds wrong is an event.
+        let _ = self.with(|driver| driver.process(InterruptCauses::CONFIG));
+    }
+
+    /// For the card's task: waits until a card that can't interrupt is to be looked at, or one that was never heard is heard
+    /// or given up.
+    pub async fn look(&self) {
+        match self.interrupts.mode() {
+            Mode::Polled => {
+                self.interrupts.next_look().await;
+                let _ = self.with(|driver| {
+                    let causes = driver.take_interrupt_causes() | InterruptCauses::QUEUE;
+                    driver.process(causes)
+                });
+            }
+            Mode::MsiX | Mode::Line(_) if !self.interrupts.is_heard() => {
+                let frame_came = || Some(self.with(Net::frame_came));
+                self.interrupts.listen(frame_came).await;
+            }
+            Mode::MsiX | Mode::Line(_) | Mode::None => pending().await,
         }
     }
 }

@@ -167,15 +167,19 @@ impl Addresses {
         link: bool,
         now: Instant,
     ) -> bool {
-        if link != self.link {
+        let mut changed = link != self.link;
+        if changed {
             self.link = link;
             self.link_changed(sockets, now);
         }
-        self.hear_dhcp(sockets, now);
-        self.hear_routers(sockets, now);
-        self.end_grace(now);
-        self.slaac.expire(now);
-        self.apply(interface)
+        changed |= self.hear_dhcp(sockets, now);
+        changed |= self.hear_routers(sockets, now);
+        if self.next_work().is_some_and(|due| due <= now) {
+            self.end_grace(now);
+            self.slaac.expire(now);
+            changed = true;
+        }
+        changed && self.apply(interface)
     }
 
     /// Whether a router solicitation is to be sent now; it counts as sent.
@@ -229,13 +233,16 @@ impl Addresses {
         self.slaac.forget_unconfirmed();
     }
 
-    fn hear_dhcp(&mut self, sockets: &mut SocketSet<'static>, now: Instant) {
+    /// Says whether the server or the socket had something to say.
+    fn hear_dhcp(&mut self, sockets: &mut SocketSet<'static>, now: Instant) -> bool {
         let Some(dhcp) = self.dhcp else {
-            return;
+            return false;
         };
         let socket = sockets.get_mut::<dhcpv4::Socket<'_>>(dhcp);
         let duration = socket.lease_duration();
-        match socket.poll() {
+        let event = socket.poll();
+        let heard = event.is_some();
+        match event {
             // What was under way when the link went down does not count.
             Some(dhcpv4::Event::Configured(config)) if self.link => {
                 let same = |lease: &Lease| lease.address == config.address;
@@ -265,16 +272,21 @@ impl Addresses {
             }
             Some(_) | None => {}
         }
+        heard
     }
 
-    fn hear_routers(&mut self, sockets: &mut SocketSet<'static>, now: Instant) {
+    /// Says whether one spoke.
+    fn hear_routers(&mut self, sockets: &mut SocketSet<'static>, now: Instant) -> bool {
+        let mut heard = false;
         let socket = sockets.get_mut::<raw::Socket<'_>>(self.icmpv6);
         while let Ok(packet) = socket.recv() {
             if let (true, Some(advert)) = (self.link, router_advertisement(packet)) {
                 self.slaac
                     .advertised(advert.router, advert.lifetime, advert.prefix, now);
+                heard = true;
             }
         }
+        heard
     }
 
     fn apply(&self, interface: &mut Interface) -> bool {

@@ -69,6 +69,17 @@ impl Backlog {
         self.serving = self.serving.saturating_sub(1);
     }
 
+    /// Whether [`update`](Self::update) has nothing to do: nobody waits, and one socket listens.
+    pub(super) fn is_settled(&self, sockets: &SocketSet<'static>) -> bool {
+        let listens = |handle| state(sockets, handle) == State::Listen;
+        self.waiting.is_empty() && self.listening.is_some_and(listens)
+    }
+
+    /// Whether connections wait, which may fail meanwhile, or there was no room for them.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty() || self.listening.is_none()
+    }
+
     /// Puts a listening socket in the place of one that was taken, forgets connections that failed, and tells the
     /// acceptor.
     pub(super) fn update(&mut self, sockets: &mut SocketSet<'static>, now: Instant) {

@@ -1,12 +1,13 @@
 //! One interface's protocols: a smoltcp [`Interface`], its sockets, and the poll that moves both along.
 //!
-//! The stack does not own the device: whoever drives the device calls [`Stack::poll`] when the device has something,
-//! when a socket was used ([`Stack::woken`]), and at the instant the last poll returned. Nothing ticks in between.
+//! The stack does not own the device: whoever drives the device calls [`Stack::receive`] when the device has something, and
+//! [`Stack::send`] when that or a socket left something to be sent, and at the instant that it returned the last time.
+//! Nothing ticks in between.
 
 use alloc::collections::VecDeque;
-use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 use core::future::poll_fn;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Poll};
@@ -19,7 +20,8 @@ use smoltcp::phy::{Device, Medium};
 use smoltcp::socket::{AnySocket, Socket, tcp};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{
-    EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpListenEndpoint, Ipv4Address, Ipv6Address,
+    EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint, Ipv4Address,
+    Ipv6Address,
 };
 use spin::Mutex;
 
@@ -42,7 +44,10 @@ const FIRST_EPHEMERAL_PORT: u16 = 49152;
 pub struct Stack {
     name: String,
     inner: Mutex<Inner>,
+    /// A socket was used, so that there is likely something to send.
     used: AtomicBool,
+    /// A frame came in, so that there may be.
+    received: AtomicBool,
     runner: AtomicWaker,
     /// The card makes several datagrams of one frame.
     cuts_datagrams: bool,
@@ -93,17 +98,47 @@ pub struct SocketSummary {
     /// `tcp`, `udp`, `icmp`, ...
     pub protocol: &'static str,
     /// Where it listens or what it is bound to.
-    pub local: String,
+    pub local: Place,
     /// Whom it talks to.
-    pub remote: String,
-    /// The state of a TCP connection; empty for the others.
-    pub state: String,
+    pub remote: Place,
+    /// The state of a TCP connection.
+    pub state: Option<tcp::State>,
     /// It is a TCP connection that we ended: nobody here uses it any more.
     pub closing: bool,
     /// Bytes that wait to be read, and bytes not yet acknowledged.
     pub queued: (usize, usize),
     /// Packets for which there was no room. TCP's sender sends them again.
     pub dropped: u64,
+}
+
+/// One end of a socket's traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// There is none.
+    None,
+    /// A port on all addresses.
+    Port(u16),
+    /// An address and a port.
+    Endpoint(IpEndpoint),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => Ok(()),
+            Self::Port(port) => write!(f, "*:{port}"),
+            Self::Endpoint(endpoint) => endpoint.fmt(f),
+        }
+    }
+}
+
+impl From<IpListenEndpoint> for Place {
+    fn from(endpoint: IpListenEndpoint) -> Self {
+        match endpoint.addr {
+            Some(address) => Self::Endpoint(IpEndpoint::new(address, endpoint.port)),
+            None => Self::Port(endpoint.port),
+        }
+    }
 }
 
 impl Stack {
@@ -203,6 +238,7 @@ impl Stack {
                 now,
             }),
             used: AtomicBool::new(true),
+            received: AtomicBool::new(false),
             runner: AtomicWaker::new(),
             cuts_datagrams: false,
         }
@@ -223,7 +259,7 @@ impl Stack {
         &self.name
     }
 
-    /// Takes what the device received, sends what the sockets want sent. Returns when it wants to be called again if
+    /// Takes what the device received, then sends what is to be sent. Returns when it wants to be called again if
     /// nothing happens before; `None` means never.
     pub fn poll<D: Device + ?Sized>(
         &self,
@@ -231,7 +267,40 @@ impl Stack {
         link: bool,
         now: Instant,
     ) -> Option<Instant> {
-        self.inner.lock().poll(device, link, now)
+        let drained = self.receive(device, now);
+        self.used.store(true, Ordering::Relaxed);
+        let next = self.send(device, link, now).flatten();
+        match drained {
+            true => next,
+            false => Some(now),
+        }
+    }
+
+    /// Takes frames from the device, and wakes who waits for them. False if there may be more.
+    pub fn receive<D: Device + ?Sized>(&self, device: &mut D, now: Instant) -> bool {
+        let (any, drained) = self.inner.lock().receive(device, now);
+        if any {
+            self.received.store(true, Ordering::Relaxed);
+        }
+        drained
+    }
+
+    /// Whether [`send`](Self::send) has a reason to look.
+    pub fn may_send(&self) -> bool {
+        self.used.load(Ordering::Relaxed) || self.received.load(Ordering::Relaxed)
+    }
+
+    /// Sends what frames, sockets and time gave to be sent. Returns when it wants to be called again if nothing happens before
+    /// (`Some(None)` means never), or `None` if there was no reason to look at all.
+    pub fn send<D: Device + ?Sized>(
+        &self,
+        device: &mut D,
+        link: bool,
+        now: Instant,
+    ) -> Option<Option<Instant>> {
+        let used = take(&self.used);
+        let received = take(&self.received);
+        (used || received).then(|| self.inner.lock().send(device, link, used, now))
     }
 
     /// Whether it was ever polled. Before that nothing is known of its link, and it has no address, not even a static one.
@@ -373,48 +442,72 @@ impl Stack {
 }
 
 impl Inner {
-    fn poll<D: Device + ?Sized>(
+    /// `used`: a socket was used.
+    fn send<D: Device + ?Sized>(
         &mut self,
         device: &mut D,
         link: bool,
+        used: bool,
         now: Instant,
     ) -> Option<Instant> {
         self.polled = true;
         self.now = now;
         self.interface.poll_maintenance(now);
-        // What was at its limit before may have room by now.
-        self.update_backlogs();
-        let drained = self.receive(device, now);
         let address_work = self.update_addresses(device, link, now);
+        let sockets = self.send_all(device, used, now);
+        // A connection may have timed out while sending, and what was at its limit before may have room by now.
+        if self.backlogs.iter().any(Backlog::is_waiting) {
+            self.update_backlogs();
+        }
+        let close = self.end_closing();
+        let next = [sockets, address_work, close].into_iter().flatten().min();
+        next.map(|next| next.max(now + RETRY))
+    }
+
+    /// Sends what the sockets have. Returns when they have more; that is now if the device takes no more.
+    fn send_all<D: Device + ?Sized>(
+        &mut self,
+        device: &mut D,
+        used: bool,
+        now: Instant,
+    ) -> Option<Instant> {
+        let is_due = |next: Option<Instant>| next.is_some_and(|next| next <= now);
+        // A frame alone leaves seldom something to be sent, and to ask costs less than to try.
+        let next = match used {
+            true => Some(now),
+            false => self.interface.poll_at(now, &self.sockets),
+        };
+        if !is_due(next) {
+            return next;
+        }
+        // Mostly one pass does it, and to ask whether costs less than another one. If not, there is likely to be much.
+        let sent = self.interface.poll_egress(now, device, &mut self.sockets);
+        let next = self.interface.poll_at(now, &self.sockets);
+        if sent == PollResult::None || !is_due(next) {
+            return next;
+        }
         while self.interface.poll_egress(now, device, &mut self.sockets)
             == PollResult::SocketStateChanged
         {}
-        // A connection may have timed out while sending.
-        self.update_backlogs();
-        let close = self.end_closing();
-        let sockets = self.interface.poll_at(now, &self.sockets);
-        let next = [sockets, address_work, close].into_iter().flatten().min();
-        match drained {
-            true => next.map(|next| next.max(now + RETRY)),
-            false => Some(now),
-        }
+        self.interface.poll_at(now, &self.sockets)
     }
 
-    /// Takes frames from the device. False if there may be more.
-    fn receive<D: Device + ?Sized>(&mut self, device: &mut D, now: Instant) -> bool {
-        for _ in 0..BURST {
+    /// Takes frames from the device. Says whether there were any, and whether these were all.
+    fn receive<D: Device + ?Sized>(&mut self, device: &mut D, now: Instant) -> (bool, bool) {
+        self.now = now;
+        for frame in 0..BURST {
             match self
                 .interface
                 .poll_ingress_single(now, device, &mut self.sockets)
             {
-                PollIngressSingleResult::None => return true,
+                PollIngressSingleResult::None => return (frame > 0, true),
                 PollIngressSingleResult::PacketProcessed => {}
                 // The frame may have taken a listening socket. The next frame may ask for another one, so this cannot
                 // wait for the end of the burst.
                 PollIngressSingleResult::SocketStateChanged => self.update_backlogs(),
             }
         }
-        false
+        (true, false)
     }
 
     fn update_addresses<D: Device + ?Sized>(
@@ -436,7 +529,9 @@ impl Inner {
 
     pub(super) fn update_backlogs(&mut self) {
         for backlog in &mut self.backlogs {
-            backlog.update(&mut self.sockets, self.now);
+            if !backlog.is_settled(&self.sockets) {
+                backlog.update(&mut self.sockets, self.now);
+            }
         }
     }
 
@@ -458,6 +553,9 @@ impl Inner {
     }
 
     fn end_closing(&mut self) -> Option<Instant> {
+        if self.closing.is_empty() {
+            return None;
+        }
         let (sockets, now) = (&mut self.sockets, self.now);
         self.closing.retain(|closing| {
             let socket = sockets.get::<tcp::Socket<'_>>(closing.handle);
@@ -495,15 +593,11 @@ impl Inner {
 
 impl SocketSummary {
     fn of(socket: &Socket<'_>) -> Self {
-        let endpoint = |endpoint: IpListenEndpoint| match endpoint.addr {
-            Some(_) => endpoint.to_string(),
-            None => format!("*:{}", endpoint.port),
-        };
-        let bare = |protocol: &'static str, local: String, queued: (usize, usize), dropped| Self {
+        let bare = |protocol: &'static str, local: Place, queued: (usize, usize), dropped| Self {
             protocol,
             local,
-            remote: String::new(),
-            state: String::new(),
+            remote: Place::None,
+            state: None,
             closing: false,
             queued,
             dropped,
@@ -511,40 +605,42 @@ impl SocketSummary {
         match socket {
             Socket::Tcp(tcp) => Self {
                 protocol: "tcp",
-                local: tcp.local_endpoint().map_or_else(
-                    || endpoint(tcp.listen_endpoint()),
-                    |local| local.to_string(),
-                ),
-                remote: tcp
-                    .remote_endpoint()
-                    .map(|remote| remote.to_string())
-                    .unwrap_or_default(),
-                state: tcp.state().to_string(),
+                local: tcp
+                    .local_endpoint()
+                    .map_or_else(|| tcp.listen_endpoint().into(), Place::Endpoint),
+                remote: tcp.remote_endpoint().map_or(Place::None, Place::Endpoint),
+                state: Some(tcp.state()),
                 closing: is_closing(tcp.state()),
                 queued: (tcp.recv_queue(), tcp.send_queue()),
                 dropped: 0,
             },
             Socket::Udp(udp) => bare(
                 "udp",
-                endpoint(udp.endpoint()),
+                udp.endpoint().into(),
                 (udp.recv_queue(), udp.send_queue()),
                 udp.dropped(),
             ),
             Socket::Icmp(icmp) => bare(
                 "icmp",
-                String::new(),
+                Place::None,
                 (icmp.recv_queue(), icmp.send_queue()),
                 icmp.dropped(),
             ),
             Socket::Raw(raw) => bare(
                 "icmpv6",
-                String::new(),
+                Place::None,
                 (raw.recv_queue(), raw.send_queue()),
                 raw.dropped(),
             ),
-            Socket::Dhcpv4(_) => bare("dhcp", "*:68".into(), (0, 0), 0),
+            Socket::Dhcpv4(_) => bare("dhcp", Place::Port(68), (0, 0), 0),
         }
     }
+}
+
+/// Takes a flag down; says whether it was up.
+fn take(flag: &AtomicBool) -> bool {
+    // Mostly it is not, and a load is cheaper than a swap.
+    flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::Acquire)
 }
 
 fn is_closing(state: tcp::State) -> bool {

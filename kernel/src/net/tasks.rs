@@ -5,15 +5,16 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::convert::Infallible;
 use core::future::pending;
+use core::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use core::time::Duration;
 
 use chrono::{DateTime, Utc};
-use embassy_futures::select::select3;
+use embassy_futures::select::{select, select3};
 use embassy_futures::yield_now;
 use smoltcp::time::Instant;
 use smoltcp::wire::EthernetAddress;
 use spin::{LazyLock, Mutex, Once};
-use vringlet::net::SegmentKind;
+use vringlet::net::{Net, SegmentKind};
 use x86_64::instructions::random::RdRand;
 
 use super::clock::Clock;
@@ -24,9 +25,10 @@ use super::udp::UdpError;
 use super::{Ipv4Setup, Lease, chargen, discard, echo, http, iperf};
 use crate::devices::net::{self as cards, Card, News};
 use crate::devices::rng;
+use crate::platform::interrupts::Event;
 use crate::platform::memory::heap;
 use crate::platform::{fw_cfg, time};
-use crate::runtime::task;
+use crate::runtime::task::{self, EndOfRound};
 
 /// How long the boot waits for the entropy device.
 const SEED_PATIENCE: Duration = Duration::from_millis(100);
@@ -103,7 +105,10 @@ fn start(card: &'static Card, seed: u64) -> Option<&'static Stack> {
         Some(stack)
     })?;
     let stack = Box::leak(Box::new(stack));
-    task::spawn(drive(card, stack));
+    let served: &'static Served = Box::leak(Box::new(Served::new(card, stack)));
+    task::spawn(served.tend());
+    task::spawn(served.keep_time());
+    task::serve(served);
     Some(stack)
 }
 
@@ -149,42 +154,158 @@ async fn seed(deadline: time::Instant) -> u64 {
     device ^ processor ^ moment
 }
 
-/// Moves frames between a card and its stack, for ever.
-async fn drive(card: &'static Card, stack: &'static Stack) {
-    loop {
-        match card.tend().await {
-            Some(News::Announce) => stack.announce(),
-            Some(News::Restarted) => {
-                stack.set_mac(EthernetAddress(card.with(|driver| driver.mac().0)))
-            }
-            None => {}
+/// A card and its stack. Frames are taken and sent between the tasks, at the end of each round of the executor: what came in
+/// wakes the tasks that wait for it, what they answer is sent once all of them have run, and the card is told once.
+struct Served {
+    card: &'static Card,
+    stack: &'static Stack,
+    /// The card was asked for an interrupt, and nothing was taken from it or found missing since.
+    armed: AtomicBool,
+    /// The card's task sees to it: it is left alone.
+    tended: AtomicBool,
+    /// The card has something for its task.
+    news: Event,
+    /// When the protocols want to send without having been asked, and when the task that keeps the time looks.
+    due: AtomicI64,
+    looks: AtomicI64,
+    /// It is to look sooner.
+    sooner: Event,
+}
+
+const NEVER: i64 = i64::MAX;
+
+impl Served {
+    fn new(card: &'static Card, stack: &'static Stack) -> Self {
+        Self {
+            card,
+            stack,
+            armed: AtomicBool::new(false),
+            tended: AtomicBool::new(false),
+            news: Event::new(),
+            due: AtomicI64::new(NEVER),
+            looks: AtomicI64::new(NEVER),
+            sooner: Event::new(),
         }
-        let next = card.with(|driver| {
+    }
+
+    /// Sends what is to be sent, and tells the card.
+    fn send(&self) {
+        if !self.stack.may_send() {
+            return;
+        }
+        let sent = self.card.with(|driver| {
             let link = driver.link().up;
-            stack.poll(driver, link, now())
+            let next = self.stack.send(driver, link, now())?;
+            driver.flush();
+            if !driver.has_room() {
+                // It is to be asked for an interrupt when there is some.
+                self.armed.store(false, Ordering::Relaxed);
+            }
+            Some(next)
         });
-        sleep(card.ready(), stack, next).await;
-        // However much comes in, the tasks that wait for it get their turn.
-        yield_now().await;
+        if let Some(next) = sent {
+            self.set_due(next.map_or(NEVER, |next| next.total_micros()));
+        }
+    }
+
+    fn set_due(&self, due: i64) {
+        self.due.store(due, Ordering::Relaxed);
+        // If it looks too soon, it sees what it is to wait for by then: most of what is waited for comes before its time.
+        if due < self.looks.load(Ordering::Relaxed) {
+            self.sooner.raise();
+        }
+    }
+
+    /// Has the stack polled when the protocols want it.
+    async fn keep_time(&self) {
+        loop {
+            let due = self.due.load(Ordering::Relaxed);
+            if due <= now().total_micros() {
+                self.due.store(NEVER, Ordering::Relaxed);
+                self.stack.wake();
+                continue;
+            }
+            self.looks.store(due, Ordering::Relaxed);
+            let looks = async {
+                match due {
+                    NEVER => pending().await,
+                    due => until(Instant::from_micros(due)).await,
+                }
+            };
+            select(self.sooner.wait(), looks).await;
+        }
+    }
+
+    /// Sees to what the card has to say.
+    async fn tend(&self) {
+        loop {
+            self.tended.store(true, Ordering::Relaxed);
+            match self.card.tend().await {
+                Some(News::Announce) => self.stack.announce(),
+                Some(News::Restarted) => {
+                    let mac = self.card.with(|driver| driver.mac().0);
+                    self.stack.set_mac(EthernetAddress(mac));
+                }
+                None => self.stack.wake(),
+            }
+            self.tended.store(false, Ordering::Relaxed);
+            self.armed.store(false, Ordering::Relaxed);
+            select3(self.card.changed(), self.news.wait(), self.card.look()).await;
+        }
     }
 }
 
-/// Until the device or a socket has something to do, or the protocols' next timer is due.
-async fn sleep(device: impl Future<Output = ()>, stack: &Stack, next: Option<Instant>) {
+impl EndOfRound for Served {
+    fn end_round(&self) -> bool {
+        if self.tended.load(Ordering::Relaxed) {
+            return false;
+        }
+        // Before more comes in: whoever that is for is to answer first.
+        self.send();
+        // A card that was not asked for an interrupt has frames without one.
+        if !self.card.interrupted() && self.armed.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.armed.store(false, Ordering::Relaxed);
+        let drained = self.card.with(|driver| self.stack.receive(driver, now()));
+        !drained
+    }
+
+    fn prepare_to_sleep(&self) -> bool {
+        if self.tended.load(Ordering::Relaxed) {
+            return true;
+        }
+        self.send();
+        if self.armed.load(Ordering::Relaxed) {
+            return !self.card.has_interrupted();
+        }
+        let asked = self.card.with(Net::prepare_to_sleep);
+        self.armed.store(asked, Ordering::Relaxed);
+        if !asked {
+            // Frames or room that came meanwhile are seen to at the end of the round; it may be something else.
+            self.stack.wake();
+            self.news.raise();
+        }
+        asked
+    }
+}
+
+/// Until a socket has something to do, or the protocols' next timer is due.
+async fn sleep(stack: &Stack, next: Option<Instant>) {
     let timer = async {
         match next {
             Some(next) => until(next).await,
             None => pending().await,
         }
     };
-    select3(device, stack.woken(), timer).await;
+    select(stack.woken(), timer).await;
 }
 
 async fn drive_loopback(mut device: Loopback, stack: &'static Stack) {
     loop {
         let next = stack.poll(&mut device, true, now());
         if device.is_empty() {
-            sleep(pending(), stack, next).await;
+            sleep(stack, next).await;
         }
         yield_now().await;
     }

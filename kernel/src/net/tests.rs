@@ -16,6 +16,7 @@ use chrono::{DateTime, Utc};
 use embedded_io_async::{Read, Write};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use smoltcp::phy::{self, ChecksumCapabilities, Device, DeviceCapabilities, Medium};
+use smoltcp::socket::tcp::State;
 use smoltcp::time::Instant;
 use smoltcp::wire::*;
 
@@ -23,7 +24,7 @@ use super::clock::{Clock, within};
 use super::fetch::{Url, fetch};
 use super::loopback::Loopback;
 use super::ping::Pinger;
-use super::stack::Stack;
+use super::stack::{SocketSummary, Stack};
 use super::target::TargetError;
 use super::tcp::{Buffers, Listener, TcpError, TcpStream};
 use super::udp::UdpSocket;
@@ -437,7 +438,8 @@ fn everything_is_echoed_over_tcp() {
             .filter(|socket| socket.protocol == "tcp")
             .collect();
         assert!(
-            left.iter().all(|socket| socket.state == "LISTEN"),
+            left.iter()
+                .all(|socket| socket.state == Some(State::Listen)),
             "connections are forgotten after the end"
         );
     }
@@ -820,8 +822,9 @@ fn ask_and_close(world: &mut World, from: u16, seq: u32) {
 
 fn states(stack: &Stack, remote: &str) -> Vec<String> {
     let sockets = stack.sockets().into_iter();
-    let of_remote = sockets.filter(|socket| socket.remote == remote);
-    of_remote.map(|socket| socket.state).collect()
+    let of_remote = sockets.filter(|socket| socket.remote.to_string() == remote);
+    let state = |socket: SocketSummary| socket.state.map(|state| state.to_string());
+    of_remote.filter_map(state).collect()
 }
 
 #[test]

@@ -10,6 +10,7 @@ use chrono::{DateTime, Datelike, Month, Timelike, Utc};
 use embassy_futures::select::{Either, select};
 use embassy_futures::yield_now;
 use embedded_io_async::{Read, Write};
+use spin::LazyLock;
 
 use super::body::{Body, Next};
 use super::incoming::Incoming;
@@ -54,6 +55,9 @@ const MAX_BODY_BYTES: u64 = 64 * 1024;
 /// The page around the data that it shows first; it fetches newer data by itself.
 static PAGE: &str = include_str!("page.html");
 const DATA: &str = "{{STATUS}}";
+/// The page in front of the data and behind it: it is not searched for each client.
+static PARTS: LazyLock<(&str, &str)> =
+    LazyLock::new(|| PAGE.split_once(DATA).unwrap_or((PAGE, "")));
 
 const OK: Status = Status(200, "OK");
 const NO_CONTENT: Status = Status(204, "No Content");
@@ -211,11 +215,11 @@ impl<C: Clock> Connection<'_, C> {
     }
 
     async fn answer(&self, request: &Request, status: impl Fn() -> String) -> Result<(), TcpError> {
-        let (before, after) = PAGE.split_once(DATA).unwrap_or((PAGE, ""));
         let json;
         let answer = match (request.method, &request.path[..]) {
             (Method::Get | Method::Head, b"/") => {
-                json = escaped(&status());
+                let (before, after) = *PARTS;
+                json = escaped(status());
                 Answer::new(OK, "text/html; charset=utf-8", [before, &json, after])
             }
             (Method::Get | Method::Head, b"/status.json") => {
@@ -363,6 +367,9 @@ async fn drop_body(mut body: Body, incoming: &mut Incoming<'_>) -> Result<bool, 
 }
 
 /// JSON that may stand inside a script element: nothing in it looks like a tag.
-fn escaped(json: &str) -> String {
-    json.replace('<', "\\u003c")
+fn escaped(json: String) -> String {
+    match json.as_bytes().contains(&b'<') {
+        true => json.replace('<', "\\u003c"),
+        false => json,
+    }
 }

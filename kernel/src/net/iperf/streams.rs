@@ -181,7 +181,11 @@ impl Streams {
             (Self::Udp(socket, streams), true) => {
                 let start = clock.now();
                 all(streams.iter().zip(counters).map(|(to, counters)| {
-                    let pace = Pace::new(parameters, start);
+                    // Some may be lost: the client says when it has enough.
+                    let pace = Pace {
+                        limit: None,
+                        ..Pace::new(parameters, start)
+                    };
                     datagram_source(socket, *to, parameters, counters, pace, clock)
                 }))
                 .await

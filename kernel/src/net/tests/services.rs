@@ -1,6 +1,7 @@
 //! The services that carry bytes: iperf3, discard, chargen. The clients here keep to iperf3's protocol, or not.
 
 use super::*;
+use crate::net::stack::Place;
 use crate::net::{chargen, discard, iperf};
 
 const BUFFERS: Buffers = Buffers {
@@ -273,7 +274,7 @@ fn whatever_comes_is_discarded() {
     let sockets = two.sockets();
     let udp = sockets
         .iter()
-        .find(|socket| socket.local == "*:9" && socket.protocol == "udp");
+        .find(|socket| socket.local == Place::Port(9) && socket.protocol == "udp");
     assert_eq!(
         udp.map(|socket| (socket.queued.0, socket.dropped)),
         Some((0, 0))

@@ -737,8 +737,11 @@ fn an_answer_that_came_together_with_a_reset_is_read() {
     let syn = in_place_of_one(&mut world, Vec::new());
     let (_, next, ..) = syn.iter().find_map(|frame| read_segment(frame)).unwrap();
     let sockets = two.sockets();
-    let socket = sockets.iter().find(|socket| socket.state == "SYN-SENT");
-    let (_, port) = socket.unwrap().local.rsplit_once(':').unwrap();
+    let socket = sockets
+        .iter()
+        .find(|socket| socket.state == Some(State::SynSent));
+    let local = socket.unwrap().local.to_string();
+    let (_, port) = local.rsplit_once(':').unwrap();
     let answer = |control, seq, payload| {
         segment_to(port.parse().unwrap(), 81, control, seq, Some(next), payload)
     };

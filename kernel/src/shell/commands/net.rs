@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -148,8 +148,10 @@ fn sockets(out: Output<'_>) -> Result<(), Error> {
             let name = stack.name();
             let (received, sent) = socket.queued;
             let dropped = socket.dropped;
-            let (protocol, local, remote, state) =
-                (socket.protocol, socket.local, socket.remote, socket.state);
+            let protocol = socket.protocol;
+            let (local, remote) = (socket.local.to_string(), socket.remote.to_string());
+            let state = socket.state.map(|state| state.to_string());
+            let state = state.unwrap_or_default();
             writeln!(
                 out,
                 "{name:5} {protocol:6} {local:30} {remote:30} {state:12} in={received} out={sent} dropped={dropped}"
