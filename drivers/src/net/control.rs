@@ -55,8 +55,8 @@ pub enum Command<'a> {
     VlanDelete(u16),
     /// Says that the wish to be announced was heard. Needs `GUEST_ANNOUNCE`.
     AnnounceAck,
-    /// Leaves these to the driver from now on, of [`Features::GUEST_OFFLOADS`], and no others. At first it is all that were
-    /// agreed on. Needs `CTRL_GUEST_OFFLOADS`, and each of them itself.
+    /// Leaves these to the driver from now on, of `GUEST_CSUM`, `GUEST_TSO4` and `GUEST_TSO6`, and no others. At first it is
+    /// all that were agreed on. Needs `CTRL_GUEST_OFFLOADS`, and each of them itself.
     GuestOffloads(Features),
 }
 

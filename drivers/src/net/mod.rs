@@ -118,8 +118,8 @@ pub struct Options {
     /// Length of a receive buffer in bytes, at least 12 for the header. It is raised where one frame would not fit into
     /// one buffer, or with `MRG_RXBUF` into all of them.
     pub receive_buffer_len: usize,
-    /// Receive buffers where a frame may stand for several segments, instead of [`Self::receive_buffers`]. With 0 that is declined:
-    /// `GUEST_TSO4` and `GUEST_TSO6`.
+    /// Receive buffers where a frame may stand for several segments, instead of
+    /// [`receive_buffers`](field@Self::receive_buffers). With 0 that is declined: `GUEST_TSO4` and `GUEST_TSO6`.
     pub large_receive_buffers: u16,
     /// Length of each of those. It is raised, as [`Self::receive_buffer_len`] is, for a frame of 64 KiB.
     pub large_receive_buffer_len: usize,
