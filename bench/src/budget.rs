@@ -52,7 +52,7 @@ impl Allowed {
     fn most(self) -> f64 {
         match self {
             Self::Counted(number, margin) => number * (1.0 + margin / 100.0) + SLACK,
-            Self::Limit(limit) => limit,
+            Self::Limit(limit) => limit + SLACK,
         }
     }
 }
@@ -317,14 +317,14 @@ mod tests {
     #[test]
     fn what_grows_by_more_than_its_margin_is_named() -> Result<()> {
         assert_eq!(judge(1000.0, 1.0, 0.0, 4.0)?, "");
-        assert_eq!(judge(1019.0, 1.0, 0.005, 4.5)?, "");
+        assert_eq!(judge(1019.0, 1.0, 0.005, 4.505)?, "");
         assert_eq!(judge(10.0, 0.0, 0.0, 0.0)?, "");
         let grown = judge(1021.0, 1.0, 0.0, 4.0)?;
         assert_eq!(grown.lines().count(), 1);
         assert!(grown.contains("instructions") && grown.contains("(+2.1 %)"));
         assert!(judge(1000.0, 1.03, 0.0, 4.0)?.contains("kicks"));
         assert!(judge(1000.0, 1.0, 0.02, 4.0)?.contains("interrupts"));
-        assert!(judge(1000.0, 1.0, 0.0, 4.51)?.contains("exits"));
+        assert!(judge(1000.0, 1.0, 0.0, 4.52)?.contains("exits"));
         Ok(())
     }
 
