@@ -176,16 +176,53 @@ impl<'a> Kernel<'a> {
         })
     }
 
-    /// Puts the kernel into memory as long as its [span](Self::span) and applies its relocations.
-    pub fn load(&self, image: &mut [u8], bias: u64) -> Result<(), Error> {
-        let base = self.span().start;
+    /// The page of the file that is what the kernel wants to see at a page: it is only read or run, of one segment, and lies at
+    /// a page's boundary in the file, too. Around the segment's bytes there it sees others of the file.
+    pub fn file_page(&self, page: u64) -> Option<u64> {
+        // Relocations may be for any page.
+        if !self.relocations.is_empty() || self.access(page)?.write {
+            return None;
+        }
+        let on_page = |segment: &&ProgramHeader| {
+            page_bounds(&(segment.p_vaddr..segment.p_vaddr + segment.p_memsz)).contains(&page)
+        };
+        let mut segments = self.segments.iter().filter(on_page);
+        let segment = segments.next().filter(|_| segments.next().is_none())?;
+        let offset = match page.checked_sub(segment.p_vaddr) {
+            Some(into) => segment.p_offset.checked_add(into)?,
+            None => segment.p_offset.checked_sub(segment.p_vaddr - page)?,
+        };
+        let end = page.checked_add(PAGE)?;
+        let is_in_file =
+            segment.p_memsz == segment.p_filesz || end <= segment.p_vaddr + segment.p_filesz;
+        let fits =
+            offset.is_multiple_of(PAGE) && offset.checked_add(PAGE)? <= self.bytes.len() as u64;
+        (is_in_file && fits).then_some(offset)
+    }
+
+    /// The first page of the [span](Self::span) that is in no [page of the file](Self::file_page), or the span's end: from there
+    /// on the kernel is copied.
+    pub fn copied_from(&self) -> u64 {
+        let span = self.span();
+        let mut pages = span.clone().step_by(PAGE as usize);
+        let copied = pages.find(|page| self.file_page(*page).is_none());
+        copied.unwrap_or(span.end)
+    }
+
+    /// Puts the kernel's [span](Self::span) from the page `base` on into memory as long as that, and applies its relocations.
+    pub fn load(&self, base: u64, image: &mut [u8], bias: u64) -> Result<(), Error> {
         image.fill(0);
         for segment in &self.segments {
-            let data = slice(self.bytes, segment.p_offset, segment.p_filesz).ok_or(wrong(
+            let skipped = base.saturating_sub(segment.p_vaddr).min(segment.p_filesz);
+            let (offset, length) = (segment.p_offset + skipped, segment.p_filesz - skipped);
+            if length == 0 {
+                continue;
+            }
+            let data = slice(self.bytes, offset, length).ok_or(wrong(
                 "a segment is not in the file; p_offset",
                 segment.p_offset,
             ))?;
-            at(image, segment.p_vaddr - base, segment.p_filesz)
+            at(image, segment.p_vaddr + skipped - base, length)
                 .ok_or(wrong("a segment is out of range; p_vaddr", segment.p_vaddr))?
                 .copy_from_slice(data);
         }

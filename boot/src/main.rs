@@ -78,7 +78,13 @@ fn boot(magic: u32, info: u32) -> Result<Infallible, Error> {
     let mut frames = Frames::new(memory, entry::image().end);
     let mut tables = PageTables::new(cpu, &mut frames)?;
     map_shared_page(&mut tables, &mut frames)?;
-    load_kernel(&kernel, layout.bias, &mut tables, &mut frames)?;
+    load_kernel(
+        &kernel,
+        kernel_file.as_ptr() as u64,
+        layout.bias,
+        &mut tables,
+        &mut frames,
+    )?;
     map_stack(&layout, &mut tables, &mut frames)?;
     if let Some(offset) = layout.physical_memory {
         map_physical_memory(offset, &mut tables, &mut frames)?;
@@ -151,26 +157,34 @@ fn map_shared_page(tables: &mut PageTables, frames: &mut Frames) -> Result<(), E
     tables.map(part, frames)
 }
 
-/// Copies the kernel to memory of its own and maps each page for what its segments need.
+/// Maps each page of the kernel for what its segments need: what is written to, and all that follows, in memory of its own,
+/// and what comes before where it is in the file, which begins at the physical address `file`.
 fn load_kernel(
     kernel: &Kernel<'_>,
+    file: u64,
     bias: u64,
     tables: &mut PageTables,
     frames: &mut Frames,
 ) -> Result<(), Error> {
     let span = kernel.span();
-    let length = span.end - span.start;
+    let copied = kernel.copied_from();
+    let length = span.end - copied;
     let physical = frames.allocate("the kernel", length)?;
     // SAFETY: just allocated.
-    kernel.load(unsafe { identity::allocated(physical, length) }, bias)?;
-    for offset in (0..length).step_by(PAGE as usize) {
-        let Some(access) = kernel.access(span.start + offset) else {
+    let image = unsafe { identity::allocated(physical, length) };
+    kernel.load(copied, image, bias)?;
+    for page in span.step_by(PAGE as usize) {
+        let Some(access) = kernel.access(page) else {
             continue;
         };
+        let in_file = kernel.file_page(page).filter(|_| page < copied);
         let part = Part {
             what: "the kernel",
-            address: (span.start + offset).wrapping_add(bias),
-            physical: physical + offset,
+            address: page.wrapping_add(bias),
+            physical: match in_file {
+                Some(offset) => file + offset,
+                None => physical + (page - copied),
+            },
             length: PAGE,
             access,
         };

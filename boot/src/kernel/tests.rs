@@ -120,9 +120,12 @@ fn load(file: &[u8], bias: u64) -> Result<std::vec::Vec<u8>, Error> {
     }
     for page in span.step_by(PAGE as usize) {
         kernel.access(page);
+        if let Some(offset) = kernel.file_page(page) {
+            assert!(offset.is_multiple_of(PAGE) && offset + PAGE <= file.len() as u64);
+        }
     }
     let mut image = vec![0xff; length as usize];
-    kernel.load(&mut image, bias)?;
+    kernel.load(kernel.span().start, &mut image, bias)?;
     Ok(image)
 }
 
@@ -187,6 +190,37 @@ fn segments_are_where_they_belong() {
         image[0x1300..0x2ff8].iter().all(|&byte| byte == 0),
         "zeros behind the data"
     );
+}
+
+#[test]
+fn what_is_only_read_stays_in_the_file() {
+    let copied = |file: &[u8]| Kernel::parse(file).unwrap().copied_from();
+    let mut file = kernel();
+    assert_eq!(copied(&file), BASE + 0x1000, "relocations may be anywhere");
+    // No dynamic section, no relocations.
+    put(&mut file, header(2, 0), &0u32.to_le_bytes());
+    let parsed = Kernel::parse(&file).unwrap();
+    assert_eq!(parsed.file_page(BASE + 0x1000), Some(TEXT as u64));
+    // Zeros follow that are not in the file; it is written to; there is none.
+    for page in [0x2000, 0x3000, 0x4000, 0] {
+        assert_eq!(parsed.file_page(BASE + page), None);
+    }
+    assert_eq!(parsed.copied_from(), BASE + 0x2000);
+    let mut image = vec![0xff; 0x2000];
+    parsed.load(BASE + 0x2000, &mut image, 0).unwrap();
+    assert_eq!(image, load(&file, 0).unwrap()[0x1000..]);
+
+    let mut zeros = file.clone();
+    put(&mut zeros, header(0, P_MEMSZ), &0x1000u64.to_le_bytes());
+    assert_eq!(copied(&zeros), BASE + 0x1000, "zeros follow in the page");
+    let mut unaligned = file.clone();
+    put(&mut unaligned, header(0, P_ALIGN), &1u64.to_le_bytes());
+    put(
+        &mut unaligned,
+        header(0, P_OFFSET),
+        &(TEXT as u64 + 8).to_le_bytes(),
+    );
+    assert_eq!(copied(&unaligned), BASE + 0x1000);
 }
 
 #[test]

@@ -368,13 +368,25 @@ fn format_broken_off(cell: &Cell) -> Result<()> {
     let file = cell.file("pmem.img");
     std::fs::File::create(&file)?.set_len(16 << 20)?;
     let mut guest = cell.boot(with_memory(cell, "q35", &file)?)?;
-    // Typed at once: it is broken off where it first waits.
-    guest.type_line("pmem format pmem0 size=64k\r\x03")?;
-    guest.expect("^C")?;
-    // The rest of it comes when the shell waits next; who asks for the store then waits for its end.
-    guest.command("sleep 1; store", "store: pmem0 boots=1 ")?;
-    guest.power_off()
+    for _ in 0..MAX_BREAKS {
+        // Typed at once: it is broken off where it first waits.
+        guest.type_line("pmem format pmem0 size=64k\r\x03")?;
+        guest.expect("^C")?;
+        // The rest of it comes when the shell waits next; who asks for the store then waits for its end.
+        guest.command("sleep 1; store", "sleep 1; store")?;
+        let reply = guest.expect("store")?.text;
+        if reply.contains("store: pmem0 boots=1 ") {
+            return guest.power_off();
+        }
+        // A command does not begin before there is room for what it prints; broken off there it has done nothing, and can be
+        // given again.
+        ensure!(reply.contains("there is no store"), "{reply}");
+    }
+    anyhow::bail!("it was always broken off before it began")
 }
+
+/// How often making a store is broken off, until one was begun.
+const MAX_BREAKS: u32 = 20;
 
 /// How often QEMU is killed.
 const KILLS: u32 = 100;

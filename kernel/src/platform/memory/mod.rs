@@ -20,7 +20,7 @@ use bootloader_api::info::MemoryRegionKind;
 pub const PAGE_BYTES: usize = 4096;
 
 /// What the kernel needs beside itself: heap, and memory for a few devices.
-const MIN_BYTES: u64 = 7 << 20;
+const MIN_BYTES: u64 = 8 << 20;
 
 /// There is less memory than the kernel needs.
 pub struct TooLittle {
